@@ -1,0 +1,172 @@
+"""
+What do mixtures of beliefs imagine, without any reinforcement learning?
+
+Train the latent dynamics network on scripted explore-then-exploit meta-episodes of the gridworld, then count where the reward
+maps of many random mixtures peak: ``python -m benchmarks.imagination --updates 2000 -p kl_weight:10 n_partners:14``.
+"""
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch as th
+from rl_zoo3.utils import StoreDict
+
+from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
+from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.common.vec_env.transitions import read_next_states
+from sb3_ldm.envs.gridworld import cells
+from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
+from sb3_ldm.ldm.reward_maps import get_probes
+
+_STEPS = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
+NETWORK = {
+    "latent_dim": 32,
+    "dropout_rate": 0.7,
+    "kl_weight": 10.0,
+    "n_elbo_terms": 24,
+    "reward_likelihood": "bernoulli",
+    "bernoulli_rewards": (-0.1, 1.0),
+    "decoder_inputs": ("next_state",),
+    "encoder_embeddings": (32, 0, 8),
+    "decoder_layers": (32, 32),
+}
+
+
+class ScriptedAgents:
+    """
+    Search the training goals in a random nearest-first order until the reward comes, then go there directly and stay.
+
+    :param n_envs: number of agents
+    :param goals: cells to search, ``(n_goals, 2)``
+    :param rng: source of randomness
+    :param noise: probability of a random action
+    """
+
+    def __init__(self, n_envs: int, goals: np.ndarray, rng: np.random.Generator, noise: float = 0.1):
+        self.goals, self.rng, self.noise = goals, rng, noise
+        self.found: list[np.ndarray | None] = [None] * n_envs
+        self.open = [self._shuffled() for _ in range(n_envs)]
+
+    def _shuffled(self) -> np.ndarray:
+        return self.goals[self.rng.permutation(len(self.goals))].astype(float) + self.rng.normal(0, 0.7, self.goals.shape)
+
+    def act(self, positions: np.ndarray) -> np.ndarray:
+        """:return: an action for each agent at its cell, ``(n_envs,)``"""
+        return np.array([self._act(i, position) for i, position in enumerate(positions)])
+
+    def _act(self, i: int, position: np.ndarray) -> int:
+        if self.rng.random() < self.noise:
+            return int(self.rng.integers(5))
+        target = self.found[i]
+        if target is None:
+            if len(self.open[i]) == 0:
+                self.open[i] = self._shuffled()
+            # Goals were moved by noise, so that agents search in different orders; the cell itself is the rounded one.
+            target = self.open[i][np.abs(self.open[i] - position).sum(-1).argmin()].round().clip(0, 6)
+        difference = target - position
+        if not difference.any():
+            return 0
+        axis = int(self.rng.choice(np.flatnonzero(difference)))
+        step = np.zeros(2)
+        step[axis] = np.sign(difference[axis])
+        return int((step == _STEPS).all(-1).argmax())
+
+    def observe(self, positions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
+        """Learn from what the last actions led to."""
+        for i, position in enumerate(positions):
+            if dones[i]:
+                self.found[i], self.open[i] = None, self._shuffled()
+            elif rewards[i] > 0:
+                self.found[i] = position
+            else:
+                self.open[i] = self.open[i][(self.open[i].round().clip(0, 6) != position).any(-1)]
+
+
+def collect(buffer: MetaEpisodeBuffer, n_envs: int, n_meta_episodes: int, seed: int, imagination: Imagination | None) -> list:
+    """Fill the buffer with scripted meta-episodes; ``imagination`` follows them if given. Returns the last tasks."""
+    env = make_meta_vec_env("GridNavi-v0", n_envs, seed=seed)
+    tasks = env.get_attr("task_distribution", 0)[0].tasks("train")
+    agents = ScriptedAgents(n_envs, tasks, np.random.default_rng(seed))
+    layout = buffer.layout
+    obs: Any = env.reset()
+    last_tasks: list[Any] = [None] * n_envs
+    for _ in range(-(-n_meta_episodes // n_envs) * layout.meta_episode_steps):
+        states = obs[:, layout.state]
+        actions = agents.act(states)
+        obs, rewards, dones, infos = env.step(actions)
+        next_states, ends = read_next_states(obs, dones, infos, layout)
+        buffer.add(states, actions, rewards, next_states, ends, dones)
+        if imagination is not None:
+            imagination.observe(next_states, layout.encode_actions(actions), rewards, dones)
+        agents.observe(next_states, rewards, dones)
+        for i in np.flatnonzero(dones):
+            last_tasks[i] = infos[i]["task"]
+    return last_tasks
+
+
+def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> dict[str, Any]:
+    """
+    :param config: network and imagination parameters
+    :param updates: gradient steps of the latent dynamics network
+    :param n_maps: mixtures to look at
+    :param seed: of everything
+    :return: where the maps peak and how high, with the training's last ELBO parts
+    """
+    th.manual_seed(seed)
+    fields = ImaginationConfig.__dataclass_fields__
+    imagination_config = ImaginationConfig(**{k: v for k, v in config.items() if k in fields})
+    network = {**NETWORK, **{k: v for k, v in config.items() if k not in fields}}
+    env = make_meta_vec_env("GridNavi-v0", 1)
+    layout, probes = env.get_attr("layout")[0], get_probes(env)
+    train, test = (env.get_attr("task_distribution", 0)[0].tasks(split) for split in ("train", "test"))
+    model = LatentDynamics(layout, **network)
+    buffer = MetaEpisodeBuffer(4096, layout, 64)
+    collect(buffer, 64, 4096, seed, None)
+    generator, rng = th.Generator().manual_seed(seed), np.random.default_rng(seed)
+    parts: dict[str, float] = {}
+    for _ in range(updates // 100):
+        parts = model.update(buffer, 25, 100, rng, generator)
+    n_normal = 48
+    imagination = Imagination(model, n_normal, 8, imagination_config, generator)
+    imagination.start()
+    worker_tasks = collect(MetaEpisodeBuffer(n_normal, layout, n_normal), n_normal, n_normal, seed + 1, imagination)
+    _, latents = imagination.sample_final_mixtures(n_maps, generator)
+    features = layout.encode_actions(probes.actions)
+    maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
+    peaks = cells()[maps.argmax(1)]
+    on_test, on_train = ((peaks[:, None] == split[None]).all(-1) for split in (test, train))
+    rewarded = (maps > 0.45).sum(1)
+    # How well the unmixed beliefs know their own tasks.
+    own = imagination.expected_rewards(imagination._final_mu, probes.states, features, probes.next_states, generator)
+    return {
+        **{name: round(value, 3) for name, value in parts.items()},
+        "in_test": round(float(on_test.any(1).mean()), 3),
+        "in_train": round(float(on_train.any(1).mean()), 3),
+        "distinct_test": int(on_test.any(0).sum()),
+        "peak": round(float(maps.max(1).mean()), 3),
+        "peak_in_test": round(float(maps.max(1)[on_test.any(1)].mean()) if on_test.any() else float("nan"), 3),
+        "cells_above_half": np.round(np.quantile(rewarded, [0.1, 0.5, 0.9]), 1).tolist(),
+        "no_goal": round(float((rewarded == 0).mean()), 3),
+        "own_task_right": round(float((cells()[own.argmax(1)] == np.array(worker_tasks)).all(-1).mean()), 3),
+    }
+
+
+def main() -> None:
+    """Study one configuration and print the result as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--maps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-p", "--params", nargs="+", action=StoreDict, default={}, help="name:value, as in zoo_configs")
+    arguments = parser.parse_args()
+    th.set_num_threads(1)
+    start = time.time()
+    result = study(arguments.params, arguments.updates, arguments.maps, arguments.seed)
+    print(json.dumps({"params": arguments.params, **result, "seconds": round(time.time() - start, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Meta-reinforcement learning that generalises to tasks outside of the training distribution, on Stable-Baselines3."""
+
+from pathlib import Path
+
+from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.ldm import LDM
+from sb3_ldm.registration import register_envs
+from sb3_ldm.rl2 import RL2
+
+__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
+__all__ = ["LDM", "RL2", "make_meta_vec_env"]
+
+register_envs()

@@ -1,0 +1,153 @@
+"""One meta-evaluation for every algorithm: how an agent does on given tasks, episode by episode, without learning."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
+
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
+from sb3_ldm.envs.tasks import TaskDistribution
+
+
+@dataclass(frozen=True)
+class MetaEvaluation:
+    """
+    Results of a meta-evaluation; one row a meta-episode, one column an episode index.
+
+    :param tasks: the task of each meta-episode, ``(n, task_dim)``
+    :param returns: true return of each episode, ``(n, episodes_per_task)``
+    :param lengths: steps of each episode, same shape
+    :param successes: whether each episode succeeded, same shape; None if the env does not tell
+    """
+
+    tasks: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    successes: np.ndarray | None
+
+    @property
+    def mean_returns(self) -> np.ndarray:
+        """Mean return of each episode index, ``(episodes_per_task,)``."""
+        return self.returns.mean(axis=0)
+
+    @property
+    def n_reached(self) -> float | None:
+        """Tasks that succeed in the last episode, averaged over repetitions of a task."""
+        if self.successes is None:
+            return None
+        distinct = len(np.unique(self.tasks, axis=0))
+        return float(self.successes[:, -1].sum() * distinct / len(self.tasks))
+
+
+def task_distribution_of(env: VecEnv) -> TaskDistribution:
+    """
+    :param env: vectorised meta-episode environments
+    :return: their task distribution
+    """
+    return env.get_attr("task_distribution", 0)[0]
+
+
+def evaluate_meta(
+    model: BaseAlgorithm,
+    env: VecEnv,
+    split: str = "test",
+    tasks: np.ndarray | None = None,
+    n_repeats: int = 1,
+    deterministic: bool = False,
+    seed: int = 0,
+    recorder: MetaEpisodeBuffer | None = None,
+) -> MetaEvaluation:
+    """
+    Run meta-episodes on every task of a split (or on given tasks), several at a time.
+
+    Nothing of the training changes: statistics of a ``VecNormalize`` are those of the model's and frozen, random streams are
+    put back, no gradient step is taken. Works with every SB3 model, recurrent or not.
+
+    :param model: the trained agent
+    :param env: meta-episode environments to run on, of any number
+    :param split: named split; all of its tasks are run, so it must be finite
+    :param tasks: run these instead, ``(n, task_dim)``
+    :param n_repeats: meta-episodes per task
+    :param deterministic: whether the agent takes its most likely actions
+    :param seed: of the agent's random actions and of the environments
+    :param recorder: gathers the meta-episodes (of all sub-environments) in the order in which they end
+    :return: returns, lengths and successes per task and episode index
+    :raises ValueError: if the env has no meta-episodes, there is no task, ``n_repeats`` is below 1, or the model was trained
+        with a ``VecNormalize`` and ``env`` has none
+    """
+    observation_layout(env.observation_space)
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats={n_repeats}: every task needs at least 1 meta-episode.")
+    tasks = task_distribution_of(env).tasks(split) if tasks is None else np.asarray(tasks)
+    if len(tasks) == 0:
+        raise ValueError("tasks=[]: there is nothing to evaluate on.")
+    queue = np.repeat(tasks, n_repeats, axis=0)
+    results: list[dict[str, Any]] = []
+    with _frozen(model, env, seed):
+        env.seed(seed)
+        for first in range(0, len(queue), env.num_envs):
+            results += _run_meta_episodes(model, env, queue[first : first + env.num_envs], deterministic, recorder)
+    has_success = all("episode_successes" in info for info in results)
+    return MetaEvaluation(
+        tasks=queue,
+        returns=np.array([info["episode_returns"] for info in results]),
+        lengths=np.array([info["episode_lengths"] for info in results]),
+        successes=np.array([info["episode_successes"] for info in results]) if has_success else None,
+    )
+
+
+def _run_meta_episodes(
+    model: BaseAlgorithm, env: VecEnv, tasks: np.ndarray, deterministic: bool, recorder: MetaEpisodeBuffer | None
+) -> list[dict[str, Any]]:
+    """One meta-episode on each task, at most as many tasks as sub-environments; the infos of their last steps."""
+    layout = observation_layout(env.observation_space)
+    # Sub-environments without a task of their own repeat the last one and are not counted.
+    padded = tasks[np.minimum(np.arange(env.num_envs), len(tasks) - 1)]
+    env.set_options([{"task": task} for task in padded])
+    obs = env.reset()
+    if recorder is not None:
+        recorder.discard_running()
+    lstm_state = None
+    dones = np.ones(env.num_envs, dtype=bool)
+    last_infos: list[dict[str, Any] | None] = [None] * len(tasks)
+    while any(info is None for info in last_infos):
+        states = original_obs(env, obs)[:, layout.state]  # type: ignore[arg-type]
+        actions, lstm_state = model.predict(obs, state=lstm_state, episode_start=dones, deterministic=deterministic)  # type: ignore[arg-type]
+        obs, rewards, dones, infos = env.step(actions)
+        if recorder is not None:
+            next_states, ends = read_next_states(original_obs(env, obs), dones, infos, layout)  # type: ignore[arg-type]
+            recorder.add(states, actions, original_rewards(env, rewards), next_states, ends, dones)
+        for i in np.flatnonzero(dones[: len(tasks)]):
+            if last_infos[i] is None:
+                last_infos[i] = infos[i]
+    return [info for info in last_infos if info is not None]
+
+
+@contextmanager
+def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
+    """Lend the model's normalisation statistics to the env, frozen, and put the global random streams back afterwards."""
+    normalizer = unwrap_vec_normalize(env)
+    trained_with = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
+    if trained_with is not None and normalizer is None:
+        raise ValueError(f"env={env} has no VecNormalize, but the model was trained with one: wrap it in the same way.")
+    training = normalizer.training if normalizer is not None else False
+    numpy_state = np.random.get_state()
+    if normalizer is not None:
+        normalizer.training = False
+        if trained_with is not None and trained_with is not normalizer:
+            sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type]
+    try:
+        with th.random.fork_rng():
+            th.manual_seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        if normalizer is not None:
+            normalizer.training = training

@@ -1,0 +1,17 @@
+"""The latent dynamics network, its objective and its buffer."""
+
+from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics.elbo import elbo, kl_to_previous
+from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
+from sb3_ldm.common.latent_dynamics.networks import Belief, BeliefEncoder, RewardDecoder
+
+__all__ = [
+    "Belief",
+    "BeliefEncoder",
+    "LatentDynamics",
+    "MetaEpisodeBatch",
+    "MetaEpisodeBuffer",
+    "RewardDecoder",
+    "elbo",
+    "kl_to_previous",
+]

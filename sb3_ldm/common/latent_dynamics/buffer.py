@@ -1,0 +1,205 @@
+"""Whole meta-episodes for training the latent dynamics network."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+
+
+@dataclass(frozen=True)
+class MetaEpisodeBatch:
+    """
+    Meta-episodes as time-major tensors, padded to the longest of them.
+
+    :param states: s_t, ``(T, batch, state_dim)``
+    :param actions: a_t, one-hot or vector, ``(T, batch, action_dim)``
+    :param rewards: r_{t+1}, ``(T, batch)``
+    :param next_states: s_{t+1}, the terminal state where an episode ends, ``(T, batch, state_dim)``
+    :param mask: 1 for steps of the meta-episode, 0 for padding, ``(T, batch)``
+    """
+
+    states: th.Tensor
+    actions: th.Tensor
+    rewards: th.Tensor
+    next_states: th.Tensor
+    mask: th.Tensor
+
+
+class MetaEpisodeBuffer:
+    """
+    Ring buffer of the latest whole meta-episodes, in compact types.
+
+    Steps of running meta-episodes are gathered per worker and enter the ring when the meta-episode ends. States are stored
+    once: s_t is s_{t+1} of the step before, or the state that the episode was reset to.
+
+    :param capacity: number of meta-episodes
+    :param layout: layout of the meta-episode observations
+    :param n_workers: number of workers that add steps
+    :raises ValueError: if ``capacity`` is below 1
+    """
+
+    def __init__(self, capacity: int, layout: MetaEpisodeLayout, n_workers: int):
+        if capacity < 1:
+            raise ValueError(f"vae_buffer_size={capacity}: the buffer must hold at least 1 meta-episode.")
+        self.capacity = capacity
+        self.layout = layout
+        self.position = 0
+        self.full = False
+        self._ring = self._allocate(capacity)
+        self._lengths = np.zeros(capacity, dtype=np.int32)
+        self.set_workers(n_workers)
+
+    def _allocate(self, rows: int) -> dict[str, np.ndarray]:
+        layout = self.layout
+        shape = (rows, layout.meta_episode_steps)
+        actions: np.ndarray
+        if layout.discrete:
+            actions = np.zeros(shape, np.uint8 if layout.action_dim <= 256 else np.int32)
+        else:
+            actions = np.zeros((*shape, layout.action_dim), np.float32)
+        return {
+            "next_states": np.zeros((*shape, layout.state_dim), np.float32),
+            "actions": actions,
+            "rewards": np.zeros(shape, np.float32),
+            "episode_ends": np.zeros(shape, bool),
+            "reset_states": np.zeros((rows, layout.episodes_per_task, layout.state_dim), np.float32),
+        }
+
+    def __len__(self) -> int:
+        return self.capacity if self.full else self.position
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the stored meta-episodes in bytes, when full."""
+        return sum(array.nbytes for array in self._ring.values()) + self._lengths.nbytes
+
+    def set_workers(self, n_workers: int) -> None:
+        """
+        :param n_workers: number of workers that add steps from now on
+        """
+        self.n_workers = n_workers
+        self._running = self._allocate(n_workers)
+        self.discard_running()
+
+    def discard_running(self, at_start: np.ndarray | None = None) -> None:
+        """
+        Forget the meta-episodes that have not ended; for when the workers are reset.
+
+        :param at_start: whether each worker now begins a meta-episode, ``(n_workers,)``; what is left of the others' is never
+            stored. None if all begin one
+        """
+        self._step = np.zeros(self.n_workers, dtype=np.int64)
+        self._episode = np.zeros(self.n_workers, dtype=np.int64)
+        self._at_reset = np.ones(self.n_workers, dtype=bool)
+        self._whole = np.ones(self.n_workers, dtype=bool) if at_start is None else at_start.astype(bool)
+
+    def add(
+        self,
+        states: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_states: np.ndarray,
+        episode_ends: np.ndarray,
+        dones: np.ndarray,
+    ) -> None:
+        """
+        Add one step of every worker.
+
+        :param states: s_t, ``(n_workers, state_dim)``
+        :param actions: a_t, indices ``(n_workers,)`` or vectors ``(n_workers, action_dim)``
+        :param rewards: r_{t+1}, ``(n_workers,)``
+        :param next_states: s_{t+1}, ``(n_workers, state_dim)``
+        :param episode_ends: whether this step ended an episode, ``(n_workers,)``
+        :param dones: whether this step ended the meta-episode, ``(n_workers,)``
+        """
+        workers, running = np.arange(self.n_workers), self._running
+        if self._at_reset.any():
+            at_reset = np.flatnonzero(self._at_reset)
+            running["reset_states"][at_reset, self._episode[at_reset]] = states[at_reset]
+        running["next_states"][workers, self._step] = next_states
+        running["actions"][workers, self._step] = actions
+        running["rewards"][workers, self._step] = rewards
+        running["episode_ends"][workers, self._step] = episode_ends
+        self._step += 1
+        self._episode += episode_ends
+        self._at_reset = episode_ends | dones
+        if dones.any():
+            self._store(np.flatnonzero(dones))
+
+    def _store(self, workers: np.ndarray) -> None:
+        for worker in workers[self._whole[workers]]:
+            for name, array in self._ring.items():
+                array[self.position] = self._running[name][worker]
+            self._lengths[self.position] = self._step[worker]
+            self.position += 1
+            if self.position == self.capacity:
+                self.position, self.full = 0, True
+        self._step[workers] = 0
+        self._episode[workers] = 0
+        self._whole[workers] = True
+
+    def sample(self, batch_size: int, rng: np.random.Generator, device: th.device | str = "cpu") -> MetaEpisodeBatch:
+        """
+        Draw meta-episodes uniformly, with replacement.
+
+        :param batch_size: number of meta-episodes
+        :param rng: source of randomness
+        :param device: device of the tensors
+        :return: the batch
+        """
+        return self.get(rng.integers(len(self), size=batch_size), device)
+
+    def get(self, indices: np.ndarray, device: th.device | str = "cpu") -> MetaEpisodeBatch:
+        """
+        :param indices: which stored meta-episodes, ``(batch,)``
+        :param device: device of the tensors
+        :return: the batch
+        """
+        lengths = self._lengths[indices]
+        longest = int(lengths.max())
+        next_states = self._ring["next_states"][indices, :longest]
+        ends = self._ring["episode_ends"][indices, :longest]
+        mask = np.arange(longest) < lengths[:, None]
+        states = self._states(indices, next_states, ends)
+        actions = self._ring["actions"][indices, :longest]
+        if self.layout.discrete:
+            actions = np.eye(self.layout.action_dim, dtype=np.float32)[actions]
+
+        def time_major(array: np.ndarray) -> th.Tensor:
+            return th.as_tensor(np.ascontiguousarray(array.swapaxes(0, 1)), device=device)
+
+        return MetaEpisodeBatch(
+            states=time_major(states),
+            actions=time_major(actions),
+            rewards=time_major(self._ring["rewards"][indices, :longest]),
+            next_states=time_major(next_states),
+            mask=time_major(mask.astype(np.float32)),
+        )
+
+    def _states(self, indices: np.ndarray, next_states: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Recover s_t: the state before it, or the reset state where an episode starts."""
+        starts = np.ones_like(ends)
+        starts[:, 1:] = ends[:, :-1]
+        episode = np.minimum(np.cumsum(starts, axis=1) - 1, self.layout.episodes_per_task - 1)
+        reset_states = self._ring["reset_states"][indices[:, None], episode]
+        previous = np.concatenate([next_states[:, :1], next_states[:, :-1]], axis=1)
+        return np.where(starts[..., None], reset_states, previous)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle only the meta-episodes that are there; running ones cannot be continued elsewhere."""
+        state = dict(self.__dict__)
+        state["_ring"] = {name: array[: len(self)] for name, array in self._ring.items()}
+        for name in ("_running", "_step", "_episode", "_at_reset", "_whole"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        stored = state.pop("_ring")
+        self.__dict__.update(state)
+        self._ring = self._allocate(self.capacity)
+        for name, array in stored.items():
+            self._ring[name][: len(array)] = array
+        self.set_workers(self.n_workers)

@@ -1,0 +1,233 @@
+"""The latent dynamics network: encoder-v and reward decoder, trained on whole meta-episodes by the ELBO."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics.elbo import (
+    bernoulli_log_likelihood,
+    elbo,
+    gaussian_log_likelihood,
+    kl_to_previous,
+)
+from sb3_ldm.common.latent_dynamics.networks import DECODER_INPUTS, Belief, BeliefEncoder, RewardDecoder, dropout_mask
+from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+
+REWARD_LIKELIHOODS = ("bernoulli", "gaussian")
+
+
+class LatentDynamics(nn.Module):
+    """
+    A variational model of the reward dynamics of a task (paper section 3.2).
+
+    :param layout: layout of the meta-episodes
+    :param latent_dim: dimension of the latent model m
+    :param dropout_rate: p_drop, dropout on the decoder's inputs other than m
+    :param kl_weight: weight of the KL terms in the ELBO, which is summed over decoded steps
+    :param n_elbo_terms: random ELBO terms t per update out of the H+ + 1, an unbiased estimate; None for all
+    :param n_decoded_steps: random steps decoded per update, an unbiased estimate; None for all
+    :param reward_likelihood: ``"bernoulli"`` for rewards of two values, ``"gaussian"`` (squared error) for any
+    :param bernoulli_rewards: the two rewards (low, high) of the Bernoulli likelihood
+    :param decoder_inputs: which of ``state``, ``action``, ``next_state`` the decoder sees beside m
+    :param encoder_hidden_size: units of encoder-v's LSTM
+    :param encoder_embeddings: sizes of encoder-v's state, action and reward embeddings
+    :param decoder_embeddings: sizes of the decoder's state and action embeddings
+    :param decoder_layers: sizes of the decoder's layers
+    :param dropout_place: drop the decoder's ``embeddings`` or its ``inputs``
+    :param learning_rate: of Adam
+    :raises ValueError: if a parameter is out of its range
+    """
+
+    def __init__(
+        self,
+        layout: MetaEpisodeLayout,
+        latent_dim: int = 32,
+        dropout_rate: float = 0.5,
+        kl_weight: float = 1.0,
+        n_elbo_terms: int | None = None,
+        n_decoded_steps: int | None = None,
+        reward_likelihood: str = "gaussian",
+        bernoulli_rewards: Sequence[float] = (0.0, 1.0),
+        decoder_inputs: Sequence[str] = DECODER_INPUTS,
+        encoder_hidden_size: int = 128,
+        encoder_embeddings: Sequence[int] = (32, 16, 8),
+        decoder_embeddings: Sequence[int] = (32, 16),
+        decoder_layers: Sequence[int] = (64, 32),
+        dropout_place: str = "embeddings",
+        learning_rate: float = 1e-3,
+    ):
+        super().__init__()
+        if not 0.0 <= dropout_rate < 1.0:
+            raise ValueError(f"dropout_rate={dropout_rate} is outside [0, 1).")
+        if kl_weight < 0.0:
+            raise ValueError(f"kl_weight={kl_weight} is negative.")
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim={latent_dim} is below 1.")
+        for name, number in (("n_elbo_terms", n_elbo_terms), ("n_decoded_steps", n_decoded_steps)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}={number}: use at least 1, or None for all.")
+        if reward_likelihood not in REWARD_LIKELIHOODS:
+            raise ValueError(f"reward_likelihood={reward_likelihood!r}: choose one of {list(REWARD_LIKELIHOODS)}.")
+        low, high = bernoulli_rewards
+        if not low < high:
+            raise ValueError(f"bernoulli_rewards={list(bernoulli_rewards)}: give the lower reward first, then the higher.")
+        self.layout = layout
+        self.latent_dim = latent_dim
+        self.dropout_rate = dropout_rate
+        self.kl_weight = kl_weight
+        self.n_elbo_terms = n_elbo_terms
+        self.n_decoded_steps = n_decoded_steps
+        self.reward_likelihood = reward_likelihood
+        self.low, self.high = float(low), float(high)
+        self.encoder = BeliefEncoder(layout, latent_dim, encoder_hidden_size, encoder_embeddings)
+        self.decoder = RewardDecoder(layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place)
+        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
+
+    def check_rewards(self, rewards: np.ndarray) -> None:
+        """
+        :param rewards: true rewards
+        :raises ValueError: if they are not finite, or cannot come from the reward likelihood
+        """
+        if not np.isfinite(rewards).all():
+            raise ValueError(f"The environment gave a reward that is not finite: {rewards[~np.isfinite(rewards)][0]}.")
+        if self.reward_likelihood == "bernoulli":
+            known = np.isclose(rewards, self.low) | np.isclose(rewards, self.high)
+            if not known.all():
+                raise ValueError(
+                    f"reward_likelihood='bernoulli' with bernoulli_rewards=({self.low}, {self.high}) met the reward "
+                    f"{rewards[~known][0]}; give the environment's two rewards, or use 'gaussian'."
+                )
+
+    def beliefs(self, batch: MetaEpisodeBatch) -> Belief:
+        """
+        Beliefs m_0..m_{H+} along meta-episodes.
+
+        :param batch: meta-episodes of T steps
+        :return: mu and logvar, ``(T + 1, batch, latent_dim)`` each
+        """
+        states = self.encoder.initial_states(batch.rewards.shape[1])
+        outputs, _ = self.encoder(batch.next_states, batch.actions, batch.rewards, states)
+        return self.encoder.belief(th.cat([states[0][-1:], outputs]))
+
+    def dropout_mask(self, shape: Sequence[int], generator: th.Generator | None = None) -> th.Tensor | None:
+        """
+        :param shape: leading shape of the decoder's steps
+        :param generator: source of randomness
+        :return: dropout factors ``(*shape, decoder.dropout_dim)``, None without dropout
+        """
+        if self.dropout_rate == 0.0:
+            return None
+        device = next(self.parameters()).device
+        return dropout_mask((*shape, self.decoder.dropout_dim), self.dropout_rate, generator, device)
+
+    def log_likelihood(self, outputs: th.Tensor, rewards: th.Tensor) -> th.Tensor:
+        """
+        :param outputs: of the decoder
+        :param rewards: broadcastable to ``outputs``
+        :return: log p(r | outputs) in nats
+        """
+        if self.reward_likelihood == "bernoulli":
+            return bernoulli_log_likelihood(outputs, rewards, self.low, self.high)
+        return gaussian_log_likelihood(outputs, rewards)
+
+    def expected_reward(self, outputs: th.Tensor) -> th.Tensor:
+        """
+        :param outputs: of the decoder
+        :return: the mean of the reward's distribution; for the Bernoulli likelihood low + (high - low) * p
+        """
+        if self.reward_likelihood == "bernoulli":
+            return self.low + (self.high - self.low) * th.sigmoid(outputs)
+        return outputs
+
+    def elbo(self, batch: MetaEpisodeBatch, generator: th.Generator | None = None) -> dict[str, th.Tensor]:
+        """
+        An unbiased estimate of the ELBO of a batch, in nats per meta-episode (one sample of each m_t).
+
+        :param batch: meta-episodes
+        :param generator: source of the samples, of the dropout and of the random terms and steps
+        :return: ``elbo``, ``reconstruction``, ``kl`` (summed over the terms), ``accuracy`` (share of decoded rewards nearer to
+            the true one than half the reward range; Bernoulli only), ``final_kl`` of the last belief to N(0, I)
+        """
+        n_steps, device = len(batch.rewards), batch.rewards.device
+        mu, logvar = self.beliefs(batch)
+        kl = kl_to_previous(mu, logvar)
+        # Belief t exists where step t - 1 does; m_0 always does.
+        term_mask = th.cat([th.ones_like(batch.mask[:1]), batch.mask])
+
+        terms, term_scale = _random_subset(n_steps + 1, self.n_elbo_terms, generator, device)
+        steps, step_scale = _random_subset(n_steps, self.n_decoded_steps, generator, device)
+        noise = th.randn(mu[terms].shape, generator=generator, device=device)
+        latents = mu[terms] + th.exp(0.5 * logvar[terms]) * noise
+        mask = self.dropout_mask((len(steps), mu.shape[1]), generator)
+        encoded_steps = self.decoder.encode_steps(batch.states[steps], batch.actions[steps], batch.next_states[steps], mask)
+        outputs = self.decoder(latents.unsqueeze(1), encoded_steps)
+        rewards, step_mask = batch.rewards[steps], batch.mask[steps]
+        bound, reconstruction, divergence = elbo(
+            self.log_likelihood(outputs, rewards),
+            kl[terms],
+            term_scale * term_mask[terms],
+            step_scale * step_mask,
+            self.kl_weight,
+        )
+        with th.no_grad():
+            hits = (self.expected_reward(outputs) - rewards).abs() < 0.5 * (self.high - self.low)
+            weight = term_mask[terms].unsqueeze(1) * step_mask
+            accuracy = (hits * weight).sum() / weight.sum()
+            last = batch.mask.sum(0).long()
+            columns = th.arange(mu.shape[1], device=device)
+            mu_last, logvar_last = mu[last, columns], logvar[last, columns]
+            final_kl = kl_to_previous(mu_last.unsqueeze(0), logvar_last.unsqueeze(0)).mean()
+        return {
+            "elbo": bound,
+            "reconstruction": reconstruction,
+            "kl": divergence,
+            "accuracy": accuracy,
+            "final_kl": final_kl,
+        }
+
+    def update(
+        self,
+        buffer: MetaEpisodeBuffer,
+        batch_size: int,
+        n_updates: int,
+        rng: np.random.Generator,
+        generator: th.Generator | None = None,
+    ) -> dict[str, float]:
+        """
+        Gradient steps on the ELBO.
+
+        :param buffer: meta-episodes of true tasks
+        :param batch_size: meta-episodes per update
+        :param n_updates: number of updates
+        :param rng: source of the batches
+        :param generator: source of samples and dropout
+        :return: means of the parts of :meth:`elbo`, those that are sums given per ELBO term; empty if nothing was done
+        """
+        device = next(self.parameters()).device
+        sums: dict[str, float] = {}
+        for _ in range(n_updates if len(buffer) > 0 else 0):
+            batch = buffer.sample(batch_size, rng, device)
+            n_terms = len(batch.rewards) + 1
+            parts = self.elbo(batch, generator)
+            self.optimizer.zero_grad()
+            (-parts["elbo"] / n_terms).backward()
+            self.optimizer.step()
+            for name in ("elbo", "reconstruction", "kl"):
+                parts[name] = parts[name] / n_terms
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+        if self.reward_likelihood != "bernoulli":
+            sums.pop("accuracy", None)
+        return {name: total / n_updates for name, total in sums.items()}
+
+
+def _random_subset(
+    size: int, n_wanted: int | None, generator: th.Generator | None, device: th.device
+) -> tuple[th.Tensor, float]:
+    """Random indices out of ``size`` without replacement, and the factor that keeps a sum over them unbiased."""
+    if n_wanted is None or n_wanted >= size:
+        return th.arange(size, device=device), 1.0
+    return th.randperm(size, generator=generator, device=device)[:n_wanted], size / n_wanted

@@ -1,0 +1,144 @@
+"""Encoder-v and the reward decoder (paper section 3.2 and 3.3)."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch as th
+from torch import nn
+
+from sb3_ldm.common.embedding import Embedding
+from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+
+DECODER_INPUTS = ("state", "action", "next_state")
+Belief = tuple[th.Tensor, th.Tensor]
+
+
+def dropout_mask(shape: Sequence[int], rate: float, generator: th.Generator | None, device: th.device | str) -> th.Tensor:
+    """
+    Factors of inverted dropout, from a generator of their own so that the global random stream is left alone.
+
+    :param shape: shape of the mask
+    :param rate: probability of a 0
+    :param generator: source of randomness
+    :param device: device of the generator and the mask
+    :return: 0 or 1 / (1 - rate), mean 1
+    """
+    return (th.rand(tuple(shape), generator=generator, device=device) >= rate) / (1.0 - rate)
+
+
+class BeliefEncoder(nn.Module):
+    """
+    Encoder-v: transitions (a_t, r_{t+1}, s_{t+1}) to the belief N(mu_t, diag exp(logvar_t)).
+
+    :param layout: layout of the meta-episodes
+    :param latent_dim: dimension of the latent model m
+    :param hidden_size: units of the LSTM
+    :param embeddings: sizes of the state, action and reward embeddings, 0 to leave an input out
+    """
+
+    def __init__(
+        self,
+        layout: MetaEpisodeLayout,
+        latent_dim: int,
+        hidden_size: int = 128,
+        embeddings: Sequence[int] = (32, 16, 8),
+    ):
+        super().__init__()
+        self.embedding = Embedding((layout.state_dim, layout.action_dim, 1), embeddings)
+        self.lstm = nn.LSTM(self.embedding.output_dim, hidden_size)
+        self.mu = nn.Linear(hidden_size, latent_dim)
+        self.logvar = nn.Linear(hidden_size, latent_dim)
+
+    def initial_states(self, n_workers: int) -> tuple[th.Tensor, th.Tensor]:
+        """Recurrent states before any transition, ``(1, n_workers, hidden_size)`` each."""
+        zeros = self.mu.weight.new_zeros(1, n_workers, self.lstm.hidden_size)
+        return zeros, zeros.clone()
+
+    def belief(self, hidden: th.Tensor) -> Belief:
+        """:return: mu and logvar for outputs of the LSTM, ``(..., latent_dim)`` each"""
+        return self.mu(hidden), self.logvar(hidden)
+
+    def forward(
+        self, next_states: th.Tensor, actions: th.Tensor, rewards: th.Tensor, states: tuple[th.Tensor, th.Tensor]
+    ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+        """
+        :param next_states: ``(T, batch, state_dim)``
+        :param actions: ``(T, batch, action_dim)``
+        :param rewards: ``(T, batch)``
+        :param states: recurrent states before the first transition
+        :return: LSTM outputs ``(T, batch, hidden_size)`` and the states after the last transition
+        """
+        return self.lstm(self.embedding(next_states, actions, rewards.unsqueeze(-1)), states)
+
+
+class RewardDecoder(nn.Module):
+    """
+    p(r_{t+1} | m, s_t, a_t, s_{t+1}), with dropout on everything but m so that it cannot be ignored (section 3.3).
+
+    The first layer is applied to the latents and to the steps separately, then added: decoding T steps under K latents costs
+    K + T rows there instead of K * T.
+
+    :param layout: layout of the meta-episodes
+    :param latent_dim: dimension of the latent model m
+    :param inputs: which of ``state``, ``action``, ``next_state`` the decoder sees
+    :param embeddings: sizes of the state and action embeddings (both states share one size)
+    :param hidden_sizes: sizes of the decoder's layers
+    :param dropout_place: drop the ``embeddings`` of the inputs or the ``inputs`` themselves
+    :raises ValueError: if ``inputs`` or ``dropout_place`` is unknown, or there is no hidden layer
+    """
+
+    def __init__(
+        self,
+        layout: MetaEpisodeLayout,
+        latent_dim: int,
+        inputs: Sequence[str] = DECODER_INPUTS,
+        embeddings: Sequence[int] = (32, 16),
+        hidden_sizes: Sequence[int] = (64, 32),
+        dropout_place: str = "embeddings",
+    ):
+        super().__init__()
+        if not inputs or any(name not in DECODER_INPUTS for name in inputs):
+            raise ValueError(f"decoder_inputs={list(inputs)}: choose at least one of {list(DECODER_INPUTS)}.")
+        if dropout_place not in ("embeddings", "inputs"):
+            raise ValueError(f"dropout_place={dropout_place!r}: choose 'embeddings' or 'inputs'.")
+        if len(hidden_sizes) == 0:
+            raise ValueError("decoder_layers=[]: the decoder needs at least one hidden layer.")
+        self.inputs = tuple(inputs)
+        self.dropout_place = dropout_place
+        sizes = {"state": (layout.state_dim, embeddings[0]), "action": (layout.action_dim, embeddings[1])}
+        sizes["next_state"] = sizes["state"]
+        self.input_dims = [sizes[name][0] for name in DECODER_INPUTS if name in inputs]
+        self.embedding = Embedding(self.input_dims, [sizes[name][1] for name in DECODER_INPUTS if name in inputs])
+        self.dropout_dim = self.embedding.output_dim if dropout_place == "embeddings" else sum(self.input_dims)
+        self.latent_layer = nn.Linear(latent_dim, hidden_sizes[0])
+        self.step_layer = nn.Linear(self.embedding.output_dim, hidden_sizes[0], bias=False)
+        layers: list[nn.Module] = []
+        for size_in, size_out in itertools.pairwise(hidden_sizes):
+            layers += [nn.ReLU(), nn.Linear(size_in, size_out)]
+        self.head = nn.Sequential(*layers, nn.ReLU(), nn.Linear(hidden_sizes[-1], 1))
+
+    def encode_steps(
+        self, states: th.Tensor, actions: th.Tensor, next_states: th.Tensor, mask: th.Tensor | None = None
+    ) -> th.Tensor:
+        """
+        :param states: ``(..., state_dim)``
+        :param actions: ``(..., action_dim)``
+        :param next_states: ``(..., state_dim)``
+        :param mask: dropout factors, broadcastable to ``(..., dropout_dim)``; None for no dropout
+        :return: the steps' part of the first layer, ``(..., hidden_sizes[0])``
+        """
+        inputs = [x for name, x in zip(DECODER_INPUTS, (states, actions, next_states), strict=True) if name in self.inputs]
+        if mask is not None and self.dropout_place == "inputs":
+            inputs = [x * part for x, part in zip(inputs, mask.split(self.input_dims, dim=-1), strict=True)]
+        embedded = self.embedding(*inputs)
+        if mask is not None and self.dropout_place == "embeddings":
+            embedded = embedded * mask
+        return self.step_layer(embedded)
+
+    def forward(self, latents: th.Tensor, steps: th.Tensor) -> th.Tensor:
+        """
+        :param latents: m, ``(..., latent_dim)``
+        :param steps: from :meth:`encode_steps`; its leading dimensions broadcast against those of ``latents``
+        :return: logits (Bernoulli) or means (Gaussian), the broadcast leading shape
+        """
+        return self.head(self.latent_layer(latents) + steps).squeeze(-1)

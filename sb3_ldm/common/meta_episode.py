@@ -1,0 +1,352 @@
+"""N episodes of one task strung together into one episode, the *meta-episode* (the BAMDP of paper section 2).
+
+The agent must see what it needs to infer the task, so the observation is flat and holds, in this order,
+``[state, previous action, previous reward, done flag of the inner episode]``. The previous action is one-hot if actions
+are discrete. At the start of a meta-episode everything but the state is 0; at the start of each later episode of the
+same task the done flag is 1 and the action and the reward are those of the step that ended the episode before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
+
+from sb3_ldm.envs.tasks import Task, check_task_env
+
+
+@lru_cache
+def _one_hot_table(n: int) -> np.ndarray:
+    return np.eye(n, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class MetaEpisodeLayout:
+    """
+    Where things are in a meta-episode's observation, and how long a meta-episode is.
+
+    :param state_dim: length of the environment's own observation
+    :param action_dim: number of discrete actions, or length of an action vector
+    :param discrete: whether actions are discrete, one-hot in the observation
+    :param episodes_per_task: episodes in a meta-episode, N in the paper
+    :param max_episode_steps: steps in an episode at most, H in the paper
+    :raises ValueError: if a number is not positive
+    """
+
+    state_dim: int
+    action_dim: int
+    discrete: bool
+    episodes_per_task: int
+    max_episode_steps: int
+
+    def __post_init__(self) -> None:
+        for name in ("state_dim", "action_dim", "episodes_per_task", "max_episode_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+
+    @property
+    def dim(self) -> int:
+        """Length of the whole observation."""
+        return self.state_dim + self.action_dim + 2
+
+    @property
+    def state(self) -> slice:
+        """The environment's own observation s_t."""
+        return slice(0, self.state_dim)
+
+    @property
+    def action(self) -> slice:
+        """The previous action a_{t-1}."""
+        return slice(self.state_dim, self.state_dim + self.action_dim)
+
+    @property
+    def reward(self) -> slice:
+        """The previous reward r_{t-1}, one number; see :attr:`reward_index`."""
+        return slice(self.reward_index, self.reward_index + 1)
+
+    @property
+    def done(self) -> slice:
+        """Whether an inner episode ended just before, one number; see :attr:`done_index`."""
+        return slice(self.done_index, self.done_index + 1)
+
+    @property
+    def reward_index(self) -> int:
+        """Position of the previous reward."""
+        return self.state_dim + self.action_dim
+
+    @property
+    def done_index(self) -> int:
+        """Position of the done flag."""
+        return self.state_dim + self.action_dim + 1
+
+    @property
+    def meta_episode_steps(self) -> int:
+        """Steps in a meta-episode at most, H+ = N * H in the paper."""
+        return self.episodes_per_task * self.max_episode_steps
+
+    def encode_actions(self, actions: np.ndarray) -> np.ndarray:
+        """
+        :param actions: indices from 0, shape [...], if discrete; else vectors, shape [..., action_dim]
+        :return: what stands in the observation, shape [..., action_dim]
+        """
+        return _one_hot_table(self.action_dim)[actions] if self.discrete else actions
+
+    def observations(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
+        """
+        Assemble the observations that follow steps; works on one step ([...] empty) or on many.
+
+        :param states: shape [..., state_dim]
+        :param actions: the actions taken, see :meth:`encode_actions`
+        :param rewards: the rewards received, shape [...]
+        :param dones: whether the steps ended an inner episode, shape [...]
+        :return: new array, shape [..., dim], float32
+        """
+        observations = np.empty((*states.shape[:-1], self.dim), dtype=np.float32)
+        observations[..., self.state] = states
+        observations[..., self.action] = self.encode_actions(actions)
+        observations[..., self.reward_index] = rewards
+        observations[..., self.done_index] = dones
+        return observations
+
+    def first_observations(self, states: np.ndarray) -> np.ndarray:
+        """
+        Assemble the observations that start meta-episodes.
+
+        :param states: shape [..., state_dim]
+        :return: new array with zeros besides the states, shape [..., dim], float32
+        """
+        observations = np.zeros((*states.shape[:-1], self.dim), dtype=np.float32)
+        observations[..., self.state] = states
+        return observations
+
+
+class MetaObservationSpace(spaces.Box):
+    """
+    The flat observation space of a meta-episode, which carries its :class:`MetaEpisodeLayout`.
+
+    It equals any ``Box`` with the same bounds, so a model may be loaded with another number of episodes per task.
+
+    :param state_space: of the environment itself, a flat ``Box``
+    :param action_space: of the environment, ``Discrete`` or a 1-D ``Box``
+    :param episodes_per_task: episodes in a meta-episode
+    :param max_episode_steps: steps in an episode at most
+    :raises ValueError: if a space is of another kind (with a remedy) or a number is not positive
+    """
+
+    layout: MetaEpisodeLayout
+
+    def __init__(
+        self, state_space: spaces.Space, action_space: spaces.Space, episodes_per_task: int, max_episode_steps: int
+    ) -> None:
+        if not isinstance(state_space, spaces.Box) or len(state_space.shape) != 1:
+            raise ValueError(
+                f"observation_space={state_space} must be a Box with one dimension: "
+                "wrap the environment in gymnasium.wrappers.FlattenObservation"
+            )
+        if isinstance(action_space, spaces.Discrete):
+            action_dim, action_low, action_high = int(action_space.n), np.zeros(action_space.n), np.ones(action_space.n)
+        elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+            # No action precedes the first observation, so 0 must lie within the bounds.
+            action_dim = action_space.shape[0]
+            action_low, action_high = np.minimum(action_space.low, 0), np.maximum(action_space.high, 0)
+        else:
+            raise ValueError(f"action_space={action_space} must be Discrete or a Box with one dimension")
+        layout = MetaEpisodeLayout(
+            state_dim=state_space.shape[0],
+            action_dim=action_dim,
+            discrete=isinstance(action_space, spaces.Discrete),
+            episodes_per_task=episodes_per_task,
+            max_episode_steps=max_episode_steps,
+        )
+        with np.errstate(over="ignore"):
+            low = np.concatenate([state_space.low, action_low, [-np.inf, 0]]).astype(np.float32)
+            high = np.concatenate([state_space.high, action_high, [np.inf, 1]]).astype(np.float32)
+        super().__init__(low, high, dtype=np.float32)
+        self.layout = layout
+
+
+def observation_layout(space: spaces.Space) -> MetaEpisodeLayout:
+    """
+    :param space: an observation space
+    :return: the layout of a meta-episode's observation
+    :raises ValueError: if the space is not that of a meta-episode, saying how to make one
+    """
+    if isinstance(space, MetaObservationSpace):
+        return space.layout
+    raise ValueError(
+        f"observation_space={space} is not that of a meta-episode: make the environment by its registered id or wrap it in "
+        "sb3_ldm.common.meta_episode.MetaEpisodeWrapper, without a wrapper that changes observations outside of it"
+    )
+
+
+def check_rewards(rewards: float | np.ndarray, step: int) -> None:
+    """
+    :param rewards: what the environment returned
+    :param step: steps since the last reset, for the message
+    :raises ValueError: if a reward is NaN or infinite
+    """
+    if not np.isfinite(rewards).all():
+        raise ValueError(f"reward={rewards} at step {step} after the reset is NaN or infinite, expected finite numbers")
+
+
+def time_limit_of(env: gym.Env) -> int | None:
+    """
+    :param env: an environment, wrapped or not
+    :return: the steps of an episode at most, found in its ``TimeLimit`` or its spec; None if there is no limit
+    """
+    try:
+        return env.get_wrapper_attr("_max_episode_steps")
+    except AttributeError:
+        return None if env.spec is None else env.spec.max_episode_steps
+
+
+class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.utils.RecordConstructorArgs):
+    """
+    String ``episodes_per_task`` episodes of one task into one episode.
+
+    Only the end of the last episode is an end, and a *terminal* one: the meta-episode's length is the horizon of the
+    decision problem (paper section 2), so no value is bootstrapped there. The ends in between are invisible but for the
+    done flag in the observation, which already shows the next episode's first state.
+
+    ``info`` holds, at the end of every inner episode, ``terminal_state`` (the state that the episode ended in) and
+    ``is_success`` (if the environment reports it); at the end of the meta-episode also ``episode_returns``,
+    ``episode_lengths``, ``episode_successes`` (one entry per episode) and ``task``; ``is_success`` is then that of the
+    last episode. ``reset`` returns ``task`` in ``info`` and hands its options on, so that ``{"task": task}`` fixes it.
+
+    :param env: a :class:`~sb3_ldm.envs.tasks.TaskEnv` with a flat ``Box`` observation
+    :param episodes_per_task: episodes in a meta-episode, N in the paper
+    :param max_episode_steps: time limit of an episode to apply, H in the paper; None: the environment has one already
+    :raises ValueError: if the environment is not fit for it, with a remedy
+    """
+
+    def __init__(self, env: gym.Env, episodes_per_task: int, max_episode_steps: int | None = None) -> None:
+        gym.utils.RecordConstructorArgs.__init__(
+            self, episodes_per_task=episodes_per_task, max_episode_steps=max_episode_steps
+        )
+        check_task_env(env)
+        if isinstance(env.observation_space, MetaObservationSpace):
+            raise ValueError(f"env={env} makes meta-episodes already: change its own episodes_per_task, do not wrap it twice")
+        own_limit = time_limit_of(env)
+        limits = [limit for limit in (own_limit, max_episode_steps) if limit is not None]
+        if not limits:
+            raise ValueError(
+                "max_episode_steps=None, but the environment has no time limit and a meta-episode needs one: "
+                "give max_episode_steps or wrap the environment in gymnasium.wrappers.TimeLimit"
+            )
+        space = MetaObservationSpace(env.observation_space, env.action_space, episodes_per_task, min(limits))
+        self._limits_time = max_episode_steps is not None
+        gym.Wrapper.__init__(self, gym.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps is not None else env)
+        self.observation_space = space
+        self.layout = space.layout
+        self._first_action = int(env.action_space.start) if isinstance(env.action_space, spaces.Discrete) else 0
+        self._options: dict[str, Any] = {}
+        self._task: Task | None = None
+        self._running = False
+        self._step = 0
+        self._length = 0
+        self._return = 0.0
+        self._success: bool | None = None
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self._successes: list[bool] = []
+
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes in a meta-episode."""
+        return self.layout.episodes_per_task
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """The spec that makes this environment again."""
+        if self._cached_spec is None:
+            spec = super().spec
+            if spec is not None and self._limits_time:
+                # This wrapper applies its time limit anew; as the spec's it would cut the meta-episode short.
+                inner = self.env.get_wrapper_attr("env").spec
+                spec.max_episode_steps = None if inner is None else inner.max_episode_steps
+        return self._cached_spec
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        state, info = self.env.reset(seed=seed, options=options)
+        self._task = np.array(self.env.get_wrapper_attr("task"))
+        self._options = {**(options or {}), "task": self._task}
+        self._running = True
+        self._step = 0
+        self._returns, self._lengths, self._successes = [], [], []
+        self._start_episode()
+        return self.layout.first_observations(state), {**info, "task": self._task.copy()}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if not self._running:
+            raise ResetNeeded("Cannot call step() before reset() or after the end of the meta-episode")
+        state, raw_reward, terminated, truncated, info = self.env.step(action)
+        reward = float(raw_reward)
+        self._step += 1
+        check_rewards(reward, self._step)
+        self._length += 1
+        self._return += reward
+        info.pop("TimeLimit.truncated", None)
+        success = info.pop("is_success", None)
+        self._success = None if success is None else bool(success)
+
+        ended = terminated or truncated
+        done = False
+        if ended:
+            info.update(self._finish_episode(state))
+            done = len(self._lengths) == self.layout.episodes_per_task
+            if done:
+                self._running = False
+            else:
+                state, _ = self.env.reset(options=self._options)
+                self._start_episode()
+        previous_action = action - self._first_action if self.layout.discrete else action
+        return self.layout.observations(state, previous_action, reward, ended), reward, done, False, info  # type: ignore[arg-type]
+
+    def _start_episode(self) -> None:
+        self._length, self._return, self._success = 0, 0.0, None
+
+    def _finish_episode(self, terminal_state: np.ndarray) -> dict[str, Any]:
+        self._lengths.append(self._length)
+        self._returns.append(self._return)
+        if self._success is not None:
+            self._successes.append(self._success)
+        info = end_of_episode_info(terminal_state, self._success)
+        if len(self._lengths) == self.layout.episodes_per_task:
+            assert self._task is not None
+            successes = None if self._success is None else np.array(self._successes)
+            info.update(end_of_meta_episode_info(self._task, np.array(self._returns), np.array(self._lengths), successes))
+        return info
+
+
+def end_of_episode_info(terminal_state: np.ndarray, success: bool | None) -> dict[str, Any]:
+    """
+    :param terminal_state: the state that the episode ended in, shape [state_dim]
+    :param success: whether it succeeded, None if the environment does not say
+    :return: what ``info`` holds at the end of every inner episode
+    """
+    info: dict[str, Any] = {"terminal_state": np.array(terminal_state, dtype=np.float32)}
+    if success is not None:
+        info["is_success"] = success
+    return info
+
+
+def end_of_meta_episode_info(
+    task: Task, returns: np.ndarray, lengths: np.ndarray, successes: np.ndarray | None
+) -> Mapping[str, Any]:
+    """
+    :param task: shape [task_dim]
+    :param returns: of each inner episode, shape [episodes_per_task]
+    :param lengths: of each inner episode, shape [episodes_per_task]
+    :param successes: of each inner episode, shape [episodes_per_task]; None if the environment does not say
+    :return: what ``info`` holds at the end of a meta-episode besides, copied
+    """
+    info = {"task": task.copy(), "episode_returns": returns.copy(), "episode_lengths": lengths.copy()}
+    if successes is not None:
+        info["episode_successes"] = successes.copy()
+    return info

@@ -1,0 +1,8 @@
+"""Recurrent policies and algorithms that process whole sequences in fused calls."""
+
+from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer
+from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
+from sb3_ldm.common.recurrent.sequence_ppo import SequencePPO
+from sb3_ldm.common.recurrent.sequences import process_sequence
+
+__all__ = ["MetaLstmPolicy", "SequencePPO", "SequenceRolloutBuffer", "process_sequence"]

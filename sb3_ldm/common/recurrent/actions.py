@@ -1,0 +1,54 @@
+"""Action distributions as plain tensor arithmetic, equal to the distribution objects and without their overhead."""
+
+import math
+
+import torch as th
+
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def sample_categorical(logits: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param logits: unnormalised log probabilities, ``(batch, n_actions)``
+    :param deterministic: take the most likely action
+    :return: actions ``(batch,)`` and their log probabilities ``(batch,)``
+    """
+    log_probs = logits.log_softmax(-1)
+    probs = log_probs.exp()
+    actions = probs.argmax(-1) if deterministic else th.multinomial(probs, 1, True).squeeze(-1)
+    return actions, log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def evaluate_categorical(logits: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param logits: unnormalised log probabilities, ``(batch, n_actions)``
+    :param actions: indices, ``(batch,)``
+    :return: log probabilities of the actions and entropies, ``(batch,)`` each
+    """
+    log_probs = logits.log_softmax(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return log_probs.gather(-1, actions.long().reshape(-1, 1)).squeeze(-1), entropy
+
+
+def sample_gaussian(means: th.Tensor, log_std: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param means: ``(batch, action_dim)``
+    :param log_std: ``(action_dim,)``
+    :param deterministic: take the means
+    :return: actions ``(batch, action_dim)`` and their log probabilities ``(batch,)``
+    """
+    actions = means if deterministic else th.normal(means, log_std.exp().expand_as(means))
+    return actions, evaluate_gaussian(means, log_std, actions)[0]
+
+
+def evaluate_gaussian(means: th.Tensor, log_std: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param means: ``(batch, action_dim)``
+    :param log_std: ``(action_dim,)``
+    :param actions: ``(batch, action_dim)``
+    :return: log probabilities of the actions and entropies, ``(batch,)`` each
+    """
+    standardised = (actions - means) * th.exp(-log_std)
+    log_prob = (-0.5 * standardised**2 - log_std - _LOG_SQRT_2PI).sum(-1)
+    entropy = (0.5 + _LOG_SQRT_2PI + log_std).sum().expand(means.shape[0])
+    return log_prob, entropy

@@ -1,0 +1,101 @@
+"""Rollouts of recurrent policies, sampled as whole sequences."""
+
+from collections.abc import Generator
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.type_aliases import RecurrentRolloutBufferSamples, RNNStates
+from stable_baselines3.common.buffers import RolloutBuffer
+
+
+class SequenceRolloutBuffer(RolloutBuffer):
+    """
+    Rollout buffer whose minibatches are whole worker sequences in random order.
+
+    Each minibatch mixes workers and needs no padding. Only the recurrent states at the start of the rollout are kept:
+    a sequence is always processed from there.
+
+    :param buffer_size: steps per worker and rollout
+    :param observation_space: observation space of one worker
+    :param action_space: action space of one worker
+    :param device: PyTorch device of the minibatches
+    :param gae_lambda: factor of the generalised advantage estimator
+    :param gamma: discount factor
+    :param n_envs: number of workers
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        gae_lambda: float = 1.0,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+    ):
+        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
+        self.initial_states: RNNStates | None = None
+
+    def start(self, initial_states: RNNStates) -> None:
+        """
+        Empty the buffer for a new rollout.
+
+        :param initial_states: recurrent states before the rollout's first step, each ``(n_layers, n_envs, hidden_size)``
+        """
+        self.reset()
+        self.initial_states = initial_states
+
+    def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:  # type: ignore[override]
+        """
+        Yield the rollout once, in minibatches of whole sequences.
+
+        :param batch_size: transitions per minibatch, rounded to whole sequences; None for one minibatch
+        """
+        assert self.full, "Rollout buffer must be full before sampling from it"
+        if not self.generator_ready:
+            self._tensors = {name: self._by_sequence(name) for name in _SEQUENCE_FIELDS}
+            self._mask = th.ones_like(self._tensors["returns"])
+            self.generator_ready = True
+
+        n_minibatches = n_sequence_minibatches(self.n_envs, self.buffer_size, batch_size)
+        order = th.as_tensor(np.random.permutation(self.n_envs), device=self.device)
+        for sequences in order.tensor_split(n_minibatches):
+            yield self._get_sequences(sequences)
+
+    def _by_sequence(self, name: str) -> th.Tensor:
+        """Time-major array ``(n_steps, n_envs, ...)`` as a sequence-major tensor ``(n_envs, n_steps, ...)``."""
+        return self.to_torch(np.ascontiguousarray(getattr(self, name).swapaxes(0, 1)), copy=False)
+
+    def _get_sequences(self, sequences: th.Tensor) -> RecurrentRolloutBufferSamples:
+        assert self.initial_states is not None
+        flat = {name: tensor[sequences].flatten(0, 1) for name, tensor in self._tensors.items()}
+        return RecurrentRolloutBufferSamples(
+            observations=flat["observations"],
+            actions=flat["actions"],
+            old_values=flat["values"],
+            old_log_prob=flat["log_probs"],
+            advantages=flat["advantages"],
+            returns=flat["returns"],
+            lstm_states=RNNStates(
+                (self.initial_states.pi[0][:, sequences], self.initial_states.pi[1][:, sequences]),
+                (self.initial_states.vf[0][:, sequences], self.initial_states.vf[1][:, sequences]),
+            ),
+            episode_starts=flat["episode_starts"],
+            mask=self._mask[sequences].flatten(0, 1),
+        )
+
+
+_SEQUENCE_FIELDS = ("observations", "actions", "values", "log_probs", "advantages", "returns", "episode_starts")
+
+
+def n_sequence_minibatches(n_envs: int, n_steps: int, batch_size: int | None) -> int:
+    """
+    :param n_envs: number of workers, i.e. of sequences in a rollout
+    :param n_steps: length of a sequence
+    :param batch_size: wanted transitions per minibatch; None for all
+    :return: the number of minibatches a rollout is cut into
+    """
+    sequences_per_minibatch = n_envs if batch_size is None else max(1, batch_size // n_steps)
+    return max(1, n_envs // sequences_per_minibatch)

@@ -1,0 +1,116 @@
+"""Recurrent actor-critic policy whose actor and critic share one encoder."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_ldm.common.embedding import EmbeddingExtractor
+from sb3_ldm.common.recurrent.actions import (
+    evaluate_categorical,
+    evaluate_gaussian,
+    sample_categorical,
+    sample_gaussian,
+)
+from sb3_ldm.common.recurrent.sequences import LSTMStates, process_sequence
+
+
+class MetaLstmPolicy(RecurrentActorCriticPolicy):
+    """
+    Encoder-p and the policy network of the paper (section 3.1): embeddings, an LSTM, a policy and a value head.
+
+    It differs from :class:`RecurrentActorCriticPolicy` in three ways: sequences are processed in one fused call, the
+    defaults are the paper's, and with ``shared_lstm`` the value loss trains the encoder too.
+
+    :param observation_space: a meta-episode observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule
+    :param net_arch: layers of the policy and value heads behind the LSTM
+    :param activation_fn: activation of the heads
+    :param features_extractor_class: embeds the observation before the LSTM
+    :param lstm_hidden_size: number of hidden units of the LSTM
+    :param shared_lstm: actor and critic share the LSTM; with False, every option of the parent class holds
+    :param enable_critic_lstm: the critic has an LSTM of its own (needs ``shared_lstm=False``)
+    :param kwargs: passed to :class:`RecurrentActorCriticPolicy`
+    """
+
+    _process_sequence = staticmethod(process_sequence)  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        features_extractor_class: type[BaseFeaturesExtractor] = EmbeddingExtractor,
+        lstm_hidden_size: int = 128,
+        shared_lstm: bool = True,
+        enable_critic_lstm: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[32] if net_arch is None else net_arch,
+            activation_fn=activation_fn,
+            features_extractor_class=features_extractor_class,
+            lstm_hidden_size=lstm_hidden_size,
+            shared_lstm=shared_lstm,
+            enable_critic_lstm=enable_critic_lstm,
+            **kwargs,
+        )
+
+    def encode(self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor) -> tuple[th.Tensor, LSTMStates]:
+        """
+        Encoder-p: what the policy knows after the observations so far.
+
+        :param obs: shape ``(n_seq * length, obs_dim)``
+        :param lstm_states: states before the first step
+        :param episode_starts: shape ``(n_seq * length,)``
+        :return: encoding ``(n_seq * length, hidden_size)`` and the states after the last step
+        """
+        return process_sequence(self.extract_features(obs), lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+
+    def forward(  # type: ignore[override]
+        self, obs: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:
+        if not self.shared_lstm:
+            return super().forward(obs, lstm_states, episode_starts, deterministic)
+        encoding, states = self.encode(obs, lstm_states.pi, episode_starts)
+        latent_pi, latent_vf = self.mlp_extractor(encoding)
+        if isinstance(self.action_dist, CategoricalDistribution):
+            actions, log_prob = sample_categorical(self.action_net(latent_pi), deterministic)
+        elif isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output:
+            actions, log_prob = sample_gaussian(self.action_net(latent_pi), self.log_std, deterministic)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
+            actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return actions, self.value_net(latent_vf), log_prob, RNNStates(states, states)
+
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: th.Tensor, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        if not self.shared_lstm:
+            return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
+        encoding, _ = self.encode(obs, lstm_states.pi, episode_starts)
+        latent_pi, latent_vf = self.mlp_extractor(encoding)
+        log_prob: th.Tensor
+        entropy: th.Tensor | None
+        if isinstance(self.action_dist, CategoricalDistribution):
+            log_prob, entropy = evaluate_categorical(self.action_net(latent_pi), actions)
+        elif isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output:
+            log_prob, entropy = evaluate_gaussian(self.action_net(latent_pi), self.log_std, actions)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        return self.value_net(latent_vf), log_prob, entropy

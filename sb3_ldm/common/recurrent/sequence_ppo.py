@@ -1,0 +1,243 @@
+"""RecurrentPPO that collects and trains on whole sequences: the core of every recurrent algorithm of this package."""
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
+from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
+from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
+
+
+class SequencePPO(RecurrentPPO):
+    """
+    :class:`~sb3_contrib.RecurrentPPO` on meta-episodes, with the same loss and the same API.
+
+    Minibatches are whole worker sequences and every sequence is one fused call of the LSTM, so a rollout is best made of
+    whole meta-episodes: ``n_steps`` is one meta-episode unless given.
+
+    :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of :class:`MetaLstmPolicy`)
+    :param env: a meta-episode environment: a registered id, an env or a VecEnv (see :mod:`sb3_ldm.common.meta_episode`)
+    :param learning_rate: learning rate or its schedule
+    :param n_steps: steps per worker and rollout; None for one meta-episode
+    :param batch_size: transitions per minibatch, rounded to whole sequences; None for the whole rollout
+    :param n_epochs: passes over a rollout
+    :param gamma: discount factor
+    :param gae_lambda: factor of the generalised advantage estimator
+    :param clip_range: clipping of the probability ratio
+    :param clip_range_vf: clipping of the value function, None for no clipping
+    :param normalize_advantage: whether to normalise the advantage per minibatch
+    :param ent_coef: entropy coefficient
+    :param vf_coef: value loss coefficient
+    :param max_grad_norm: maximum norm of the gradient
+    :param use_sde: whether to use generalised state dependent exploration
+    :param sde_sample_freq: steps between new noise matrices, -1 for once a rollout
+    :param target_kl: KL divergence at which a rollout's updates stop, None for no limit
+    :param stats_window_size: episodes over which the logged returns are averaged
+    :param tensorboard_log: folder of the TensorBoard log
+    :param policy_kwargs: keyword arguments of the policy
+    :param verbose: 0 no output, 1 info, 2 debug
+    :param seed: seed of the pseudo random generators
+    :param device: device of the networks
+    :param _init_setup_model: whether to build the networks at once
+    :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaLstmPolicy}
+    policy: MetaLstmPolicy
+    rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
+    _last_lstm_states: RNNStates  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[MetaLstmPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int | None = None,
+        batch_size: int | None = None,
+        n_epochs: int = 4,
+        gamma: float = 0.95,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.05,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def layout(self) -> MetaEpisodeLayout:
+        """Where state, previous action, previous reward and done flag stand in an observation."""
+        # The env's, as a model may be loaded with longer or shorter meta-episodes than it was made with.
+        return observation_layout(self.observation_space if self.env is None else self.env.observation_space)
+
+    def _setup_model(self) -> None:
+        self._check_parameters()
+        super()._setup_model()
+        self.rollout_buffer = SequenceRolloutBuffer(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            gae_lambda=self.gae_lambda,
+            gamma=self.gamma,
+            n_envs=self.n_envs,
+        )
+
+    def _check_parameters(self) -> None:
+        """Resolve what depends on the env, and refuse or warn about what cannot be meant; runs before any work."""
+        meta_episode = self.layout.meta_episode_steps
+        if self.n_steps is None:
+            self.n_steps = meta_episode
+        if self.n_steps < 2:
+            raise ValueError(f"n_steps={self.n_steps}: a rollout needs at least 2 steps; a meta-episode has {meta_episode}.")
+        if self.n_steps % meta_episode != 0:
+            warnings.warn(
+                f"n_steps={self.n_steps} cuts meta-episodes of {meta_episode} steps: credit across the cut comes from the "
+                f"value estimate alone. Use a multiple of {meta_episode}, or None for one meta-episode.",
+                stacklevel=4,
+            )
+        if self.batch_size is not None:
+            if self.batch_size < self.n_steps:
+                raise ValueError(
+                    f"batch_size={self.batch_size} is less than one sequence of n_steps={self.n_steps} transitions; "
+                    f"use a multiple of {self.n_steps}, or None for the whole rollout."
+                )
+            n_minibatches = n_sequence_minibatches(self.n_envs, self.n_steps, self.batch_size)
+            if n_minibatches * self.batch_size != self.n_envs * self.n_steps:
+                warnings.warn(
+                    f"batch_size={self.batch_size} does not divide a rollout of {self.n_envs} sequences of {self.n_steps} "
+                    f"steps; it is cut into {n_minibatches} minibatches of whole sequences.",
+                    stacklevel=4,
+                )
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill the buffer with ``n_rollout_steps`` steps of every worker.
+
+        :param env: the training environment
+        :param callback: called at each step and at both ends of the rollout
+        :param rollout_buffer: the buffer to fill
+        :param n_rollout_steps: steps per worker
+        :return: False if the callback stopped training
+        """
+        assert isinstance(rollout_buffer, SequenceRolloutBuffer), f"{rollout_buffer} does not hold whole sequences"
+        assert self._last_obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        rollout_buffer.start(self._last_lstm_states)
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            with th.no_grad():
+                obs_tensor, episode_starts = self._policy_inputs()
+                action_tensor, values, log_probs, lstm_states = self.policy(obs_tensor, self._last_lstm_states, episode_starts)
+            actions = action_tensor.cpu().numpy()
+            new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
+            self.num_timesteps += env.num_envs
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            if dones.any():
+                self._update_info_buffer(infos, dones)
+                rewards = self._bootstrap_truncated(rewards, dones, infos, lstm_states)
+            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            self._last_lstm_states = lstm_states
+
+        with th.no_grad():
+            obs_tensor, episode_starts = self._policy_inputs()
+            values = self.policy.predict_values(obs_tensor, self._last_lstm_states.vf, episode_starts)  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:
+        """The last observations and episode starts on the policy's device."""
+        assert isinstance(self._last_obs, np.ndarray) and self._last_episode_starts is not None
+        obs = th.as_tensor(self._last_obs, device=self.device)
+        return obs, th.as_tensor(self._last_episode_starts, device=self.device).float()
+
+    def _env_actions(self, actions: np.ndarray) -> np.ndarray:
+        """What the environment is given for the policy's actions: Box actions are unscaled or clipped to their bounds."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _bootstrap_truncated(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], lstm_states: RNNStates
+    ) -> np.ndarray:
+        """Add the discounted value of the last observation where a time limit outside the meta-episode cut it."""
+        truncated = [
+            int(i) for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
+        ]
+        if not truncated:
+            return rewards
+        terminal_obs = np.stack([infos[i]["terminal_observation"] for i in truncated])
+        with th.no_grad():
+            states = (lstm_states.vf[0][:, truncated].contiguous(), lstm_states.vf[1][:, truncated].contiguous())
+            no_start = th.zeros(len(truncated), device=self.device)
+            values = self.policy.predict_values(th.as_tensor(terminal_obs, device=self.device), states, no_start)
+        rewards = rewards.copy()
+        rewards[truncated] += self.gamma * values.flatten().cpu().numpy()
+        return rewards

@@ -1,0 +1,94 @@
+"""Make the fastest vectorised environment there is for an environment id."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+logger = logging.getLogger("sb3_ldm")
+
+BACKENDS = ("auto", "batched", "dummy", "subproc")
+
+#: Called with the number of environments and the keyword arguments that ``gym.make`` would get.
+BatchedConstructor = Callable[..., VecEnv]
+
+_batched_constructors: dict[str, BatchedConstructor] = {}
+
+
+def register_batched_backend(env_id: str, constructor: BatchedConstructor) -> None:
+    """
+    Offer a natively batched backend for an environment id.
+
+    :param env_id: a registered gymnasium id
+    :param constructor: called as ``constructor(n_envs, **env_kwargs)``; must accept ``render_mode``
+    """
+    _batched_constructors[env_id] = constructor
+
+
+def make_meta_vec_env(
+    env_id: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    backend: str = "auto",
+    env_kwargs: dict[str, Any] | None = None,
+    vec_env_kwargs: dict[str, Any] | None = None,
+    start_index: int = 0,
+) -> VecEnv:
+    """
+    Make a monitored ``VecEnv`` of meta-episodes; every backend gives the same results for the same seed.
+
+    :param env_id: a registered gymnasium id that makes meta-episodes, for instance ``"GridNavi-v0"``
+    :param n_envs: number of environments
+    :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset
+    :param backend: ``"batched"`` steps all environments at once, where the family offers it; ``"dummy"`` one after the
+        other; ``"subproc"`` in one process each; ``"auto"`` takes ``"batched"`` where there is one, else ``"dummy"``
+    :param env_kwargs: keyword arguments of the environment, for instance ``{"task_split": "test"}``
+    :param vec_env_kwargs: keyword arguments of ``DummyVecEnv`` or ``SubprocVecEnv``
+    :param start_index: added to the seed of the action space, like in SB3
+    :return: the vectorised environment
+    :raises ValueError: if there is no such backend, or the family has no batched one
+    """
+    if n_envs < 1:
+        raise ValueError(f"n_envs={n_envs} must be at least 1")
+    chosen = _choose_backend(env_id, backend, vec_env_kwargs)
+    logger.info("%s: %d environments, backend %r (asked for %r)", env_id, n_envs, chosen, backend)
+    if chosen == "batched":
+        return _make_batched(env_id, n_envs, seed, env_kwargs or {}, start_index)
+    # A spec carries its entry point, so that a worker process needs no registry.
+    make_env: Any = partial(gym.make, gym.spec(env_id)) if chosen == "subproc" else env_id
+    return make_vec_env(
+        make_env,
+        n_envs,
+        seed=seed,
+        start_index=start_index,
+        env_kwargs=env_kwargs,
+        vec_env_cls=SubprocVecEnv if chosen == "subproc" else DummyVecEnv,
+        vec_env_kwargs=vec_env_kwargs,
+    )
+
+
+def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | None) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} does not exist, use one of {', '.join(BACKENDS)}")
+    if backend == "batched":
+        if env_id not in _batched_constructors:
+            offered = ", ".join(sorted(_batched_constructors)) or "none"
+            raise ValueError(f"backend='batched' is not offered for env_id={env_id!r} (only for: {offered}), use 'auto'")
+        if vec_env_kwargs:
+            raise ValueError(f"vec_env_kwargs={vec_env_kwargs!r} has no use with backend='batched', leave it out")
+    if backend == "auto":
+        return "batched" if env_id in _batched_constructors and not vec_env_kwargs else "dummy"
+    return backend
+
+
+def _make_batched(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any], start_index: int) -> VecEnv:
+    # SB3's make_vec_env renders to arrays by default, too.
+    venv = _batched_constructors[env_id](n_envs, **{"render_mode": "rgb_array", **env_kwargs})
+    if seed is not None:
+        venv.action_space.seed(seed + start_index)
+    venv.seed(seed)
+    return venv

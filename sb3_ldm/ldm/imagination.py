@@ -1,0 +1,263 @@
+"""Imaginary tasks: what the mixture workers are rewarded for (paper section 3.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+
+from sb3_ldm.common.latent_dynamics import LatentDynamics
+from sb3_ldm.ldm.mixture import mix_beliefs, sample_mixture_weights
+
+MIXTURE_WEIGHTS = ("per_worker", "per_dimension")
+MIXED_BELIEFS = ("mean", "sample")
+MIXTURE_TIMES = ("current", "final")
+IMAGINARY_REWARDS = ("mean", "sample", "threshold")
+IMAGINATION_DROPOUTS = ("off", "step", "meta_episode")
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """
+    How imaginary tasks are made.
+
+    :param beta: degree of extrapolation of the mixture weights
+    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are
+    :param mixture_weights: one weight ``per_worker`` (the paper) or independent weights ``per_dimension`` (the release)
+    :param mixed_belief: mix the beliefs' ``mean`` or, anew at every step, a ``sample`` of them
+    :param mixture_time: mix the ``current`` beliefs (the paper), or the ``final`` ones of the partners' last meta-episodes,
+        which makes the imaginary task stationary
+    :param imaginary_reward: the decoder's ``mean``; for the Bernoulli likelihood also a ``sample``, or a ``threshold`` at
+        p = 1/2, both of which only take the two values of true rewards
+    :param imagination_dropout: dropout of the decoder while imagining: ``off``, a new mask every ``step`` or one mask per
+        ``meta_episode``
+    """
+
+    beta: float = 1.0
+    n_partners: int = 14
+    mixture_weights: str = "per_worker"
+    mixed_belief: str = "mean"
+    mixture_time: str = "current"
+    imaginary_reward: str = "mean"
+    imagination_dropout: str = "off"
+
+    def validate(self, reward_likelihood: str) -> None:
+        """
+        :param reward_likelihood: of the latent dynamics network
+        :raises ValueError: if a parameter is out of its range
+        """
+        choices = {
+            "mixture_weights": MIXTURE_WEIGHTS,
+            "mixed_belief": MIXED_BELIEFS,
+            "mixture_time": MIXTURE_TIMES,
+            "imaginary_reward": IMAGINARY_REWARDS,
+            "imagination_dropout": IMAGINATION_DROPOUTS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {list(allowed)}.")
+        if self.beta <= 0.0:
+            raise ValueError(f"beta={self.beta}: the degree of extrapolation must be positive; 1 is a convex mixture.")
+        if self.n_partners < 1:
+            raise ValueError(f"n_partners={self.n_partners}: a mixture needs at least 1 normal worker.")
+        if self.imaginary_reward != "mean" and reward_likelihood != "bernoulli":
+            raise ValueError(
+                f"imaginary_reward={self.imaginary_reward!r} needs reward_likelihood='bernoulli', not {reward_likelihood!r}."
+            )
+
+
+class Imagination:
+    """
+    The state of the imaginary tasks: beliefs of the normal workers, mixture weights of the mixture workers.
+
+    :param latent_dynamics: encoder-v and reward decoder
+    :param n_normal: number of normal workers
+    :param n_mixture: number of mixture workers
+    :param config: how imaginary tasks are made
+    :param generator: source of randomness, on the device of ``latent_dynamics``
+    """
+
+    def __init__(
+        self,
+        latent_dynamics: LatentDynamics,
+        n_normal: int,
+        n_mixture: int,
+        config: ImaginationConfig,
+        generator: th.Generator,
+    ):
+        self.latent_dynamics = latent_dynamics
+        self.n_normal, self.n_mixture = n_normal, n_mixture
+        self.config = config
+        self.generator = generator
+        self.device = generator.device
+        self.weights = th.empty(0)
+        self._has_final = False
+
+    @th.no_grad()
+    def start(self) -> None:
+        """Begin new meta-episodes with all workers."""
+        encoder = self.latent_dynamics.encoder
+        self._encoder_states = encoder.initial_states(self.n_normal)
+        self._mu, self._logvar = encoder.belief(self._encoder_states[0][-1])
+        if not self._has_final:
+            self._final_mu, self._final_logvar = self._mu.clone(), self._logvar.clone()
+        dimensions = self.latent_dynamics.latent_dim
+        self.weights = th.zeros(self.n_mixture, self.n_normal, dimensions, device=self.device)
+        self._final_latents = th.zeros(self.n_mixture, dimensions, device=self.device)
+        self._mask = self.latent_dynamics.dropout_mask((self.n_mixture,), self.generator)
+        self.new_tasks(np.arange(self.n_mixture))
+
+    @th.no_grad()
+    def new_tasks(self, workers: np.ndarray) -> None:
+        """
+        Draw new mixture weights (and what else stays fixed in a meta-episode).
+
+        :param workers: indices of the mixture workers that begin a meta-episode
+        """
+        config, count = self.config, len(workers)
+        self.weights[workers] = self._sample_weights(count, self.generator)
+        if config.imagination_dropout == "meta_episode" and self._mask is not None:
+            mask = self.latent_dynamics.dropout_mask((count,), self.generator)
+            assert mask is not None
+            self._mask[workers] = mask
+        if config.mixture_time == "final":
+            latents = self._latents(self._final_mu, self._final_logvar)
+            self._final_latents[workers] = mix_beliefs(self.weights[workers], latents)
+
+    @th.no_grad()
+    def rewards(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
+        """
+        Rewards of the mixture workers' transitions in their imaginary tasks.
+
+        :param states: s_t, ``(n_mixture, state_dim)``
+        :param actions: a_t, one-hot or vector, ``(n_mixture, action_dim)``
+        :param next_states: s_{t+1}, ``(n_mixture, state_dim)``
+        :return: r^_{t+1}, ``(n_mixture,)``
+        """
+        s, a, next_s = (th.as_tensor(x, device=self.device) for x in (states, actions, next_states))
+        return self.decode(self.mixed_latents(), s, a, next_s, self._imagination_mask()).cpu().numpy()
+
+    def mixed_latents(self) -> th.Tensor:
+        """:return: m^_t of every mixture worker, ``(n_mixture, latent_dim)``"""
+        if self.config.mixture_time == "final":
+            return self._final_latents
+        return mix_beliefs(self.weights, self._latents(self._mu, self._logvar))
+
+    def decode(
+        self,
+        latents: th.Tensor,
+        states: th.Tensor,
+        actions: th.Tensor,
+        next_states: th.Tensor,
+        mask: th.Tensor | None = None,
+    ) -> th.Tensor:
+        """
+        :param latents: ``(n_mixture, latent_dim)``
+        :param states: ``(..., n_mixture, state_dim)``
+        :param actions: ``(..., n_mixture, action_dim)``
+        :param next_states: ``(..., n_mixture, state_dim)``
+        :param mask: dropout factors, None for no dropout
+        :return: imaginary rewards in the configured form, ``(..., n_mixture)``
+        """
+        model = self.latent_dynamics
+        outputs = model.decoder(latents, model.decoder.encode_steps(states, actions, next_states, mask))
+        if self.config.imaginary_reward == "sample":
+            outcome = th.rand(outputs.shape, generator=self.generator, device=self.device) < th.sigmoid(outputs)
+        elif self.config.imaginary_reward == "threshold":
+            outcome = outputs > 0.0
+        else:
+            return model.expected_reward(outputs)
+        return model.low + (model.high - model.low) * outcome
+
+    @th.no_grad()
+    def sample_final_mixtures(self, n_mixtures: int, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Mixtures of the beliefs at the ends of the normal workers' last meta-episodes, as in Figure 4.
+
+        :param n_mixtures: number of mixtures
+        :param generator: source of randomness, so that looking does not change what training draws
+        :return: weights ``(n_mixtures, n_normal, 1 or latent_dim)`` and latent models ``(n_mixtures, latent_dim)``
+        """
+        weights = self._sample_weights(n_mixtures, generator)
+        noise = th.randn((n_mixtures, *self._final_mu.shape), generator=generator, device=self.device)
+        sampled = self._final_mu + th.exp(0.5 * self._final_logvar) * noise
+        latents = self._final_mu.expand_as(sampled) if self.config.mixed_belief == "mean" else sampled
+        return weights, (weights * latents).sum(1)
+
+    @th.no_grad()
+    def expected_rewards(
+        self,
+        latents: th.Tensor,
+        states: np.ndarray,
+        actions: np.ndarray,
+        next_states: np.ndarray,
+        generator: th.Generator,
+        n_masks: int = 32,
+    ) -> np.ndarray:
+        """
+        What each latent model promises for each of some transitions, with the dropout that imagination has.
+
+        :param latents: ``(n_latents, latent_dim)``
+        :param states: ``(n_transitions, state_dim)``
+        :param actions: one-hot or vector, ``(n_transitions, action_dim)``
+        :param next_states: ``(n_transitions, state_dim)``
+        :param generator: source of randomness
+        :param n_masks: masks to average over, where imagination draws a new one at every step
+        :return: ``(n_latents, n_transitions)``
+        """
+        model = self.latent_dynamics
+        s, a, next_s = (th.as_tensor(x, device=self.device) for x in (states, actions, next_states))
+        shapes = {"off": None, "step": (n_masks, len(states)), "meta_episode": (len(latents), 1)}
+        shape = shapes[self.config.imagination_dropout]
+        mask = None if shape is None else model.dropout_mask(shape, generator)
+        encoded = model.decoder.encode_steps(s, a, next_s, mask)
+        if shape is not None and self.config.imagination_dropout == "step" and mask is not None:
+            total = [model.expected_reward(model.decoder(latents.unsqueeze(1), one)) for one in encoded]
+            return th.stack(total).mean(0).cpu().numpy()
+        return model.expected_reward(model.decoder(latents.unsqueeze(1), encoded)).cpu().numpy()
+
+    @th.no_grad()
+    def observe(self, next_states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
+        """
+        Update the normal workers' beliefs with one true transition each.
+
+        :param next_states: s_{t+1}, ``(n_normal, state_dim)``
+        :param actions: a_t, one-hot or vector, ``(n_normal, action_dim)``
+        :param rewards: r_{t+1}, ``(n_normal,)``
+        :param dones: whether the meta-episode ended, ``(n_normal,)``
+        """
+        encoder = self.latent_dynamics.encoder
+        inputs = [th.as_tensor(x, dtype=th.float32, device=self.device).unsqueeze(0) for x in (next_states, actions, rewards)]
+        outputs, self._encoder_states = encoder(*inputs, self._encoder_states)
+        self._mu, self._logvar = encoder.belief(outputs[0])
+        if dones.any():
+            ended = th.as_tensor(dones, device=self.device)
+            self._final_mu[ended], self._final_logvar[ended] = self._mu[ended], self._logvar[ended]
+            self._has_final = True
+            for states in self._encoder_states:
+                states[:, ended] = 0.0
+            mu, logvar = encoder.belief(self._encoder_states[0][-1, ended])
+            self._mu[ended], self._logvar[ended] = mu, logvar
+
+    def _sample_weights(self, n_mixture: int, generator: th.Generator) -> th.Tensor:
+        per_dimension = self.config.mixture_weights == "per_dimension"
+        return sample_mixture_weights(
+            n_mixture,
+            self.n_normal,
+            min(self.config.n_partners, self.n_normal),
+            self.config.beta,
+            generator,
+            n_dimensions=self.latent_dynamics.latent_dim if per_dimension else 1,
+            device=self.device,
+        )
+
+    def _latents(self, mu: th.Tensor, logvar: th.Tensor) -> th.Tensor:
+        if self.config.mixed_belief == "mean":
+            return mu
+        return mu + th.exp(0.5 * logvar) * th.randn(mu.shape, generator=self.generator, device=self.device)
+
+    def _imagination_mask(self) -> th.Tensor | None:
+        if self.config.imagination_dropout == "off":
+            return None
+        if self.config.imagination_dropout == "step":
+            return self.latent_dynamics.dropout_mask((self.n_mixture,), self.generator)
+        return self._mask

@@ -1,0 +1,65 @@
+"""Mixtures of latent beliefs (paper section 3.3, Equation 1)."""
+
+import torch as th
+
+
+def mixture_weights(simplex: th.Tensor, beta: float) -> th.Tensor:
+    """
+    Equation 1: alpha = beta * Dirichlet(1, .., 1) - (beta - 1) / n. The weights sum to 1 for every beta.
+
+    :param simplex: Dirichlet samples over n partners along the last dimension
+    :param beta: degree of extrapolation; 1 keeps the mixture inside the convex hull of the partners' beliefs
+    :return: mixture weights, same shape
+    """
+    return beta * simplex - (beta - 1.0) / simplex.shape[-1]
+
+
+def sample_simplex(shape: tuple[int, ...], generator: th.Generator, device: th.device | str = "cpu") -> th.Tensor:
+    """
+    Dirichlet(1, .., 1) over the last dimension.
+
+    :param shape: shape of the samples
+    :param generator: source of randomness
+    :param device: device of the generator and the samples
+    :return: points of the simplex
+    """
+    exponentials = th.empty(shape, device=device).exponential_(generator=generator)
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
+def sample_mixture_weights(
+    n_mixture: int,
+    n_normal: int,
+    n_partners: int,
+    beta: float,
+    generator: th.Generator,
+    n_dimensions: int = 1,
+    device: th.device | str = "cpu",
+) -> th.Tensor:
+    """
+    Weights of Equation 1 over a random subset of the normal workers, 0 for the others.
+
+    :param n_mixture: number of mixture workers
+    :param n_normal: number of normal workers
+    :param n_partners: workers that each mixture worker mixes
+    :param beta: degree of extrapolation
+    :param generator: source of randomness
+    :param n_dimensions: 1 for one weight per worker, the latent dimension for independent weights in each dimension
+    :param device: device of the generator and the weights
+    :return: shape ``(n_mixture, n_normal, n_dimensions)``; the weights sum to 1 over the normal workers
+    """
+    alpha = mixture_weights(sample_simplex((n_mixture, n_dimensions, n_partners), generator, device), beta)
+    partners = th.rand((n_mixture, n_normal), generator=generator, device=device).argsort(dim=1)[:, :n_partners]
+    weights = th.zeros(n_mixture, n_normal, n_dimensions, device=device)
+    return weights.scatter(1, partners.unsqueeze(-1).expand(-1, -1, n_dimensions), alpha.transpose(1, 2))
+
+
+def mix_beliefs(weights: th.Tensor, latents: th.Tensor) -> th.Tensor:
+    """
+    m^ = sum_i alpha_i m_i, Equation 1.
+
+    :param weights: ``(n_mixture, n_normal, 1 or latent_dim)``
+    :param latents: the normal workers' latent models, ``(n_normal, latent_dim)``
+    :return: the mixture workers' latent models, ``(n_mixture, latent_dim)``
+    """
+    return (weights * latents).sum(1)

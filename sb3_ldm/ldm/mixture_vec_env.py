@@ -1,0 +1,147 @@
+"""A VecEnv in which some sub-environments, the mixture workers, are rewarded by imagination."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
+from sb3_ldm.ldm.imagination import Imagination
+
+
+class MixtureVecEnv(VecEnvWrapper):
+    """
+    The last ``n_mixture`` sub-environments are mixture workers: their reward, and the reward slot of their observations, come
+    from the decoder. Transitions of the other, normal workers update the beliefs and enter the buffer.
+
+    A ``VecNormalize`` below is looked through: the latent dynamics network sees original states and rewards, imaginary rewards
+    are normalised with its running statistics, which they do not update. A mixture worker's true reward stays in
+    ``info["true_reward"]``, its Monitor record in ``info["true_episode"]`` and its success in ``info["true_is_success"]``;
+    nothing is trained on them.
+
+    :param venv: vectorised meta-episode environments
+    :param imagination: makes the imaginary rewards
+    :param buffer: gathers the normal workers' meta-episodes
+    :param stats_window_size: imaginary meta-episodes over which the logged returns are averaged
+    """
+
+    def __init__(self, venv: VecEnv, imagination: Imagination, buffer: MetaEpisodeBuffer, stats_window_size: int = 100):
+        super().__init__(venv)
+        self.layout = observation_layout(venv.observation_space)
+        self.imagination = imagination
+        self.buffer = buffer
+        self.normalizer = unwrap_vec_normalize(venv)
+        self.n_normal = imagination.n_normal
+        self.n_mixture = imagination.n_mixture
+        self.imaginary_returns: deque[np.ndarray] = deque(maxlen=stats_window_size)
+        self.final_tasks: list[Any] = [None] * self.n_normal
+        self.started = False
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        self.start(obs)  # type: ignore[arg-type]
+        return obs
+
+    def start(self, obs: np.ndarray, episode_starts: np.ndarray | None = None) -> None:
+        """
+        Begin meta-episodes with all workers, where the environments have already been reset.
+
+        :param obs: what their reset returned
+        :param episode_starts: whether each worker begins a meta-episode, if some are in the midst of one: the buffer must not
+            take the rest of it for a whole one
+        """
+        self._states = original_obs(self.venv, obs)[:, self.layout.state]
+        self._episode = np.zeros(self.n_mixture, dtype=np.int64)
+        self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
+        self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.n_normal])
+        self.imagination.start()
+        self.started = True
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        true_obs, true_rewards = original_obs(self.venv, obs), original_rewards(self.venv, rewards)
+        next_states, episode_ends = read_next_states(true_obs, dones, infos, self.layout)
+        actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
+        features = self.layout.encode_actions(actions)
+
+        if self.n_mixture > 0:
+            mixture = slice(self.n_normal, self.num_envs)
+            imaginary = self.imagination.rewards(self._states[mixture], features[mixture], next_states[mixture])
+            obs, rewards = obs.copy(), rewards.copy()
+            self._imagine(imaginary, obs, rewards, dones, infos, true_rewards)
+            self._record_returns(imaginary, episode_ends[mixture], dones[mixture])
+        normal = slice(0, self.n_normal)
+        if dones.any() or len(self.buffer) == 0:
+            self.imagination.latent_dynamics.check_rewards(true_rewards[normal])
+        self.buffer.add(
+            self._states[normal],
+            actions[normal],
+            true_rewards[normal],
+            next_states[normal],
+            episode_ends[normal],
+            dones[normal],
+        )
+        self.imagination.observe(next_states[normal], features[normal], true_rewards[normal], dones[normal])
+        if self.n_mixture > 0 and dones[self.n_normal :].any():
+            self.imagination.new_tasks(np.flatnonzero(dones[self.n_normal :]))
+        for i in np.flatnonzero(dones[normal]):
+            self.final_tasks[i] = infos[i].get("task")
+        self._states = true_obs[:, self.layout.state]
+        return obs, rewards, dones, infos
+
+    def mean_imaginary_returns(self) -> np.ndarray | None:
+        """:return: mean imaginary return of each episode index ``(episodes_per_task,)``, None before the first one ended"""
+        return np.mean(self.imaginary_returns, axis=0) if self.imaginary_returns else None
+
+    def _imagine(
+        self,
+        imaginary: np.ndarray,
+        obs: np.ndarray,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+        true_rewards: np.ndarray,
+    ) -> None:
+        """Put the imaginary rewards wherever a mixture worker's true reward stood, in place."""
+        slots = self._reward_slots(imaginary)
+        rewards[self.n_normal :] = imaginary if self.normalizer is None else self.normalizer.normalize_reward(imaginary)
+        # After the end of a meta-episode the observation is the next one's first: it has no previous reward.
+        running = ~dones[self.n_normal :]
+        obs[self.n_normal :, self.layout.reward_index][running] = slots[running]
+        for i in range(self.n_mixture):
+            info = infos[self.n_normal + i]
+            info["true_reward"] = float(true_rewards[self.n_normal + i])
+            if "terminal_observation" in info:
+                info["terminal_observation"] = info["terminal_observation"].copy()
+                info["terminal_observation"][self.layout.reward_index] = slots[i]
+            # SB3 logs these two; a mixture worker was not trained for them.
+            for name in ("episode", "is_success"):
+                if name in info:
+                    info[f"true_{name}"] = info.pop(name)
+
+    def _reward_slots(self, imaginary: np.ndarray) -> np.ndarray:
+        """What the policy finds in the reward slot of its observation for a reward."""
+        if self.normalizer is None:
+            return imaginary
+        rows = np.zeros((len(imaginary), self.layout.dim), dtype=np.float32)
+        rows[:, self.layout.reward_index] = imaginary
+        normalized = self.normalizer.normalize_obs(rows)
+        assert isinstance(normalized, np.ndarray)
+        return normalized[:, self.layout.reward_index]
+
+    def _record_returns(self, imaginary: np.ndarray, episode_ends: np.ndarray, dones: np.ndarray) -> None:
+        self._returns[np.arange(self.n_mixture), self._episode] += imaginary
+        self._episode += episode_ends
+        for worker in np.flatnonzero(dones):
+            self.imaginary_returns.append(self._returns[worker].copy())
+            self._returns[worker] = 0.0
+            self._episode[worker] = 0

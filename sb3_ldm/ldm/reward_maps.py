@@ -1,0 +1,135 @@
+"""Looking at imagination: which tasks do mixtures of beliefs make? (paper section 5.1.1, Figure 4 and 8a)"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ldm.common.evaluation import task_distribution_of
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
+from sb3_ldm.envs.tasks import TaskProbes
+from sb3_ldm.ldm.ldm import LDM
+
+
+@dataclass(frozen=True)
+class RewardMaps:
+    """
+    Imaginary tasks as maps: the reward that each mixture promises for typical transitions of every possible task.
+
+    :param weights: mixture weights summed over the workers with the same task, ``(n_maps, n_train_tasks)``
+    :param tasks: the training tasks that the weights belong to, ``(n_train_tasks, task_dim)``
+    :param maps: imaginary reward of each probed transition, ``(n_maps, n_probes)``
+    :param probed_tasks: the task that each transition is typical of, ``(n_probes, task_dim)``
+    """
+
+    weights: np.ndarray
+    tasks: np.ndarray
+    maps: np.ndarray
+    probed_tasks: np.ndarray
+
+    def peaks(self) -> np.ndarray:
+        """:return: the task that each map promises most for, ``(n_maps, task_dim)``"""
+        return self.probed_tasks[self.maps.argmax(axis=1)]
+
+
+def has_probes(env: VecEnv) -> bool:
+    """
+    :param env: vectorised environments
+    :return: whether their tasks can be probed (see :class:`~sb3_ldm.envs.tasks.TaskProbes`)
+    """
+    try:
+        env.get_attr("task_probes", 0)
+    except AttributeError:
+        return False
+    return True
+
+
+def get_probes(env: VecEnv) -> TaskProbes:
+    """
+    :param env: vectorised environments whose tasks can be probed
+    :return: a typical transition of every task
+    """
+    return env.get_attr("task_probes", 0)[0]
+
+
+def sample_reward_maps(model: LDM, n_maps: int = 64, seed: int = 0) -> RewardMaps:
+    """
+    Mix the beliefs at the ends of the normal workers' last meta-episodes, and decode the mixtures.
+
+    :param model: an agent that has trained at least one rollout in this process
+    :param n_maps: number of mixtures
+    :param seed: of the mixtures; training's random streams are left alone
+    :return: the maps
+    :raises ValueError: if no meta-episode has ended yet
+    """
+    assert model.mixture_env is not None and model.env is not None
+    worker_tasks = model.mixture_env.final_tasks
+    if any(task is None for task in worker_tasks):
+        raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
+    imagination, probes = model.mixture_env.imagination, get_probes(model.env)
+    generator = th.Generator(imagination.device).manual_seed(seed)
+    weights, latents = imagination.sample_final_mixtures(n_maps, generator)
+    features = model.layout.encode_actions(probes.actions)
+    maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
+    tasks, index = np.unique(np.array(worker_tasks), axis=0, return_inverse=True)
+    per_task = np.zeros((n_maps, len(tasks)))
+    np.add.at(per_task.T, index.reshape(-1), weights.mean(-1).cpu().numpy().T)
+    return RewardMaps(per_task, tasks, maps, probes.tasks)
+
+
+@th.no_grad()
+def belief_maps(model: LDM, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
+    """
+    What the decoder expects of every possible task given the online context, as in Figure 8a.
+
+    :param model: the agent
+    :param batch: meta-episodes
+    :param probes: typical transitions of the tasks
+    :param times: after how many transitions to look, ``(n_times,)``
+    :return: expected rewards without dropout, ``(batch, n_times, n_probes)``
+    """
+    network = model.latent_dynamics
+    mu, _ = network.beliefs(batch)
+    features = model.layout.encode_actions(probes.actions)
+    steps = [th.as_tensor(x, device=mu.device) for x in (probes.states, features, probes.next_states)]
+    outputs = network.decoder(mu[times].unsqueeze(2), network.decoder.encode_steps(*steps))
+    return network.expected_reward(outputs).transpose(0, 1).cpu().numpy()
+
+
+class RewardMapCallback(BaseCallback):
+    """
+    Log what is imagined: ``imagination/share_unseen``, the share of sampled reward maps that peak on a test task;
+    ``imagination/distinct_unseen``, on how many different ones; ``imagination/peak_reward``, the mean height of the peaks.
+
+    :param freq: time steps (of all sub-environments together) between looks
+    :param n_maps: mixtures per look
+    """
+
+    def __init__(self, freq: int = 100_000, n_maps: int = 256):
+        super().__init__()
+        self.freq = freq
+        self.n_maps = n_maps
+        self._last = 0
+
+    def _on_training_start(self) -> None:
+        self._last = min(self._last, self.num_timesteps)  # the model may count from 0 again
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert isinstance(self.model, LDM)
+        if self.model.n_mixture == 0 or self.num_timesteps - self._last < self.freq:
+            return
+        self._last = self.num_timesteps
+        try:
+            maps = sample_reward_maps(self.model, self.n_maps, seed=self.num_timesteps)
+        except ValueError:
+            return  # no meta-episode has ended yet
+        unseen = task_distribution_of(self.training_env).tasks("test")
+        hits = (maps.peaks()[:, None] == unseen[None]).all(-1)
+        self.logger.record("imagination/share_unseen", hits.any(1).mean())
+        self.logger.record("imagination/distinct_unseen", int(hits.any(0).sum()))
+        self.logger.record("imagination/peak_reward", maps.maps.max(1).mean())

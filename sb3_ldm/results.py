@@ -1,0 +1,450 @@
+"""Reading what a run leaves in its folder.
+
+``run.json`` says what was run, ``evaluations.csv`` holds the evaluations during training and ``final_evaluation.csv`` the
+more thorough one at its end, ``progress.csv`` (and ``progress_from_<steps>.csv`` of a continued run) is what was logged,
+``reward_maps.npz`` and ``trajectories.npz`` are recordings of the trained agent.
+
+Nothing here draws or trains; :mod:`sb3_ldm.figures` and whoever else looks at finished runs start from :func:`load_run`.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
+
+RUN_FILE = "run.json"
+EVALUATIONS_FILE = "evaluations.csv"
+FINAL_FILE = "final_evaluation.csv"
+PROGRESS_FILE = "progress.csv"
+TIMESTEPS = "time/total_timesteps"
+REWARD_MAPS_FILE = "reward_maps.npz"
+TRAJECTORIES_FILE = "trajectories.npz"
+
+REQUIRED_METADATA = ("algo", "env", "seed", "frames", "episodes_per_task")
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """
+    Evaluations of one run, one row an episode; all arrays have shape [n] if not said otherwise.
+
+    :param path: the file that the rows are from
+    :param timesteps: training steps before the evaluation
+    :param split: name of the tasks' split
+    :param deterministic: whether actions were the most likely ones (else they were sampled)
+    :param tasks: the tasks, shape [n, task_dim]
+    :param episode: index of the episode in its meta-episode, from 1
+    :param returns: return of the episode
+    :param lengths: steps of the episode
+    :param successes: 1 for success, 0 for none, NaN if the environment does not tell
+    """
+
+    path: Path
+    timesteps: np.ndarray
+    split: np.ndarray
+    deterministic: np.ndarray
+    tasks: np.ndarray
+    episode: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    successes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order of the file."""
+        return tuple(dict.fromkeys(self.split.tolist()))
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of different tasks."""
+        return len(np.unique(self.tasks, axis=0))
+
+    @property
+    def n_reached(self) -> float:
+        """Number of tasks that succeed, averaged over repetitions of a task; NaN if the environment does not tell."""
+        return float(self.successes.mean() * self.n_tasks) if len(self) else float("nan")
+
+    @property
+    def has_successes(self) -> bool:
+        """Whether the environment tells success."""
+        return len(self) > 0 and not np.isnan(self.successes).any()
+
+    def where(self, mask: np.ndarray) -> "EvaluationTable":
+        """
+        :param mask: which rows to keep, bool, shape [n]
+        :return: these rows
+        """
+        columns = [field.name for field in fields(self) if field.name != "path"]
+        return replace(self, **{name: getattr(self, name)[mask] for name in columns})
+
+    def select(
+        self, split: str | None = None, deterministic: bool | None = None, episode: int | None = None
+    ) -> "EvaluationTable":
+        """
+        :param split: keep the rows of this split; None for all
+        :param deterministic: keep the rows of this kind of actions; None for both
+        :param episode: keep the rows of this episode index; None for all
+        :return: the rows that agree
+        """
+        mask = np.ones(len(self), dtype=bool)
+        if split is not None:
+            mask &= self.split == split
+        if deterministic is not None:
+            mask &= self.deterministic == deterministic
+        if episode is not None:
+            mask &= self.episode == episode
+        return self.where(mask)
+
+    def last(self) -> "EvaluationTable":
+        """:return: the rows of the last evaluation"""
+        return self.where(self.timesteps == self.timesteps.max()) if len(self) else self
+
+    def over_time(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Average a column over the rows of each evaluation.
+
+        :param values: a column, shape [n]
+        :return: training steps of the evaluations and the averages, both of shape [n_evaluations]
+        """
+        steps, index = np.unique(self.timesteps, return_inverse=True)
+        return steps, np.bincount(index, weights=values) / np.bincount(index)
+
+    def per_task(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Average a column over the rows of each task.
+
+        :param values: a column, shape [n]
+        :return: the tasks, shape [n_tasks, task_dim], and the averages, shape [n_tasks]
+        """
+        tasks, index = np.unique(self.tasks, axis=0, return_inverse=True)
+        index = index.reshape(-1)
+        return tasks, np.bincount(index, weights=values) / np.bincount(index)
+
+
+@dataclass(frozen=True)
+class SavedRewardMaps:
+    """
+    Imaginary tasks of the gridworld, as they were saved at the end of a run.
+
+    :param weights: mixture weights, summed for each training task, shape [k, n_tasks]
+    :param tasks: the training tasks, shape [n_tasks, 2]
+    :param maps: imaginary reward for each cell as the next state, indexed [x, y], shape [k, size, size]
+    """
+
+    weights: np.ndarray
+    tasks: np.ndarray
+    maps: np.ndarray
+
+    def peaks(self) -> np.ndarray:
+        """:return: the cell of each map's maximum, shape [k, 2]"""
+        flat = self.maps.reshape(len(self.maps), -1).argmax(axis=1)
+        return np.stack(np.unravel_index(flat, self.maps.shape[1:]), axis=-1)
+
+
+@dataclass(frozen=True)
+class SavedTrajectories:
+    """
+    Paths of the trained agent in the gridworld.
+
+    :param tasks: the goals, shape [k, 2]
+    :param splits: names of the splits that they are from, shape [k]
+    :param positions: visited cells, shape [k, n_episodes, horizon + 1, 2]
+    :param beliefs: reward that the decoder expects of each cell at the end of each episode, indexed [x, y],
+        shape [k, n_episodes, size, size]; None if the algorithm has no decoder
+    """
+
+    tasks: np.ndarray
+    splits: np.ndarray
+    positions: np.ndarray
+    beliefs: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """
+    What a finished (or running) run left in its folder; a file that is not there is None or empty.
+
+    :param path: the folder
+    :param metadata: all of ``run.json``
+    :param evaluations: of ``evaluations.csv``, during training
+    :param final_evaluation: of ``final_evaluation.csv``, at the end
+    :param progress: columns of ``progress.csv`` and of what continues it, NaN where nothing was logged
+    :param reward_maps: of ``reward_maps.npz``
+    :param trajectories: of ``trajectories.npz``
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    evaluations: EvaluationTable | None
+    final_evaluation: EvaluationTable | None
+    progress: Mapping[str, np.ndarray]
+    reward_maps: SavedRewardMaps | None
+    trajectories: SavedTrajectories | None
+
+    @property
+    def algo(self) -> str:
+        """Name of the algorithm."""
+        return str(self.metadata["algo"])
+
+    @property
+    def env(self) -> str:
+        """Id of the environment."""
+        return str(self.metadata["env"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.metadata["seed"])
+
+    @property
+    def frames(self) -> int:
+        """Environment steps that the run was trained for."""
+        return int(self.metadata["frames"])
+
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes in a meta-episode."""
+        return int(self.metadata["episodes_per_task"])
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        """Hyperparameters, as far as the run wrote them down."""
+        return self.metadata.get("hyperparameters") or {}
+
+    @property
+    def label(self) -> str:
+        """The algorithm, or what ``run.json`` calls it in its ``label``; trained on all tasks, it is an oracle."""
+        if "label" in self.metadata:
+            return str(self.metadata["label"])
+        is_oracle = (self.metadata.get("env_kwargs") or {}).get("task_split") == "all"
+        return f"{self.algo} oracle" if is_oracle else self.algo
+
+    @property
+    def last_evaluation(self) -> EvaluationTable | None:
+        """The final evaluation; if training went on after it or has not ended, the last one; None if there is neither."""
+        tables = [table.last() for table in (self.evaluations, self.final_evaluation) if table is not None and len(table)]
+        return max(reversed(tables), key=lambda table: table.timesteps.max()) if tables else None
+
+    def logged(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """
+        :param name: a column of ``progress.csv``
+        :return: training steps at which it was logged and its values, both empty if it never was
+        """
+        if name not in self.progress or TIMESTEPS not in self.progress:
+            return np.empty(0), np.empty(0)
+        steps, values = self.progress[TIMESTEPS], self.progress[name]
+        known = ~(np.isnan(steps) | np.isnan(values))
+        return steps[known], values[known]
+
+
+def load_run(path: str | Path) -> RunResult:
+    """
+    Read the folder of a run.
+
+    :param path: a folder with at least ``run.json``
+    :return: what is in it
+    :raises FileNotFoundError: if there is no such folder or it has no ``run.json``
+    :raises ValueError: if a file lacks something, naming the file and what is missing
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: give the folder of a run, which has a {RUN_FILE}")
+    metadata = load_metadata(folder / RUN_FILE)
+    optional = {
+        "evaluations": (EVALUATIONS_FILE, load_evaluations),
+        "final_evaluation": (FINAL_FILE, load_evaluations),
+        "reward_maps": (REWARD_MAPS_FILE, load_reward_maps),
+        "trajectories": (TRAJECTORIES_FILE, load_trajectories),
+    }
+    loaded: dict[str, Any] = {}
+    for name, (file, load) in optional.items():
+        loaded[name] = load(folder / file) if (folder / file).exists() else None
+    return RunResult(path=folder, metadata=metadata, progress=load_progress(folder), **loaded)
+
+
+def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -> dict[str, list[RunResult]]:
+    """
+    Collect the runs that differ only in their seed.
+
+    :param runs: the runs
+    :param label_by: what tells groups apart: ``"algo"`` for the runs' :attr:`~RunResult.label`, ``"path"`` for every folder
+        on its own, or any key of ``run.json`` or of its hyperparameters, such as ``"beta"``
+    :return: runs by label, sorted by seed, labels in order of appearance
+    """
+    runs = list(runs)
+    parent = Path(os.path.commonpath([run.path.resolve().parent for run in runs])) if runs else Path()
+    groups: dict[str, list[RunResult]] = {}
+    for run in runs:
+        label = ", ".join(_label_part(run, key, parent) for key in label_by)
+        groups.setdefault(label, []).append(run)
+    return {label: sorted(members, key=lambda run: run.seed) for label, members in groups.items()}
+
+
+def _label_part(run: RunResult, key: str, parent: Path) -> str:
+    if key == "algo":
+        return run.label
+    if key == "path":
+        return run.path.resolve().relative_to(parent).as_posix()
+    for values in (run.metadata, run.hyperparameters):
+        if key in values:
+            return f"{key}={values[key]}"
+    known = ["algo", "path", *(name for name in run.metadata if name != "hyperparameters"), *run.hyperparameters]
+    raise ValueError(f"{run.path / RUN_FILE} has no {key!r} to label runs by, it has {', '.join(dict.fromkeys(known))}")
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """
+    :param path: a ``run.json``
+    :return: what it says
+    :raises FileNotFoundError: if there is none
+    :raises ValueError: if it is no JSON object or lacks a key
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: give the folder of a run, which has a {RUN_FILE}")
+    try:
+        metadata = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} holds a {type(metadata).__name__}, expected an object")
+    missing = [key for key in REQUIRED_METADATA if key not in metadata]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    return metadata
+
+
+def load_evaluations(path: Path) -> EvaluationTable:
+    """
+    :param path: an ``evaluations.csv``
+    :return: its rows
+    :raises ValueError: if it lacks columns or a row cannot be read
+    """
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in EVALUATION_COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+        rows = []
+        for row in reader:
+            try:
+                rows.append(_parse_evaluation(row))
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}, cannot be read: {error}") from None
+    dims = {len(row[3]) for row in rows}
+    if len(dims) > 1:
+        raise ValueError(f"{path} has tasks of different lengths {sorted(dims)}, expected one task family")
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(EVALUATION_COLUMNS)
+    types = (np.int64, str, bool, np.float64, np.int64, np.float64, np.int64, np.float64)
+    arrays = [np.array(column, dtype=dtype) for column, dtype in zip(columns, types, strict=True)]
+    return EvaluationTable(path, *arrays)
+
+
+def _parse_evaluation(row: Mapping[str, str]) -> tuple[Any, ...]:
+    return (
+        int(row["timesteps"]),
+        row["split"],
+        bool(int(row["deterministic"])),
+        tuple(float(number) for number in row["task"].split()),
+        int(row["episode"]),
+        float(row["return"]),
+        int(row["length"]),
+        float(row["success"]) if row["success"] else float("nan"),
+    )
+
+
+def load_progress(folder: Path) -> dict[str, np.ndarray]:
+    """
+    :param folder: a run's, with ``progress.csv`` of the Stable-Baselines3 logger and ``progress_from_<steps>.csv`` for each
+        time that it was continued after so many steps
+    :return: the columns as numbers, NaN where there is none; what a run logged beyond the steps that it was continued from
+        is left out
+    """
+    rows: list[dict[str, float]] = []
+    for start, path in sorted(_progress_files(folder)):
+        with open(path, newline="") as file:
+            logged = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        rows = [row for row in rows if not row.get(TIMESTEPS, 0.0) > start] + logged
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, float("nan")) for row in rows]) for name in names}
+
+
+def _progress_files(folder: Path) -> Iterable[tuple[int, Path]]:
+    for path in folder.glob("progress*.csv"):
+        match = re.fullmatch(r"progress(?:_from_(\d+))?\.csv", path.name)
+        if match:
+            yield int(match[1] or 0), path
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+def load_reward_maps(path: Path) -> SavedRewardMaps:
+    """
+    :param path: a ``reward_maps.npz``
+    :return: its arrays
+    :raises ValueError: if an array is missing or shapes disagree
+    """
+    arrays = _load_arrays(path, ("weights", "tasks", "maps"))
+    weights, tasks, maps = arrays["weights"], arrays["tasks"], _square(arrays["maps"], 1)
+    if maps.ndim != 3 or weights.shape != (len(maps), len(tasks)):
+        raise ValueError(
+            f"{path} has weights {weights.shape}, tasks {tasks.shape} and maps {maps.shape}, "
+            "expected [k, n_tasks], [n_tasks, 2] and [k, size, size] or [k, size * size]"
+        )
+    return SavedRewardMaps(weights, tasks, maps)
+
+
+def load_trajectories(path: Path) -> SavedTrajectories:
+    """
+    :param path: a ``trajectories.npz``
+    :return: its arrays
+    :raises ValueError: if an array is missing or shapes disagree
+    """
+    arrays = _load_arrays(path, ("tasks", "split", "positions"))
+    tasks, splits, positions, beliefs = arrays["tasks"], arrays["split"], arrays["positions"], arrays.get("beliefs")
+    beliefs = None if beliefs is None else _square(beliefs, 2)
+    count = len(tasks)
+    if positions.ndim != 4 or len(positions) != count or splits.shape != (count,):
+        raise ValueError(
+            f"{path} has tasks {tasks.shape}, split {splits.shape} and positions {positions.shape}, "
+            "expected [k, 2], [k] and [k, n_episodes, horizon + 1, 2]"
+        )
+    if beliefs is not None and (beliefs.ndim != 4 or beliefs.shape[:2] != positions.shape[:2]):
+        raise ValueError(
+            f"{path} has beliefs {beliefs.shape} and positions {positions.shape}, "
+            "expected beliefs [k, n_episodes, size, size] or [k, n_episodes, size * size]"
+        )
+    return SavedTrajectories(tasks, splits.astype(str), positions, beliefs)
+
+
+def _square(values: np.ndarray, n_leading: int) -> np.ndarray:
+    """Give values for all cells in the order of ``gridworld.cells()`` the shape of the grid, indexed [x, y]."""
+    size = math.isqrt(values.shape[-1])
+    if values.ndim != n_leading + 1 or size**2 != values.shape[-1]:
+        return values
+    return values.reshape(*values.shape[:-1], size, size)
+
+
+def _load_arrays(path: Path, required: Sequence[str]) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} lacks the arrays {', '.join(missing)}, it has {', '.join(arrays) or 'none'}")
+    return arrays

@@ -1,0 +1,211 @@
+"""rl_zoo3's experiment manager for meta-reinforcement learning."""
+
+import contextlib
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.vec_env import VecEnv
+
+import sb3_ldm
+from sb3_ldm.common.callbacks import (
+    LatestCheckpointCallback,
+    MetaEvalCallback,
+    MetaProgressBarCallback,
+    append_evaluation,
+    drop_evaluations_after,
+)
+from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
+from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.ldm import LDM
+from sb3_ldm.ldm.reward_maps import RewardMapCallback, has_probes
+from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
+
+EVALUATION_SPLITS = ("train", "test")
+FINAL_REPEATS = 10
+
+
+class MetaExperimentManager(ExperimentManager):
+    """
+    An experiment in the RL Zoo's style and folder layout, with meta-evaluation on the training and the unseen tasks.
+
+    Beside the zoo's files the run folder gets ``progress*.csv`` (what was logged), ``evaluations.csv`` (every evaluated
+    episode), ``run.json`` and, where the tasks can be drawn, ``reward_maps.npz`` and ``trajectories.npz``: all that
+    ``python -m sb3_ldm.figures`` needs.
+
+    Continuing from a checkpoint (``-i RUN/checkpoint.zip``) goes on in the same run folder until ``n_timesteps`` in total.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.config = kwargs.get("config") or str(config_path(self.algo))
+        self._started = time.time()
+        self._wall_time_before = 0.0
+        if self.continue_training:
+            self._continue_in(Path(self.trained_agent).parent)
+
+    def _continue_in(self, run_folder: Path) -> None:
+        """Write to the folder that the checkpoint lies in, if it is one of this experiment's runs."""
+        params_path = run_folder / self.env_name
+        if not (params_path / "config.yml").is_file():
+            return
+        self.save_path, self.params_path = str(run_folder), str(params_path)
+        state = run_folder / "run.json"
+        if state.is_file():
+            self._wall_time_before = json.loads(state.read_text())["wall_time_s"]
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        env = make_meta_vec_env(
+            self.env_name.gym_id,
+            n_envs,
+            # Evaluation draws from seeds of its own.
+            seed=self.seed + 10_000 if eval_env else self.seed,
+            backend="subproc" if self.args.vec_env == "subproc" else "auto",
+            env_kwargs=self.eval_env_kwargs if eval_env else self.env_kwargs,
+        )
+        return self._maybe_normalize(env, eval_env)
+
+    def create_callbacks(self) -> None:
+        path = Path(self.save_path)
+        if self.save_freq > 0:
+            self.callbacks.append(LatestCheckpointCallback(self.save_freq, path, Path(self.params_path) / "vecnormalize.pkl"))
+        evaluation = None
+        if self.eval_freq > 0:
+            evaluation = MetaEvalCallback(
+                self._create_eval_env(),
+                splits=EVALUATION_SPLITS,
+                eval_freq=self.eval_freq,
+                log_path=path,
+                best_model_save_path=path,
+                verbose=0 if self.show_progress else self.verbose,
+            )
+            self.callbacks.append(evaluation)
+        if self.show_progress:
+            # The zoo closes the bar by ending the first callback.
+            self.callbacks.insert(0, MetaProgressBarCallback(evaluation))
+
+    def _create_eval_env(self) -> VecEnv:
+        """As many sub-environments as the larger split has tasks, but no more than 64."""
+        env = self.create_envs(1, eval_env=True)
+        tasks = task_distribution_of(env)
+        n_tasks = max(len(tasks.tasks(split)) for split in EVALUATION_SPLITS)
+        env.close()
+        return self.create_envs(min(n_tasks, 64), eval_env=True)
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        experiment = super().setup_experiment()
+        if experiment is None:
+            return None
+        model, hyperparams = experiment
+        self._saved_hyperparams = dict(hyperparams)
+        suffix = f"_from_{model.num_timesteps}" if self.continue_training else ""
+        formats = [make_output_format("csv", self.save_path, suffix)]
+        if self.verbose > 1:
+            formats.append(make_output_format("stdout", self.save_path))
+        if self.tensorboard_log is not None:
+            formats.append(make_output_format("tensorboard", self.tensorboard_log))
+        model.set_logger(Logger(self.save_path, formats))
+        if isinstance(model, LDM) and model.n_mixture > 0 and has_probes(model.get_env()):  # type: ignore[arg-type]
+            self.callbacks.append(RewardMapCallback())
+        return model, hyperparams
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        for name in ("policy", "policy_kwargs"):
+            hyperparams.pop(name, None)
+        model = ALGOS[self.algo].load(
+            self.trained_agent,
+            env=env,
+            tensorboard_log=self.tensorboard_log,
+            verbose=self.verbose,
+            device=self.device,
+            **hyperparams,
+        )
+        buffer_path = Path(self.trained_agent).with_name("checkpoint_replay_buffer.pkl")
+        if isinstance(model, LDM) and buffer_path.is_file():
+            model.load_replay_buffer(buffer_path)
+        drop_evaluations_after(Path(self.save_path) / "evaluations.csv", model.num_timesteps)
+        print(f"Continuing after {model.num_timesteps} of {self.n_timesteps} steps in {self.save_path}")
+        return model
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        remaining = self.n_timesteps - model.num_timesteps
+        self._save_run(model)
+        try:
+            if remaining > 0:
+                # Where it continues, callbacks must not start over, and neither must the schedules.
+                callback = CallbackList(self.callbacks)
+                model.learn(remaining, callback, log_interval=10, reset_num_timesteps=not self.continue_training)
+        except KeyboardInterrupt:
+            print("Interrupted: saving what has been learned")
+        finally:
+            for bar in self.callbacks:
+                if isinstance(bar, MetaProgressBarCallback):
+                    bar.on_training_end()
+        self._save_results(model)
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        super().save_trained_model(model)
+        for name in ("checkpoint.zip", "checkpoint_replay_buffer.pkl"):
+            with contextlib.suppress(FileNotFoundError):
+                (Path(self.save_path) / name).unlink()
+
+    def _save_results(self, model: BaseAlgorithm) -> None:
+        """The final evaluation, and what figures are drawn from."""
+        self._save_run(model)
+        env, path = self._create_eval_env(), Path(self.save_path)
+        for deterministic in (False, True):
+            for split in EVALUATION_SPLITS:
+                repeats = 1 if deterministic else FINAL_REPEATS
+                result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
+                append_evaluation(path / "final_evaluation.csv", model.num_timesteps, split, deterministic, result)
+                kind = "most likely" if deterministic else "sampled"
+                reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
+                print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
+        if has_probes(env):
+            save_trajectories(model, env, path / "trajectories.npz", seed=self.seed)
+            if isinstance(model, LDM) and model.n_mixture > 0:
+                save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
+        env.close()
+        if model.env is not None:
+            model.env.close()
+
+    def _save_run(self, model: BaseAlgorithm) -> None:
+        run = {
+            "algo": self.algo,
+            "env": self.env_name.gym_id,
+            "env_kwargs": self.env_kwargs,
+            "seed": self.seed,
+            "frames": model.num_timesteps,
+            "n_timesteps": self.n_timesteps,
+            "n_envs": self.n_envs,
+            "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
+            "hyperparameters": self._saved_hyperparams,
+            "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),
+            "threads": th.get_num_threads(),
+            "version": sb3_ldm.__version__,
+            "commit": current_commit(),
+        }
+        (Path(self.save_path) / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n")
+
+
+def current_commit() -> str | None:
+    """
+    :return: the commit of the clone that the package runs from, marked if files are changed; None outside of a clone
+    """
+    folder = Path(sb3_ldm.__path__[0])
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

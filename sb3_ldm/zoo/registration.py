@@ -1,0 +1,16 @@
+"""Make the algorithms known to rl_zoo3, which has no plugins: its tables are filled in place."""
+
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_ldm.ldm import LDM
+from sb3_ldm.registration import register_envs
+from sb3_ldm.rl2 import RL2
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rl2": RL2, "ldm": LDM}
+
+
+def register() -> None:
+    """Register the algorithms with rl_zoo3 and the environments with gymnasium; calling it again changes nothing."""
+    ALGOS.update(ALGORITHMS)
+    register_envs()

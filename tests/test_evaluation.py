@@ -1,0 +1,288 @@
+"""The meta-evaluation: what it measures, and that it leaves everything as it was."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ldm import LDM, RL2
+from sb3_ldm.common.callbacks import EVALUATION_COLUMNS, MetaEvalCallback
+from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+
+STAY, UP, RIGHT = 0, 1, 2
+
+
+class Scripted:
+    """An agent that follows a function of the states and tasks that it is shown; keeps what it was called with."""
+
+    def __init__(self, env, act):
+        self.env, self.act = env, act
+        self.layout = env.observation_space.layout
+        self.observations, self.starts = [], []
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False):
+        self.observations.append(obs.copy())
+        self.starts.append(episode_start.copy())
+        tasks = np.array(self.env.get_attr("task"))
+        return self.act(obs[:, self.layout.state], tasks), state
+
+
+def walk_to_goal(states, tasks):
+    """The shortest way: first up, then right."""
+    return np.where(states[:, 1] < tasks[:, 1], UP, np.where(states[:, 0] < tasks[:, 0], RIGHT, STAY))
+
+
+@pytest.mark.parametrize(("split", "best", "n_tasks"), [("train", 23.28, 18), ("test", 24.50, 27)])
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+def test_an_oracle_reaches_the_best_possible_returns(split, best, n_tasks, backend):
+    env = grid_vec_env(9, episodes=2, horizon=30, backend=backend)
+    result = evaluate_meta(Scripted(env, walk_to_goal), env, split)
+    tasks = task_distribution_of(env).tasks(split)
+    np.testing.assert_array_equal(result.tasks, tasks)
+    # each step on the way costs 0.1, each step on the goal pays 1
+    way = tasks.sum(axis=1)
+    expected = 1.0 * (31 - way) - 0.1 * (way - 1)
+    np.testing.assert_allclose(result.returns, np.stack([expected, expected], axis=1), rtol=1e-6)
+    assert result.mean_returns == pytest.approx([best, best], abs=0.005)
+    assert (result.lengths == 30).all() and result.lengths.shape == (n_tasks, 2)
+    assert result.successes.all() and result.n_reached == n_tasks
+
+
+def test_an_agent_that_stays_finds_nothing():
+    env = grid_vec_env(9, episodes=2, horizon=30)
+    result = evaluate_meta(Scripted(env, lambda states, tasks: np.zeros(len(states), dtype=int)), env, "test")
+    assert result.mean_returns == pytest.approx([-3.0, -3.0]) and result.n_reached == 0
+
+
+def test_reached_tasks_count_by_the_last_episode_and_per_task():
+    class FirstEpisodeOnly(Scripted):
+        def predict(self, obs, **kwargs):
+            actions, state = super().predict(obs, **kwargs)
+            first_episode = (len(self.observations) - 1) % 12 < 6
+            return (actions if first_episode else np.zeros_like(actions)), state
+
+    env = grid_vec_env(2, episodes=2, horizon=6)
+    tasks = np.array([[2, 0], [0, 2], [6, 6]])  # the last one is too far for 6 steps
+    result = evaluate_meta(Scripted(env, walk_to_goal), env, tasks=tasks, n_repeats=3)
+    assert result.n_reached == pytest.approx(2.0)  # tasks, not meta-episodes
+    lazy = evaluate_meta(FirstEpisodeOnly(env, walk_to_goal), env, tasks=tasks)
+    assert lazy.successes[:2].tolist() == [[True, False]] * 2 and lazy.n_reached == 0.0
+
+
+@pytest.mark.parametrize("n_envs", [1, 4, 7])
+@pytest.mark.parametrize("n_repeats", [1, 3])
+def test_every_task_is_run_as_often_as_asked(n_envs, n_repeats):
+    env = grid_vec_env(n_envs, episodes=1, horizon=4)
+    tasks = task_distribution_of(env).tasks("train")[:5]
+    result = evaluate_meta(Scripted(env, walk_to_goal), env, tasks=tasks, n_repeats=n_repeats)
+    rows, counts = np.unique(result.tasks, axis=0, return_counts=True)
+    np.testing.assert_array_equal(rows, np.unique(tasks, axis=0))
+    assert (counts == n_repeats).all() and result.returns.shape == (5 * n_repeats, 1)
+    # each row's return is that of its own task
+    way = result.tasks.sum(axis=1)
+    expected = np.where(way <= 4, (5.0 - way) - 0.1 * (way - 1), -0.4)
+    np.testing.assert_allclose(result.returns[:, 0], expected, rtol=1e-6)
+
+
+def test_recurrent_states_are_reset_with_the_meta_episode_only():
+    env = grid_vec_env(2, episodes=2, horizon=3)
+    agent = Scripted(env, walk_to_goal)
+    evaluate_meta(agent, env, tasks=np.array([[2, 0], [0, 2], [2, 2]]))
+    starts = np.array(agent.starts)
+    assert len(starts) == 12 and starts[0].all() and starts[6].all() and starts.sum() == 4
+
+
+def random_agent(env, **options):
+    return RL2("MlpLstmPolicy", env, seed=3, device="cpu", **options)
+
+
+def test_the_same_seed_gives_the_same_result_whatever_ran_before():
+    model = random_agent(vec_env(Drift, 2, 2, 5))
+    tasks = np.array([[0.1], [0.3], [-0.2]])
+    env = vec_env(Drift, 2, 2, 5, seed=9)
+    one = evaluate_meta(model, env, tasks=tasks, seed=4)
+    np.random.seed(1)
+    th.manual_seed(1)
+    two = evaluate_meta(model, env, tasks=tasks, seed=4)
+    other_env = evaluate_meta(model, vec_env(Drift, 2, 2, 5, seed=10), tasks=tasks, seed=4)
+    other_seed = evaluate_meta(model, env, tasks=tasks, seed=5)
+    np.testing.assert_array_equal(one.returns, two.returns)
+    np.testing.assert_array_equal(one.lengths, other_env.lengths)
+    np.testing.assert_array_equal(one.returns, other_env.returns)
+    assert not np.array_equal(one.returns, other_seed.returns)
+    assert one.successes is None and one.n_reached is None  # Drift knows no success
+
+
+def test_deterministic_actions_do_not_depend_on_the_seed():
+    model = random_agent(vec_env(Bandit, 2))
+    env = vec_env(Bandit, 3, seed=1)
+    returns = [evaluate_meta(model, env, "train", deterministic=True, seed=seed).returns for seed in (0, 1)]
+    np.testing.assert_array_equal(*returns)
+    returns = [evaluate_meta(model, env, "train", n_repeats=5, seed=seed).returns for seed in (0, 1)]
+    assert not np.array_equal(*returns)
+
+
+def test_random_streams_are_put_back():
+    env = grid_vec_env(2)
+    model = random_agent(grid_vec_env(2))
+    th_before, np_before = th.random.get_rng_state(), np.random.get_state()
+    evaluate_meta(model, env, "test", seed=11)
+    assert th.equal(th.random.get_rng_state(), th_before)
+    for one, two in zip(np.random.get_state(), np_before, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_recorded_meta_episodes_are_whole_in_spite_of_early_ends():
+    model = random_agent(vec_env(Drift, 3, 2, 5))
+    env = vec_env(Drift, 3, 2, 5)
+    layout = env.observation_space.layout
+    recorder = MetaEpisodeBuffer(200, layout, 3)
+    tasks = np.arange(30)[:, None] / 100.0
+    result = evaluate_meta(model, env, tasks=tasks, recorder=recorder)
+    batch = recorder.get(np.arange(len(recorder)))
+    stored = {(length, round(float(total), 3)) for length, total in zip(batch.mask.sum(0), (batch.rewards * batch.mask).sum(0), strict=True)}
+    for lengths, returns in zip(result.lengths, result.returns, strict=True):
+        assert any(length == lengths.sum() and abs(total - returns.sum()) < 0.01 for length, total in stored)
+    # within a meta-episode a state is the one that the step before led to, or that of a reset: at most 2 resets
+    jumps = (batch.states[1:] != batch.next_states[:-1]).any(-1) & (batch.mask[1:] > 0)
+    assert int(jumps.sum(0).max()) <= 1
+
+
+# VecNormalize
+
+
+def normalized(n_envs, seed=0, **kwargs):
+    return VecNormalize(vec_env(Drift, n_envs, 2, 5, seed), **kwargs)
+
+
+def test_the_agent_sees_the_training_statistics_and_they_do_not_change():
+    model = random_agent(normalized(2))
+    model.learn(200)
+    train, env = model.get_env(), normalized(3, seed=5)
+    before = (train.obs_rms.mean.copy(), train.obs_rms.var.copy(), float(train.ret_rms.var), train.obs_rms.count)
+    seen = []
+    predict = model.predict
+    model.predict = lambda obs, **kwargs: seen.append((obs.copy(), env.get_original_obs())) or predict(obs, **kwargs)
+    first = evaluate_meta(model, env, tasks=np.array([[0.1], [0.2], [0.3]]))
+    assert (train.obs_rms.mean == before[0]).all() and (train.obs_rms.var == before[1]).all()
+    assert (float(train.ret_rms.var), train.obs_rms.count) == before[2:]
+    for obs, original in seen:
+        np.testing.assert_array_equal(obs, train.normalize_obs(original))
+    np.testing.assert_array_equal(env.obs_rms.mean, train.obs_rms.mean)
+    assert env.training and train.training
+    again = evaluate_meta(model, env, tasks=np.array([[0.1], [0.2], [0.3]]))
+    np.testing.assert_array_equal(first.returns, again.returns)
+
+
+def test_returns_are_true_ones_in_spite_of_normalisation():
+    env = VecNormalize(grid_vec_env(3, episodes=1, horizon=10))
+    env.ret_rms.var = np.array(1e4)
+    agent = Scripted(env, lambda states, tasks: np.zeros(len(states), dtype=int))
+    result = evaluate_meta(agent, env, tasks=np.array([[2, 0], [3, 3]]))
+    assert result.returns.tolist() == pytest.approx(np.full((2, 1), -1.0))
+    recorder = MetaEpisodeBuffer(5, agent.layout, 3)
+    evaluate_meta(agent, env, tasks=np.array([[2, 0]]), recorder=recorder)
+    assert recorder.get(np.array([0])).rewards[:, 0].tolist() == pytest.approx([-0.1] * 10)
+
+
+def test_a_missing_vec_normalize_is_reported():
+    model = random_agent(normalized(2))
+    with pytest.raises(ValueError, match="VecNormalize"):
+        evaluate_meta(model, vec_env(Drift, 2, 2, 5), tasks=np.array([[0.1]]))
+
+
+# Other agents, wrong use
+
+
+def test_agents_without_a_memory_can_be_evaluated():
+    env = grid_vec_env(4)
+    model = PPO("MlpPolicy", env, n_steps=12, batch_size=48, seed=0, device="cpu")
+    result = evaluate_meta(model, grid_vec_env(4), "train")
+    assert result.returns.shape == (18, 2)
+
+
+def test_wrong_use_is_reported():
+    env = grid_vec_env(2)
+    agent = Scripted(env, walk_to_goal)
+    with pytest.raises(ValueError, match="n_repeats=0"):
+        evaluate_meta(agent, env, n_repeats=0)
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate_meta(agent, env, tasks=np.zeros((0, 2)))
+    with pytest.raises(ValueError, match="split='unseen'"):
+        evaluate_meta(agent, env, "unseen")
+    with pytest.raises(ValueError, match="MetaEpisodeWrapper"):
+        evaluate_meta(agent, PPO("MlpPolicy", "CartPole-v1", device="cpu").get_env())
+
+
+# The callback
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_callback_writes_and_logs_what_it_measures(tmp_path):
+    model = random_agent(vec_env(Bandit, 2), tensorboard_log=None)
+    env = vec_env(Bandit, 2, seed=5)
+    callback = MetaEvalCallback(
+        env, eval_freq=32, n_repeats=2, log_path=tmp_path / "log", best_model_save_path=tmp_path / "best", deterministic=True
+    )
+    model.learn(64, callback=callback)
+    rows = read(tmp_path / "log" / "evaluations.csv")
+    assert tuple(rows[0]) == EVALUATION_COLUMNS
+    # at the end of the first rollout (16 steps), then 32 steps later, then at the end; 3 tasks twice, 2 episodes
+    assert sorted({int(row["timesteps"]) for row in rows}) == [16, 48, 64]
+    assert len(rows) == 3 * (2 + 1) * 2 * 2
+    last = [row for row in rows if row["timesteps"] == "64"]
+    for split, evaluation in callback.last_evaluations.items():
+        mine = [row for row in last if row["split"] == split]
+        written = np.array([float(row["return"]) for row in mine]).reshape(-1, 2)
+        np.testing.assert_array_equal(written, evaluation.returns)
+        tasks = np.array([float(row["task"]) for row in mine]).reshape(-1, 2)[:, :1]
+        np.testing.assert_array_equal(tasks, evaluation.tasks)
+        np.testing.assert_array_equal([int(row["success"]) for row in mine], evaluation.successes.flatten())
+        assert [row["episode"] for row in mine[:2]] == ["1", "2"] and {row["length"] for row in mine} == {"4"}
+        assert {row["deterministic"] for row in mine} == {"1"}
+        logged = [model.logger.name_to_value[f"eval/{split}_return_{k}"] for k in (1, 2)]
+        assert logged == evaluation.mean_returns.tolist()
+        assert model.logger.name_to_value[f"eval/{split}_reached"] == evaluation.n_reached
+    best = RL2.load(tmp_path / "best" / "best_model", device="cpu")
+    score = evaluate_meta(best, env, "train", n_repeats=2, deterministic=True).mean_returns[-1]
+    assert score == pytest.approx(callback.best_mean_return)
+
+
+def test_the_callback_evaluates_again_when_the_model_counts_from_0_again():
+    model = random_agent(vec_env(Bandit, 2))
+    callback = MetaEvalCallback(vec_env(Bandit, 1), eval_freq=32)
+    times = []
+    evaluate = callback.evaluate
+    callback.evaluate = lambda: (times.append(model.num_timesteps), evaluate())
+    model.learn(96, callback=callback)
+    first = list(times)
+    times.clear()
+    model.learn(96, callback=callback)
+    assert times == first and len(first) == 4
+
+
+def test_the_callback_refuses_to_never_wait():
+    with pytest.raises(ValueError, match="eval_freq=0"):
+        MetaEvalCallback(vec_env(Bandit, 1), eval_freq=0)
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, VecNormalize], ids=["plain", "normalised"])
+@pytest.mark.parametrize("algorithm", [RL2, LDM])
+def test_training_does_not_notice_evaluations(algorithm, wrap):
+    models = []
+    for evaluated in (False, True):
+        model = algorithm("MlpLstmPolicy", wrap(vec_env(Drift, 4)), seed=1, device="cpu")
+        # consecutive evaluations at the same time steps differ in the seed alone
+        callback = MetaEvalCallback(wrap(vec_env(Drift, 2)), eval_freq=1, seed=7) if evaluated else None
+        model.learn(4 * 24, callback=callback)
+        models.append(model)
+    assert differing(parameters(models[0]), parameters(models[1])) == []

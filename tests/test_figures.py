@@ -1,0 +1,348 @@
+"""Figures and the summary table, from run folders with made-up results."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_ldm import figures
+from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
+from sb3_ldm.envs import gridworld
+from sb3_ldm.results import group_runs, load_run
+from sb3_ldm.summary import display_name, format_frames, summary_table
+
+TASKS = gridworld.grid_navi_tasks()
+EXTRAPOLATION = "GridNaviExtrapolation-v0"
+N_EPISODES = 4
+PNG = b"\x89PNG"
+
+
+def write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values))
+
+
+def write_csv(path: Path, header, rows) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def make_run(
+    folder: Path,
+    algo: str = "ldm",
+    seed: int = 0,
+    env: str = "GridNavi-v0",
+    skill: float = 0.6,
+    n_evaluations: int = 3,
+    both_actions: bool = False,
+    **metadata,
+) -> Path:
+    """A run folder: ``skill`` is the share of unseen goals that the agent finds at the end."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([seed, len(algo), int(100 * skill)])
+    values = {"algo": algo, "env": env, "seed": seed, "frames": 10_000_000, "episodes_per_task": N_EPISODES}
+    write_json(folder / "run.json", {**values, "commit": "0000000", "hyperparameters": {"beta": 1.0}, **metadata})
+    tasks = gridworld.grid_navi_extrapolation_tasks() if env == EXTRAPOLATION else TASKS
+    easy = rng.random((gridworld.SIZE, gridworld.SIZE)) + np.arange(gridworld.SIZE) / 20
+    rows = []
+    for step in np.linspace(0, 1e7, n_evaluations + 1)[1:]:
+        progress = 1 / (1 + np.exp(-8 * (step / 1e7 - 0.35)))
+        last = step == 1e7
+        for split in ("train", "test"):
+            for deterministic in (0, 1) if both_actions and last else (0,):
+                for x, y in tasks.tasks(split):
+                    for episode in range(1, N_EPISODES + 1):
+                        share = progress * (1.0 if split == "train" else skill) * (0.35 + 0.65 * min(1, episode / 2))
+                        found = share > 0.9 * easy[x, y] + 0.1 * rng.random()
+                        way = (x + y) * (1 if episode > 2 else 1.5)
+                        episode_return = 31 - way - 0.1 * (way - 1) - rng.random() if found else -3.0
+                        task = f"{x} {y}"
+                        rows.append([int(step), split, deterministic, task, episode, episode_return, 30, int(found)])
+    write_csv(folder / "evaluations.csv", EVALUATION_COLUMNS, rows)
+    return folder
+
+
+def add_final_evaluation(folder: Path, step: int = 10_000_000, episode_return: float = 20.0) -> None:
+    rows = []
+    for split in ("train", "test"):
+        for x, y in TASKS.tasks(split):
+            for episode in range(1, N_EPISODES + 1):
+                for deterministic, repeats in ((0, 4), (1, 1)):
+                    for i in range(repeats):
+                        rows.append([step, split, deterministic, f"{x} {y}", episode, episode_return, 30, int(i % 2 == 0)])
+    write_csv(folder / "final_evaluation.csv", EVALUATION_COLUMNS, rows)
+
+
+def add_imagination(folder: Path, n_rows: int = 30) -> None:
+    seed = json.loads((folder / "run.json").read_text())["seed"]
+    rng = np.random.default_rng(seed)
+    names = ["share_unseen", "peak_reward", *(f"return_{k}" for k in range(1, N_EPISODES + 1))]
+    rows = []
+    for i in range(1, n_rows + 1):
+        t = i / n_rows
+        imagined = [0.85 * t + 0.1 * rng.random(), 0.3 + 0.5 * t + 0.05 * rng.random()]
+        imagined += [20 * t * k / N_EPISODES + rng.random() for k in range(1, N_EPISODES + 1)]
+        # The logger leaves a column empty where nothing was recorded.
+        rows.append([int(1e7 * t), "text", *(imagined if i % 2 == 0 else [""] * len(imagined))])
+    write_csv(folder / "progress.csv", ["time/total_timesteps", "note", *(f"imagination/{name}" for name in names)], rows)
+
+
+def add_reward_maps(folder: Path, k: int = 8, beta: float = 1.0, tasks: gridworld.GridNaviTasks = TASKS) -> None:
+    rng = np.random.default_rng(0)
+    seen = tasks.tasks("train")[1:15]
+    weights = beta * rng.dirichlet(np.ones(len(seen)), size=k) - (beta - 1) / len(seen)
+    x, y = np.meshgrid(np.arange(7), np.arange(7), indexing="ij")
+    centre = np.clip(weights @ seen + rng.normal(0, 1, (k, 2)), 0, 6)
+    distance = (x - centre[:, :1, None]) ** 2 + (y - centre[:, 1:, None]) ** 2
+    maps = 1.1 * 0.8 * np.exp(-distance / 3) - 0.1
+    np.savez(folder / "reward_maps.npz", weights=weights, tasks=seen, maps=maps.reshape(k, -1))
+
+
+def add_trajectories(folder: Path, goals=((4, 3), (5, 1)), with_beliefs: bool = True) -> None:
+    horizon, n_cells = gridworld.HORIZON, gridworld.SIZE
+    positions = np.zeros((len(goals), N_EPISODES, horizon + 1, 2), dtype=int)
+    beliefs = np.full((len(goals), N_EPISODES, n_cells, n_cells), -0.1)
+    rng = np.random.default_rng(0)
+    for i, goal in enumerate(goals):
+        for episode in range(N_EPISODES):
+            at = np.zeros(2, dtype=int)
+            targets = [(6, 2), (6, 6), (3, 6), (1, 3), goal] if episode == 0 else [goal]
+            for t in range(1, horizon + 1):
+                while targets and np.array_equal(at, targets[0]) and len(targets) > 1:
+                    targets.pop(0)
+                step = np.sign(np.array(targets[0]) - at)
+                step[rng.integers(2)] *= 1 if 0 in step else 0
+                at = np.clip(at + step, 0, 6)
+                positions[i, episode, t] = at
+            seen = np.zeros((n_cells, n_cells), dtype=bool)
+            seen[tuple(positions[i, : episode + 1].reshape(-1, 2).T)] = True
+            beliefs[i, episode] = np.where(seen, -0.09, 0.02 + 0.08 * rng.random((n_cells, n_cells)))
+            beliefs[i, episode][:2, :2] = -0.1
+            if (positions[i, : episode + 1] == goal).all(-1).any():
+                beliefs[i, episode] = -0.08
+                beliefs[i, episode][goal] = 0.9
+    arrays = {"tasks": np.array(goals), "split": np.array(["test"] * len(goals)), "positions": positions}
+    if with_beliefs:
+        arrays["beliefs"] = beliefs
+    np.savez(folder / "trajectories.npz", **arrays)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ldm_run(tmp_path: Path) -> Path:
+    folder = make_run(tmp_path / "ldm_0")
+    add_imagination(folder)
+    add_reward_maps(folder)
+    add_trajectories(folder)
+    return folder
+
+
+def names(paths) -> set[str]:
+    return {path.name for path in paths}
+
+
+def test_everything_a_full_run_allows_is_drawn(ldm_run, tmp_path):
+    written = figures.draw_figures([ldm_run], tmp_path / "out")
+    expected = {"learning_curves", "return_map", "reward_maps", "trajectory_0", "trajectory_1", "imagination"}
+    assert names(written) == {f"{name}.png" for name in expected} | {"summary.md"}
+    for path in written:
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(PNG) and path.stat().st_size > 5_000
+
+
+def test_several_algorithms_and_seeds(ldm_run, tmp_path):
+    runs = [ldm_run, make_run(tmp_path / "ldm_1", seed=1), make_run(tmp_path / "rl2_0", "rl2", skill=0.3, n_evaluations=2)]
+    for run in runs[1:]:
+        add_trajectories(run, with_beliefs=False)
+    add_imagination(runs[1])
+    written = names(figures.draw_figures(runs, tmp_path / "out", file_format="svg"))
+    assert {"trajectory_ldm_0.svg", "trajectory_rl2_1.svg", "learning_curves.svg", "reward_maps.svg"} <= written
+
+
+def test_a_bare_run_allows_what_needs_evaluations_only(tmp_path):
+    written = figures.draw_figures([make_run(tmp_path / "rl2_0", "rl2")], tmp_path / "out")
+    assert names(written) == {"learning_curves.png", "return_map.png", "summary.md"}
+
+
+def test_only_the_wanted_figures(ldm_run, tmp_path):
+    written = figures.draw_figures([ldm_run], tmp_path / "out", only=["fig4", "reward_maps"])
+    assert names(written) == {"reward_maps.png", "summary.md"}
+
+
+def test_other_environments_get_curves(tmp_path):
+    run = make_run(tmp_path / "other", env="NotRegistered-v0")
+    written = figures.draw_figures([run, make_run(tmp_path / "grid")], tmp_path / "out")
+    folders = {path.parent.name for path in written}
+    assert folders == {"NotRegistered-v0", "GridNavi-v0", "out"}
+    assert not (tmp_path / "out" / "NotRegistered-v0" / "return_map.png").exists()
+
+
+def test_extrapolation(tmp_path):
+    run = make_run(tmp_path / "run", env=EXTRAPOLATION)
+    add_reward_maps(run, k=1, beta=2.0, tasks=gridworld.grid_navi_extrapolation_tasks())
+    assert "reward_maps.png" in names(figures.draw_figures([run], tmp_path / "out"))
+
+
+def test_an_impossible_figure_names_the_missing_file(tmp_path):
+    run = make_run(tmp_path / "rl2_0", "rl2")
+    with pytest.raises(ValueError, match=r"reward_maps of GridNavi-v0 \(no reward_maps.npz in .*rl2_0\)"):
+        figures.draw_figures([run], tmp_path / "out", only=["fig4"])
+    with pytest.raises(ValueError, match="no evaluations with the most likely actions"):
+        figures.draw_figures([run], tmp_path / "out", only=["fig3"], actions="deterministic")
+    with pytest.raises(ValueError, match="'fig99' is not a figure"):
+        figures.draw_figures([run], tmp_path / "out", only=["fig99"])
+    (run / "evaluations.csv").unlink()
+    with pytest.raises(ValueError, match=r"no evaluations with sampled actions in evaluations.csv of .*rl2_0"):
+        figures.draw_figures([run], tmp_path / "out")
+
+
+def test_the_command_prints_files_and_the_table(ldm_run, tmp_path, capsys):
+    figures.main([str(ldm_run), "--out", str(tmp_path / "out"), "--only", "fig3,imagination"])
+    printed = capsys.readouterr().out
+    for name in ("learning_curves.png", "imagination.png", "summary.md"):
+        assert str(tmp_path / "out" / name) in printed
+    assert "| LDM | 1 | 10M | sampled | 4 |" in printed
+    with pytest.raises(SystemExit, match=r"error: .*nowhere is not a folder"):
+        figures.main([str(tmp_path / "nowhere")])
+
+
+def test_best_returns_are_those_of_the_paper():
+    assert figures.best_return(TASKS.tasks("train")) == pytest.approx(23.28, abs=5e-3)
+    assert figures.best_return(TASKS.tasks("test")) == pytest.approx(24.50, abs=5e-3)
+
+
+def test_paths_keep_right():
+    path = np.array([[0, 0], [1, 0], [1, 0], [2, 0], [2, 1], [2, 0]])
+    shifted = [[0, 0], [0, -0.1], [1, -0.1], [2.1, -0.1], [2.1, 1], [1.9, 1], [1.9, 0], [2, 0]]
+    np.testing.assert_allclose(figures._keep_right(path), shifted)
+    np.testing.assert_allclose(figures._keep_right(np.zeros((3, 2), dtype=int)), np.zeros((2, 2)))
+
+
+def test_curves_are_averaged_where_all_seeds_have_values():
+    seeds = [(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0])), (np.array([2.0, 4.0]), np.array([3.0, 5.0]))]
+    curve = figures.average_curves(seeds)
+    np.testing.assert_allclose(curve.steps, [2.0, 3.0])
+    np.testing.assert_allclose(curve.mean, [2.0, 3.0])
+    np.testing.assert_allclose(curve.std, [np.sqrt(2), np.sqrt(2)])
+    steps = np.arange(30.0)
+    np.testing.assert_allclose(figures.average_curves([(steps, steps)], window=5).mean[[0, 1, 4, 29]], [0.0, 0.5, 2.0, 27.0])
+
+
+def test_summary_table(tmp_path):
+    runs = []
+    for seed, offset in ((0, 0.0), (1, 2.0)):
+        run = tmp_path / f"rl2_{seed}"
+        run.mkdir()
+        metadata = {"algo": "rl2", "env": "GridNavi-v0", "seed": seed, "frames": 2000, "episodes_per_task": 2}
+        write_json(run / "run.json", metadata)
+        rows = [[1000, "test", 0, "3 3", 1, 99.0, 30, 1]]
+        for episode in (1, 2):
+            rows.append([2000, "train", 0, "6 6", episode, 10.0 + offset + episode, 30, 1])
+            rows += [[2000, "test", 0, f"3 {y}", episode, y, 30, int(y < episode)] for y in range(3)]
+        rows.append([2000, "test", 1, "3 0", 2, -3.0, 30, 0])
+        write_csv(run / "evaluations.csv", EVALUATION_COLUMNS, rows)
+        runs.append(run)
+    lines = summary_table(runs).splitlines()
+    assert lines[0] == "**GridNavi-v0**"
+    assert lines[2] == (
+        "| algorithm | seeds | frames | actions | episode | training return | unseen return "
+        "| training goals reached (of 1) | unseen goals reached (of 3) |"
+    )
+    assert lines[4] == "| RL² | 2 | 2k | sampled | 1 | 12.00 ± 1.41 | 1.00 ± 0.00 | 1.0 ± 0.0 | 1.0 ± 0.0 |"
+    assert lines[5] == "| RL² | 2 | 2k | sampled | 2 | 13.00 ± 1.41 | 1.00 ± 0.00 | 1.0 ± 0.0 | 2.0 ± 0.0 |"
+    assert lines[7] == "| RL² | 2 | 2k | most likely | 2 | - | -3.00 ± 0.00 | - | 0.0 ± 0.0 |"
+    with_final = make_run(tmp_path / "ldm_1")
+    add_final_evaluation(with_final)
+    assert "| LDM | 1 | 10M | sampled | 4 | 20.00 | 20.00 | 9.0 | 13.5 |" in summary_table([with_final])
+    single = summary_table([make_run(tmp_path / "ldm_0", both_actions=True)])
+    assert "±" not in single and single.count("| most likely |") == N_EPISODES
+
+
+def test_the_final_evaluation_counts_until_training_goes_on(tmp_path):
+    folder = make_run(tmp_path / "run")
+    last = load_run(folder).last_evaluation
+    assert last is not None and last.path.name == "evaluations.csv"
+    add_final_evaluation(folder)
+    last = load_run(folder).last_evaluation
+    assert last is not None and last.path.name == "final_evaluation.csv"
+    assert {"return_map.png", "summary.md"} <= names(figures.draw_figures([folder], tmp_path / "out"))
+    add_final_evaluation(folder, step=5_000_000)
+    last = load_run(folder).last_evaluation
+    assert last is not None and last.path.name == "evaluations.csv"
+
+
+def test_the_log_of_a_continued_run_is_joined(tmp_path):
+    folder = make_run(tmp_path / "run")
+    header = ["time/total_timesteps", "imagination/peak_reward"]
+    write_csv(folder / "progress.csv", header, [[100, 0.1], [200, 0.2], [300, 0.3]])
+    write_csv(folder / "progress_from_200.csv", header, [[300, 0.4], [1000, 1.0]])
+    write_csv(folder / "progress_from_1000.csv", header[:1], [[1100]])
+    run = load_run(folder)
+    np.testing.assert_array_equal(run.progress["time/total_timesteps"], [100, 200, 300, 1000, 1100])
+    steps, values = run.logged("imagination/peak_reward")
+    np.testing.assert_array_equal(steps, [100, 200, 300, 1000])
+    np.testing.assert_array_equal(values, [0.1, 0.2, 0.4, 1.0])
+
+
+def test_groups(tmp_path):
+    runs = [
+        load_run(make_run(tmp_path / "a" / "1", seed=1)),
+        load_run(make_run(tmp_path / "a" / "0")),
+        load_run(make_run(tmp_path / "b", hyperparameters={"beta": 2.0})),
+        load_run(make_run(tmp_path / "c", "rl2", env_kwargs={"task_split": "all"}, n_evaluations=1)),
+    ]
+    assert {label: len(members) for label, members in group_runs(runs).items()} == {"ldm": 3, "rl2 oracle": 1}
+    assert list(group_runs(runs, ["algo", "beta"])) == ["ldm, beta=1.0", "ldm, beta=2.0", "rl2 oracle, beta=1.0"]
+    assert list(group_runs(runs, ["path"])) == ["a/1", "a/0", "b", "c"]
+    assert [run.seed for run in group_runs(runs[:2])["ldm"]] == [0, 1]
+    assert load_run(make_run(tmp_path / "d", label="ours", n_evaluations=1)).label == "ours"
+    assert display_name("rl2 oracle, beta=1.0") == "RL² oracle, beta=1.0"
+    assert display_name("runs/ldm_3") == "runs/ldm_3"
+    with pytest.raises(ValueError, match=r"run.json has no 'gamma' to label runs by, it has .*beta"):
+        group_runs(runs, ["gamma"])
+
+
+def test_load_run_reads_everything(ldm_run):
+    run = load_run(ldm_run)
+    assert (run.algo, run.env, run.seed, run.frames, run.episodes_per_task) == ("ldm", "GridNavi-v0", 0, 10_000_000, 4)
+    assert run.hyperparameters == {"beta": 1.0}
+    assert run.evaluations is not None and run.evaluations.splits == ("train", "test")
+    last = run.evaluations.select("test", episode=4).last()
+    assert len(last) == last.n_tasks == 27 and last.has_successes and 0 < last.n_reached <= 27
+    steps, values = run.logged("imagination/share_unseen")
+    assert len(steps) == len(values) == 15 and not np.isnan(values).any()
+    assert len(run.logged("imagination/nothing")[0]) == 0
+    assert run.reward_maps is not None and run.reward_maps.peaks().shape == (8, 2)
+    assert run.trajectories is not None and run.trajectories.beliefs is not None
+
+
+def test_broken_files_are_named(ldm_run, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"out of the blue is not a folder"):
+        load_run(tmp_path / "out of the blue")
+    with pytest.raises(FileNotFoundError, match=r"run.json is missing"):
+        load_run(tmp_path)
+    np.savez(ldm_run / "trajectories.npz", tasks=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"trajectories.npz lacks the arrays split, positions, it has tasks"):
+        load_run(ldm_run)
+    np.savez(ldm_run / "reward_maps.npz", tasks=np.zeros((1, 2)), weights=np.zeros((3, 2)), maps=np.zeros((3, 7, 7)))
+    with pytest.raises(ValueError, match=r"reward_maps.npz has weights \(3, 2\)"):
+        load_run(ldm_run)
+    write_csv(ldm_run / "evaluations.csv", EVALUATION_COLUMNS, [[1, "test", 0, "3 3", "one", 0.0, 30, 1]])
+    with pytest.raises(ValueError, match=r"evaluations.csv, line 2, cannot be read: .*'one'"):
+        load_run(ldm_run)
+    write_csv(ldm_run / "evaluations.csv", EVALUATION_COLUMNS[:-1], [])
+    with pytest.raises(ValueError, match=r"evaluations.csv lacks the columns success"):
+        load_run(ldm_run)
+    write_json(ldm_run / "run.json", {"algo": "ldm"})
+    with pytest.raises(ValueError, match=r"run.json lacks env, seed, frames, episodes_per_task"):
+        load_run(ldm_run)
+    (ldm_run / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run.json is not valid JSON"):
+        load_run(ldm_run)
+
+
+@pytest.mark.parametrize(("frames", "text"), [(0, "0"), (960, "960"), (61_440, "61.4k"), (999_999, "1M"), (1e7, "10M")])
+def test_format_frames(frames, text):
+    assert format_frames(frames) == text

@@ -1,0 +1,526 @@
+"""The latent dynamics network: its objective, its networks and its buffer of meta-episodes."""
+
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import Drift, grid_vec_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from sb3_ldm.common.latent_dynamics import (
+    LatentDynamics,
+    MetaEpisodeBatch,
+    MetaEpisodeBuffer,
+    RewardDecoder,
+    elbo,
+    kl_to_previous,
+)
+from sb3_ldm.common.latent_dynamics.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
+from sb3_ldm.common.latent_dynamics.networks import dropout_mask
+from sb3_ldm.common.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
+from sb3_ldm.common.vec_env.transitions import read_next_states
+
+LAYOUT = MetaEpisodeLayout(state_dim=2, action_dim=3, discrete=True, episodes_per_task=2, max_episode_steps=4)
+LATENT = 4
+
+
+def generator(seed=0):
+    return th.Generator().manual_seed(seed)
+
+
+def network(layout=LAYOUT, seed=0, **options):
+    options = {"latent_dim": LATENT, "encoder_hidden_size": 8, "decoder_layers": (8,), **options}
+    with th.random.fork_rng():
+        th.manual_seed(seed)
+        return LatentDynamics(layout, **options)
+
+
+def without_noise(model, logvar=-20.0):
+    """Beliefs that are sure of well separated latents, so that an ELBO has no sampling noise to speak of."""
+    with th.no_grad():
+        model.encoder.logvar.weight.zero_()
+        model.encoder.logvar.bias.fill_(logvar)
+        model.encoder.mu.weight.mul_(20.0)
+    return model
+
+
+def random_batch(lengths, seed=0, layout=LAYOUT, two_rewards=False):
+    rng = np.random.default_rng(seed)
+    shape = (max(lengths), len(lengths))
+    rewards = rng.integers(0, 2, shape) if two_rewards else 3 * rng.normal(size=shape)
+    return MetaEpisodeBatch(
+        states=th.as_tensor(rng.normal(size=(*shape, layout.state_dim)), dtype=th.float32),
+        actions=th.as_tensor(np.eye(layout.action_dim)[rng.integers(0, layout.action_dim, shape)], dtype=th.float32),
+        rewards=th.as_tensor(rewards, dtype=th.float32),
+        next_states=th.as_tensor(rng.normal(size=(*shape, layout.state_dim)), dtype=th.float32),
+        mask=th.as_tensor(np.arange(max(lengths))[:, None] < np.array(lengths), dtype=th.float32),
+    )
+
+
+# The objective
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_kl_is_that_of_the_distributions(seed):
+    rng = generator(seed)
+    mu, logvar = th.randn(5, 3, LATENT, generator=rng), 2 * th.randn(5, 3, LATENT, generator=rng)
+    beliefs = Normal(mu, th.exp(0.5 * logvar))
+    prior = Normal(th.zeros(1, 3, LATENT), 1.0)
+    previous = Normal(th.cat([prior.mean, mu[:-1]]), th.cat([prior.stddev, beliefs.stddev[:-1]]))
+    th.testing.assert_close(kl_to_previous(mu, logvar), kl_divergence(beliefs, previous).sum(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_likelihoods_are_those_of_the_distributions():
+    outputs = th.linspace(-6, 6, 13).view(1, 13).expand(4, 13)
+    rewards = th.tensor([-0.1, 1.0, 1.0, -0.1]).view(4, 1)
+    expected = Bernoulli(logits=outputs).log_prob(th.tensor([0.0, 1.0, 1.0, 0.0]).view(4, 1).expand(4, 13))
+    th.testing.assert_close(bernoulli_log_likelihood(outputs, rewards, -0.1, 1.0), expected)
+    constant = Normal(0.0, 1.0).log_prob(th.tensor(0.0))
+    th.testing.assert_close(gaussian_log_likelihood(outputs, rewards), Normal(outputs, 1.0).log_prob(rewards) - constant)
+
+
+def test_elbo_by_hand():
+    log_likelihood = th.tensor([[[-1.0, -2.0], [-3.0, -5.0]], [[-0.5, -7.0], [-0.25, -11.0]]])  # (term, step, meta-episode)
+    kl = th.tensor([[2.0, 1.0], [4.0, 13.0]])
+    term_mask, step_mask = th.tensor([[1.0, 1.0], [1.0, 0.0]]), th.tensor([[1.0, 1.0], [1.0, 0.0]])
+    # first meta-episode: -1 - 3 - 0.5 - 0.25 and 2 + 4; second one, with one step and one term: -2 and 1
+    bound, reconstruction, divergence = elbo(log_likelihood, kl, term_mask, step_mask, kl_weight=0.5)
+    assert reconstruction.item() == pytest.approx((-4.75 - 2.0) / 2)
+    assert divergence.item() == pytest.approx((6.0 + 1.0) / 2)
+    assert bound.item() == pytest.approx(-3.375 - 0.5 * 3.5)
+
+
+def elbo_in_loops(model, batch, lengths):
+    """The ELBO as the paper writes it: for each t, the likelihood of every reward under m_t, less a KL; no dropout."""
+    mu, logvar = model.beliefs(batch)
+    totals = []
+    for b, length in enumerate(lengths):
+        total, previous = 0.0, Normal(th.zeros(LATENT), th.ones(LATENT))
+        for t in range(length + 1):
+            belief = Normal(mu[t, b], th.exp(0.5 * logvar[t, b]))
+            for i in range(length):
+                steps = model.decoder.encode_steps(batch.states[i, b], batch.actions[i, b], batch.next_states[i, b])
+                output = model.decoder(belief.mean, steps)
+                if model.reward_likelihood == "bernoulli":
+                    total += Bernoulli(logits=output).log_prob(batch.rewards[i, b])
+                else:
+                    total += -0.5 * (output - batch.rewards[i, b]) ** 2
+            total -= model.kl_weight * kl_divergence(belief, previous).sum()
+            previous = belief
+        totals.append(total)
+    return sum(totals) / len(totals)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("lengths", [[5, 5], [6, 2, 4]])
+def test_the_elbo_of_meta_episodes_is_the_sum_of_the_paper(likelihood, lengths):
+    model = without_noise(network(reward_likelihood=likelihood, dropout_rate=0.0, kl_weight=0.01))
+    with th.no_grad():
+        model.encoder.mu.weight.mul_(1e-4)  # the KL must not drown the rest
+    batch = random_batch(lengths, two_rewards=likelihood == "bernoulli")
+    parts = model.elbo(batch, generator())
+    th.testing.assert_close(parts["elbo"], elbo_in_loops(model, batch, lengths), rtol=1e-4, atol=1e-3)
+
+
+def distinct(values, gap):
+    """Values that lie closer together than the gap count once."""
+    values = sorted(values)
+    groups = [[values[0]]]
+    for before, value in pairwise(values):
+        if value - before > gap:
+            groups.append([])
+        groups[-1].append(value)
+    return np.array([np.mean(group) for group in groups])
+
+
+@pytest.mark.parametrize("lengths", [[3, 3], [3, 1]])
+def test_the_mean_over_all_random_subsets_is_the_whole_elbo(lengths):
+    batch = random_batch(lengths, seed=3)
+    full = without_noise(network(dropout_rate=0.0)).elbo(batch, generator())
+    model = without_noise(network(dropout_rate=0.0, n_elbo_terms=2, n_decoded_steps=1))
+    parts = [model.elbo(batch, generator(seed)) for seed in range(400)]
+    reconstructions = distinct([p["reconstruction"].item() for p in parts], gap=2e-3)
+    assert len(reconstructions) == 6 * 3  # 2 of 4 terms, 1 of 3 steps
+    assert reconstructions.mean() == pytest.approx(full["reconstruction"].item(), rel=1e-4)
+    divergences = distinct([p["kl"].item() for p in parts], gap=1e-4 * full["kl"].item())
+    assert len(divergences) == 6
+    assert divergences.mean() == pytest.approx(full["kl"].item(), rel=1e-4)
+
+
+def test_more_terms_and_steps_than_there_are_means_all():
+    batch = random_batch([5, 3])
+    few, all_ = network(n_elbo_terms=99, n_decoded_steps=99), network()
+    assert few.elbo(batch, generator())["elbo"].item() == all_.elbo(batch, generator())["elbo"].item()
+
+
+@pytest.mark.parametrize("subset", [None, 3])
+def test_padding_has_no_influence(subset):
+    model = network(n_elbo_terms=subset, n_decoded_steps=subset)
+    batch = random_batch([6, 2, 4])
+    padding = batch.mask == 0
+    results = []
+    for garbage in (0.0, 1e3):
+        for tensor in (batch.states, batch.actions, batch.rewards, batch.next_states):
+            tensor[padding] = garbage
+        parts = model.elbo(batch, generator())
+        model.zero_grad()
+        parts["elbo"].backward()
+        results.append([*(p.detach() for p in parts.values()), *(p.grad.clone() for p in model.parameters())])
+    for one, two in zip(*results, strict=True):
+        th.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_a_padded_meta_episode_counts_like_one_of_its_own_length():
+    model = without_noise(network(dropout_rate=0.0))
+    long, short = random_batch([6], seed=1), random_batch([2], seed=2)
+    padded = random_batch([6, 2], seed=9)
+    for name in ("states", "actions", "rewards", "next_states"):
+        getattr(padded, name)[:, 0] = getattr(long, name)[:, 0]
+        getattr(padded, name)[:2, 1] = getattr(short, name)[:, 0]
+    apart = [model.elbo(batch, generator()) for batch in (long, short)]
+    together = model.elbo(padded, generator())
+    for name in ("elbo", "reconstruction", "kl", "final_kl"):
+        mean = (apart[0][name] + apart[1][name]) / 2
+        th.testing.assert_close(together[name], mean, rtol=1e-4, atol=1e-3)
+
+
+# The networks
+
+
+def test_the_encoder_never_sees_the_future():
+    model = network()
+    batch = random_batch([7, 7])
+    before = model.beliefs(batch)
+    assert before[0].shape == (8, 2, LATENT)
+    for change in range(7):
+        changed = random_batch([7, 7])
+        changed.rewards[change] += 1.0
+        changed.next_states[change] -= 1.0
+        changed.actions[change] = changed.actions[change].roll(1, dims=-1)
+        for one, two in zip(before, model.beliefs(changed), strict=True):
+            assert th.equal(one[: change + 1], two[: change + 1])
+            assert (one[change + 1 :] != two[change + 1 :]).any(-1).all()
+
+
+def test_the_first_belief_is_the_same_for_every_task():
+    model = network()
+    mu, logvar = model.beliefs(random_batch([3, 3]))
+    zeros = th.zeros(model.encoder.lstm.hidden_size)
+    for value, expected in zip((mu[0], logvar[0]), model.encoder.belief(zeros), strict=True):
+        th.testing.assert_close(value, expected.expand(2, -1))
+
+
+@pytest.mark.parametrize("inputs", [("state", "action", "next_state"), ("next_state",), ("action", "state")])
+def test_the_split_first_layer_is_a_concatenated_one(inputs):
+    decoder = RewardDecoder(LAYOUT, LATENT, inputs, hidden_sizes=(8, 6))
+    batch, latents = random_batch([5, 5]), th.randn(3, 2, LATENT)
+    outputs = decoder(latents.unsqueeze(1), decoder.encode_steps(batch.states, batch.actions, batch.next_states))
+    assert outputs.shape == (3, 5, 2)
+    first = th.nn.Linear(LATENT + decoder.embedding.output_dim, 8)
+    with th.no_grad():
+        first.weight.copy_(th.cat([decoder.latent_layer.weight, decoder.step_layer.weight], dim=1))
+        first.bias.copy_(decoder.latent_layer.bias)
+    # in the fixed order state, action, next state, whatever order they were asked for in
+    every = {"state": batch.states, "action": batch.actions, "next_state": batch.next_states}
+    embedded = decoder.embedding(*(value for name, value in every.items() if name in inputs))
+    rows = th.cat([latents.unsqueeze(1).expand(3, 5, 2, -1), embedded.expand(3, 5, 2, -1)], dim=-1)
+    th.testing.assert_close(outputs, decoder.head(first(rows)).squeeze(-1))
+
+
+@pytest.mark.parametrize("inputs", [("state", "action", "next_state"), ("next_state",)])
+def test_the_decoder_sees_only_the_inputs_it_is_told_to(inputs):
+    decoder = RewardDecoder(LAYOUT, LATENT, inputs)
+    tensors = {"state": th.randn(2), "action": th.randn(3), "next_state": th.randn(2)}
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    decoder(th.zeros(LATENT), decoder.encode_steps(*tensors.values())).backward()
+    assert [name for name, tensor in tensors.items() if tensor.grad is not None] == list(inputs)
+
+
+@pytest.mark.parametrize("place", ["embeddings", "inputs"])
+def test_dropping_everything_leaves_the_latent_model_alone(place):
+    decoder = RewardDecoder(LAYOUT, LATENT, dropout_place=place)
+    nothing = th.zeros(decoder.dropout_dim)
+    batch = random_batch([5])
+    outputs = decoder(th.ones(LATENT), decoder.encode_steps(batch.states, batch.actions, batch.next_states, nothing))
+    assert len(outputs.unique()) == 1
+    everything = decoder.encode_steps(batch.states, batch.actions, batch.next_states, th.ones(decoder.dropout_dim))
+    assert th.equal(everything, decoder.encode_steps(batch.states, batch.actions, batch.next_states))
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.7])
+def test_the_dropout_mask_has_its_rate_and_mean_1(rate):
+    mask = dropout_mask((400, 500), rate, generator(), "cpu")
+    assert mask.unique().tolist() == pytest.approx([0.0, 1.0 / (1.0 - rate)])
+    assert (mask == 0).float().mean().item() == pytest.approx(rate, abs=0.005)
+    assert mask.mean().item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_dropout_changes_the_elbo_and_none_does_not():
+    batch = random_batch([5])
+    model = without_noise(network(dropout_rate=0.0))
+    assert model.dropout_mask((3,)) is None
+    values = [model.elbo(batch, generator(seed))["reconstruction"].item() for seed in range(5)]
+    assert values == pytest.approx([values[0]] * 5, abs=1e-3)
+    model.dropout_rate = 0.5
+    values = [model.elbo(batch, generator(seed))["reconstruction"].item() for seed in range(5)]
+    assert np.ptp(values) > 0.1
+
+
+def test_the_global_random_stream_is_left_alone():
+    model, batch = network(n_elbo_terms=2, n_decoded_steps=2), random_batch([5, 5])
+    before = th.random.get_rng_state()
+    model.elbo(batch, generator())
+    assert th.equal(th.random.get_rng_state(), before)
+
+
+def test_the_bernoulli_likelihood_expects_a_reward_between_the_two():
+    model = network(reward_likelihood="bernoulli", bernoulli_rewards=(-0.1, 1.0))
+    logits = th.tensor([-100.0, 0.0, np.log(3.0), 100.0])
+    assert model.expected_reward(logits).tolist() == pytest.approx([-0.1, 0.45, 1.1 * 0.75 - 0.1, 1.0])
+    assert network().expected_reward(logits) is logits  # Gaussian: the output is the mean
+
+
+def test_rewards_that_the_likelihood_cannot_make_are_refused():
+    grid = network(reward_likelihood="bernoulli", bernoulli_rewards=(-0.1, 1.0))
+    grid.check_rewards(np.array([-0.1, 1.0, -0.1], dtype=np.float32))
+    with pytest.raises(ValueError, match=r"bernoulli_rewards=\(-0\.1, 1\.0\) met the reward 0\.5.*'gaussian'"):
+        grid.check_rewards(np.array([1.0, 0.5]))
+    network().check_rewards(np.array([1.0, 0.5]))
+    for number in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            network().check_rewards(np.array([0.0, number]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout_rate": 1.0}, r"dropout_rate=1\.0"),
+        ({"dropout_rate": -0.1}, r"dropout_rate=-0\.1"),
+        ({"kl_weight": -1.0}, r"kl_weight=-1\.0"),
+        ({"latent_dim": 0}, "latent_dim=0"),
+        ({"n_elbo_terms": 0}, "n_elbo_terms=0"),
+        ({"n_decoded_steps": 0}, "n_decoded_steps=0"),
+        ({"reward_likelihood": "cauchy"}, r"reward_likelihood='cauchy'.*'bernoulli'"),
+        ({"bernoulli_rewards": (1.0, -0.1)}, "bernoulli_rewards"),
+        ({"decoder_inputs": ("reward",)}, r"decoder_inputs=\['reward'\]"),
+        ({"decoder_inputs": ()}, "decoder_inputs"),
+        ({"decoder_layers": ()}, "decoder_layers"),
+        ({"dropout_place": "latent"}, "dropout_place='latent'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        network(**options)
+
+
+# Training
+
+PATH = (2, 2, 4, 4, 1, 1)  # right, right, left, left, up, up: past (2, 0) at step 2 and past (0, 2) at step 6
+
+
+def scripted_meta_episodes(n_envs=16, rounds=4, **kwargs):
+    """Gridworld meta-episodes in which the goal is found on the way, and then found again."""
+    env = grid_vec_env(n_envs, episodes=2, horizon=len(PATH), **kwargs)
+    buffer = MetaEpisodeBuffer(n_envs * rounds, env.observation_space.layout, n_envs)
+    layout = buffer.layout
+    for _ in range(rounds):
+        env.set_options([{"task": [2, 0] if i % 2 else [0, 2]} for i in range(n_envs)])
+        obs = env.reset()
+        for action in PATH * 2:
+            actions = np.full(n_envs, action)
+            states = obs[:, layout.state]
+            obs, rewards, dones, infos = env.step(actions)
+            next_states, ends = read_next_states(obs, dones, infos, layout)
+            buffer.add(states, actions, rewards, next_states, ends, dones)
+    return buffer
+
+
+def test_training_learns_to_tell_tasks_apart():
+    buffer = scripted_meta_episodes()
+    model = network(
+        buffer.layout,
+        reward_likelihood="bernoulli",
+        bernoulli_rewards=(-0.1, 1.0),
+        dropout_rate=0.1,
+        encoder_hidden_size=32,
+        decoder_layers=(32, 32),
+        kl_weight=0.1,
+        learning_rate=5e-3,
+    )
+    rng, noise = np.random.default_rng(0), generator()
+    before = model.update(buffer, 25, 1, rng, noise)
+    model.update(buffer, 25, 250, rng, noise)
+    after = model.update(buffer, 25, 5, rng, noise)
+    assert set(before) == {"elbo", "reconstruction", "kl", "accuracy", "final_kl"}
+    assert after["elbo"] > before["elbo"] + 1.0
+    assert after["accuracy"] > 0.93
+    batch = buffer.get(np.array([0, 1]))  # the goals (0, 2) and (2, 0)
+    assert batch.rewards[:, 0].argmax() == 5 and batch.rewards[:, 1].argmax() == 1
+    mu, _ = model.beliefs(batch)
+    cells = th.tensor([[0.0, 2.0], [2.0, 0.0]])
+    steps = model.decoder.encode_steps(cells, th.eye(5)[[1, 2]], cells)
+    promised = model.expected_reward(model.decoder(mu[-1].unsqueeze(1), steps))
+    assert promised.argmax(1).tolist() == [0, 1]  # each belief promises most at its own goal
+    known = model.expected_reward(model.decoder(mu[3].unsqueeze(1), steps))  # (2, 0) has been seen, (0, 2) not yet
+    assert known.argmax(1).tolist() == [0, 1]  # the future is inferred
+
+
+def test_an_empty_buffer_and_no_updates_change_nothing():
+    model = network()
+    before = [p.clone() for p in model.parameters()]
+    empty = MetaEpisodeBuffer(3, LAYOUT, 2)
+    assert model.update(empty, 5, 2, np.random.default_rng(0)) == {}
+    filled = scripted_buffer()
+    assert model.update(filled, 5, 0, np.random.default_rng(0)) == {}
+    assert all(th.equal(one, two) for one, two in zip(before, model.parameters(), strict=True))
+    assert "accuracy" not in model.update(filled, 5, 1, np.random.default_rng(0))  # of squared errors there is none
+
+
+# The buffer
+
+
+def add_steps(buffer, first, n_steps, done_after=None):
+    """Steps of all workers, whose rewards count up from ``first``."""
+    workers = np.arange(buffer.n_workers)
+    for step in range(n_steps):
+        done = np.full(buffer.n_workers, done_after is not None and step == done_after - 1)
+        numbers = first + step + 100.0 * workers
+        states = np.stack([numbers, -numbers], axis=1)
+        buffer.add(states, workers % 3, numbers, states + 0.5, done, done)
+
+
+def scripted_buffer(capacity=10, n_workers=2, n_meta_episodes=3):
+    buffer = MetaEpisodeBuffer(capacity, LAYOUT, n_workers)
+    for index in range(n_meta_episodes):
+        add_steps(buffer, 10.0 * index, 8, done_after=8)
+    return buffer
+
+
+def first_rewards(buffer):
+    return buffer.get(np.arange(len(buffer))).rewards[0].tolist()
+
+
+def test_the_ring_overwrites_the_oldest():
+    buffer = MetaEpisodeBuffer(4, LAYOUT, 1)
+    lengths = []
+    for index in range(7):
+        add_steps(buffer, 10.0 * index, 8, done_after=8)
+        lengths.append(len(buffer))
+    assert lengths == [1, 2, 3, 4, 4, 4, 4]
+    assert sorted(first_rewards(buffer)) == [30.0, 40.0, 50.0, 60.0]
+
+
+def test_unfinished_meta_episodes_are_never_stored():
+    buffer = scripted_buffer(n_workers=2, n_meta_episodes=1)
+    add_steps(buffer, 50.0, 7)
+    assert len(buffer) == 2
+    buffer.discard_running()
+    add_steps(buffer, 70.0, 8, done_after=8)
+    assert first_rewards(buffer) == [0.0, 100.0, 70.0, 170.0]
+    batch = buffer.get(np.array([2, 3]))
+    assert batch.rewards.shape == (8, 2) and bool(batch.mask.all())
+
+
+def test_the_rest_of_a_meta_episode_is_no_whole_one():
+    buffer = MetaEpisodeBuffer(10, LAYOUT, 2)
+    buffer.discard_running(at_start=np.array([False, True]))
+    add_steps(buffer, 0.0, 5, done_after=5)  # worker 0 is in the midst of one
+    assert first_rewards(buffer) == [100.0]
+    add_steps(buffer, 10.0, 8, done_after=8)
+    assert first_rewards(buffer) == [100.0, 10.0, 110.0]
+
+
+def record(env, n_meta_episodes, rng):
+    """Meta-episodes as the environment itself tells them: (s_t, a_t, r_{t+1}, s_{t+1}, inner end) of every step."""
+    layout, recorded = env.layout, []
+    for _ in range(n_meta_episodes):
+        steps, (obs, _), done = [], env.reset(), False
+        while not done:
+            action = env.action_space.sample() if rng is None else rng.uniform(0.5, 1.0, 2).astype(np.float32)
+            next_obs, reward, done, _, info = env.step(action)
+            ended = "terminal_state" in info
+            next_state = info["terminal_state"] if ended else next_obs[layout.state]
+            steps.append((obs[layout.state], action, reward, next_state, ended))
+            obs = next_obs
+        recorded.append(steps)
+    return recorded
+
+
+def test_meta_episodes_with_early_ends_come_back_exactly():
+    env = MetaEpisodeWrapper(Drift(end_probability=0.3), 3, max_episode_steps=5)
+    env.reset(seed=0)
+    recorded = record(env, 12, np.random.default_rng(0))
+    lengths = [len(steps) for steps in recorded]
+    assert len(set(lengths)) > 4
+    buffer = MetaEpisodeBuffer(20, env.layout, 1)
+    for steps in recorded:
+        for step, (state, action, reward, next_state, ended) in enumerate(steps):
+            last = np.array([step == len(steps) - 1])
+            buffer.add(state[None], action[None], np.array([reward]), next_state[None], np.array([ended]), last)
+    batch = buffer.get(np.arange(12))
+    for i, steps in enumerate(recorded):
+        length = len(steps)
+        assert batch.mask[:, i].tolist() == [1.0] * length + [0.0] * (max(lengths) - length)
+        columns = list(zip(*steps, strict=True))
+        names = ("states", "actions", "rewards", "next_states")
+        for name, column in zip(names, columns[:4], strict=True):
+            expected = np.array(column, dtype=np.float32)
+            np.testing.assert_array_equal(getattr(batch, name)[:length, i], expected, err_msg=f"{name} of {i}")
+
+
+def test_discrete_actions_come_back_one_hot():
+    buffer = scripted_meta_episodes(n_envs=2, rounds=1)
+    batch = buffer.get(np.arange(2))
+    assert batch.actions.argmax(-1)[:, 0].tolist() == list(PATH * 2)
+    assert bool((batch.actions.sum(-1) == 1).all())
+    path = [[0, 0], [1, 0], [2, 0], [1, 0], [0, 0], [0, 1], [0, 2]]
+    assert batch.states[:, 0].tolist() == path[:-1] * 2
+    assert batch.next_states[:, 0].tolist() == path[1:] * 2
+
+
+@pytest.mark.parametrize("n_meta_episodes", [2, 9])
+def test_pickling_keeps_what_is_stored_and_drops_what_runs(n_meta_episodes):
+    buffer = scripted_buffer(capacity=5, n_workers=2, n_meta_episodes=n_meta_episodes)
+    add_steps(buffer, 500.0, 3)
+    again = pickle.loads(pickle.dumps(buffer))
+    assert len(again) == len(buffer) == min(5, 2 * n_meta_episodes)
+    for name in ("states", "actions", "rewards", "next_states", "mask"):
+        indices = np.arange(len(buffer))
+        assert th.equal(getattr(again.get(indices), name), getattr(buffer.get(indices), name))
+    buffer.discard_running()
+    for one in (buffer, again):
+        add_steps(one, 900.0, 8, done_after=8)
+    assert first_rewards(again) == first_rewards(buffer)
+    assert {900.0, 1000.0} <= set(first_rewards(again))
+
+
+def test_a_pickle_holds_no_more_than_what_is_stored():
+    few, many = (MetaEpisodeBuffer(capacity, LAYOUT, 1) for capacity in (5, 5000))
+    for buffer in (few, many):
+        add_steps(buffer, 0.0, 8, done_after=8)
+    small, large = len(pickle.dumps(few)), len(pickle.dumps(many))
+    assert large < small + 25_000  # their lengths are stored for the whole capacity
+
+
+def test_twenty_thousand_grid_meta_episodes_take_little_memory():
+    layout = MetaEpisodeLayout(state_dim=2, action_dim=5, discrete=True, episodes_per_task=4, max_episode_steps=30)
+    assert MetaEpisodeBuffer(20_000, layout, 16).nbytes <= 40 * 2**20
+
+
+def test_sampling_is_reproducible_and_reaches_every_meta_episode():
+    buffer = scripted_buffer(capacity=10, n_workers=2, n_meta_episodes=3)
+    one, two = (buffer.sample(4, np.random.default_rng(1)) for _ in range(2))
+    assert th.equal(one.rewards, two.rewards) and one.rewards.shape == (8, 4)
+    seen = buffer.sample(200, np.random.default_rng(0)).rewards[0].tolist()
+    assert set(seen) == set(first_rewards(buffer))
+
+
+def test_a_buffer_for_nothing_is_refused():
+    with pytest.raises(ValueError, match="vae_buffer_size=0"):
+        MetaEpisodeBuffer(0, LAYOUT, 1)

@@ -1,0 +1,192 @@
+"""Tasks, their distributions and splits, and the protocol of environments that host them."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_ldm.envs import (
+    SPLITS,
+    FiniteTaskDistribution,
+    GridNavi,
+    TaskDistribution,
+    TaskEnv,
+    TaskEnvMixin,
+    check_task_env,
+)
+
+TRAIN = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+TEST = np.array([[6.0, 7.0], [8.0, 9.0]])
+
+
+class UniformTasks(TaskDistribution):
+    """A continuum of tasks."""
+
+    task_dim = 1
+
+    def sample(self, split, rng):
+        low = {"train": 0.0, "test": 1.0}.get(self.validate_split(split), 0.0)
+        return rng.uniform(low, low + 1, size=1)
+
+
+class PlainEnv(TaskEnvMixin, gym.Env):
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
+    def __init__(self):
+        self.set_tasks(FiniteTaskDistribution({"train": TRAIN, "test": TEST}), "train")
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, dtype=np.float32), {"task": self.select_task(options)}
+
+    def step(self, action):
+        return np.zeros(2, dtype=np.float32), 0.0, False, False, {}
+
+
+class DeafEnv(PlainEnv):
+    """Ignores the task it is asked for."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)
+
+
+class SilentEnv(PlainEnv):
+    """Does not report its task."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed, options=options)[0], {}
+
+
+@pytest.fixture
+def distribution() -> FiniteTaskDistribution:
+    return FiniteTaskDistribution({"train": TRAIN, "test": TEST, "near": TRAIN[:1]})
+
+
+def test_finite_splits_and_their_defaults(distribution):
+    assert distribution.splits == (*SPLITS, "near")
+    assert distribution.task_dim == 2
+    np.testing.assert_array_equal(distribution.tasks("train"), TRAIN)
+    np.testing.assert_array_equal(distribution.tasks("eval"), TEST)
+    np.testing.assert_array_equal(distribution.tasks("all"), np.concatenate([TRAIN, TEST]))
+    np.testing.assert_array_equal(distribution.tasks("near"), TRAIN[:1])
+
+
+@pytest.mark.parametrize("split", [*SPLITS, "near"])
+def test_sampling_covers_the_split_and_nothing_else(distribution, split):
+    rng = np.random.default_rng(0)
+    sampled = {tuple(distribution.sample(split, rng)) for _ in range(200)}
+    assert sampled == {tuple(task) for task in distribution.tasks(split)}
+
+
+def test_sampling_depends_on_the_generator_alone(distribution):
+    draws = [[distribution.sample("all", rng).tolist() for _ in range(20)] for rng in map(np.random.default_rng, (1, 1, 2))]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_the_lists_cannot_be_changed_from_outside(distribution):
+    distribution.tasks("train")[:] = -1
+    distribution.sample("train", np.random.default_rng(0))[:] = -1
+    np.testing.assert_array_equal(distribution.tasks("train"), TRAIN)
+
+
+@pytest.mark.parametrize(
+    "splits, message",
+    [
+        ({"train": TRAIN}, "lacks test"),
+        ({"test": TEST}, "lacks train"),
+        ({"train": TRAIN, "test": TRAIN[:1]}, "must be disjoint"),
+        ({"train": TRAIN, "test": TEST[:0]}, "n_tasks > 0"),
+        ({"train": TRAIN, "test": TEST[:, :1]}, "one task_dim"),
+        ({"train": TRAIN[0], "test": TEST[0]}, "shapes"),
+    ],
+)
+def test_unfit_splits_are_refused(splits, message):
+    with pytest.raises(ValueError, match=message):
+        FiniteTaskDistribution(splits)
+
+
+def test_unknown_split_names_those_that_exist(distribution):
+    for use in (distribution.tasks, distribution.validate_split, lambda split: distribution.sample(split, None)):
+        with pytest.raises(ValueError, match=r"split='trian' does not exist .* train, test, eval, all, near"):
+            use("trian")
+
+
+def test_infinite_split_cannot_be_listed():
+    distribution = UniformTasks()
+    assert 1 <= distribution.sample("test", np.random.default_rng(0)).item() < 2
+    with pytest.raises(ValueError, match="split='train' of UniformTasks is infinite"):
+        distribution.tasks("train")
+    with pytest.raises(ValueError, match="does not exist"):
+        distribution.tasks("trian")
+
+
+@pytest.mark.parametrize("task", [[1.0], 3, "goal", None, [[1.0, 2.0]], [1.0, np.nan], [np.inf, 0.0]])
+def test_tasks_of_the_wrong_form_are_refused(distribution, task):
+    with pytest.raises(ValueError, match=r"task=.* is not a task"):
+        distribution.validate_task(task)
+
+
+def test_integer_tasks_refuse_fractions():
+    distribution = FiniteTaskDistribution({"train": np.array([[1, 2]]), "test": np.array([[3, 4]])})
+    assert distribution.validate_task([5.0, 6.0]).dtype == distribution.task_dtype == np.int64
+    with pytest.raises(ValueError, match="whole numbers"):
+        distribution.validate_task([5.5, 6.0])
+
+
+def test_environments_follow_the_protocol_through_wrappers():
+    for env in (PlainEnv(), GridNavi(), gym.wrappers.TimeLimit(GridNavi(), 3), gym.wrappers.OrderEnforcing(PlainEnv())):
+        check_task_env(env, with_reset=True)
+    assert isinstance(PlainEnv(), TaskEnv)
+    assert not isinstance(gym.make("CartPole-v1").unwrapped, TaskEnv)
+
+
+@pytest.mark.parametrize(
+    "env, message",
+    [
+        (lambda: gym.make("CartPole-v1"), "no attribute 'task_distribution'.*TaskEnvMixin"),
+        (DeafEnv, "ignores options"),
+        (SilentEnv, r"info\['task'\]"),
+    ],
+)
+def test_environments_that_do_not_follow_it_are_told_what_to_do(env, message):
+    with pytest.raises(ValueError, match=message):
+        check_task_env(env(), with_reset=True)
+
+
+def test_check_refuses_a_distribution_of_another_kind():
+    env = PlainEnv()
+    env.task_distribution = [1, 2]
+    with pytest.raises(ValueError, match="expected a TaskDistribution"):
+        check_task_env(env)
+
+
+def test_a_task_can_be_chosen_sampled_and_read_back():
+    env = PlainEnv()
+    assert env.task is None
+    _, info = env.reset(options={"task": TEST[1].tolist()})
+    np.testing.assert_array_equal(info["task"], TEST[1])
+    np.testing.assert_array_equal(env.task, TEST[1])
+    env.task[:] = -1
+    np.testing.assert_array_equal(env.task, TEST[1])
+    env.reset()
+    assert env.task.tolist() in TRAIN.tolist()
+
+
+def test_choosing_a_task_leaves_the_random_stream_alone():
+    sampled, interrupted = PlainEnv(), PlainEnv()
+    first = [sampled.reset(seed=5)[1]["task"].tolist(), *(sampled.reset()[1]["task"].tolist() for _ in range(10))]
+    second = [interrupted.reset(seed=5)[1]["task"].tolist()]
+    for _ in range(10):
+        interrupted.reset(options={"task": TEST[0]})
+        second.append(interrupted.reset()[1]["task"].tolist())
+    assert first == second
+
+
+def test_the_split_can_be_changed():
+    env = PlainEnv()
+    env.set_task_split("test")
+    assert env.task_split == "test"
+    assert env.reset(seed=0)[1]["task"].tolist() in TEST.tolist()
+    with pytest.raises(ValueError, match="split='trian'"):
+        env.set_task_split("trian")
