@@ -7,7 +7,7 @@ described in :mod:`sb3_ldm.results`, the figure numbers are those of the LDM pap
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -354,7 +354,7 @@ def _draw_references(axes: Sequence[Axes], splits: Sequence[str], plan: Plan) ->
 def _draw_reference(axis: Axes, value: float, name: str, above: bool) -> None:
     axis.axhline(value, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axis.annotate(
-        f"{name} {value:.1f}".replace("-", "\N{MINUS SIGN}"),
+        f"{name} {_number(value)}",
         (1.0, value),
         xycoords=axis.get_yaxis_transform(),
         xytext=(0, 2 if above else -2),
@@ -364,6 +364,10 @@ def _draw_reference(axis: Axes, value: float, name: str, above: bool) -> None:
         fontsize=7,
         color=_MUTED,
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _horizon(plan: Plan) -> int:
@@ -378,7 +382,11 @@ def _draw_legend(figure: Figure, groups: Mapping[str, Sequence[RunResult]], plan
     for label, members in groups.items():
         seeds = f"{len(members)} seed{'s' if len(members) > 1 else ''}"
         handles.append(Line2D([], [], color=plan.colour(label), linewidth=2.5, label=f"{display_name(label)} ({seeds})"))
-    figure.legend(handles=[*handles, *extra], loc="outside upper left", ncols=5, handlelength=1.4, columnspacing=1.6)
+    handles += extra
+    # As many columns as fit: about 0.07 inch a letter, and the line before it.
+    width = 0.5 + 0.07 * max(len(handle.get_label()) for handle in handles)
+    ncols = max(1, int(figure.get_figwidth() / width))
+    figure.legend(handles=handles, loc="outside upper left", ncols=ncols, handlelength=1.4, columnspacing=1.6)
 
 
 # What is imagined over training
@@ -390,42 +398,43 @@ def imagination(plan: Plan) -> Drawing:
     the policy's return on them.
 
     :param plan: what to draw
-    :return: one figure
+    :return: one figure, with a panel for each of these that was logged
     """
-    groups: dict[str, list[RunResult]] = {}
-    for label, members in plan.groups.items():
-        imagining = [run for run in members if any(len(run.logged(name)[0]) for name in _imagination_names(run))]
-        if imagining:
-            groups[label] = imagining
-    if not groups:
+    last = max(run.episodes_per_task for run in plan.runs)
+    returns: dict[str, Any] = {f"imagination/return_{last}": "-", **({"imagination/return_1": ":"} if last > 1 else {})}
+    panels: list[tuple[str, str, dict[str, str]]] = [
+        ("Imagined tasks that are unseen", "share of reward maps", {"imagination/share_unseen": "-"}),
+        ("Peak of the reward maps", "imaginary reward", {"imagination/peak_reward": "-"}),
+        ("Return on imaginary tasks", "imaginary return", returns),
+    ]
+    panels = [panel for panel in panels if any(_has_logged(run, panel[2]) for run in plan.runs)]
+    if not panels:
         raise NothingToDraw(f"no columns imagination/... in {PROGRESS_FILE} of {_folders(plan.runs)}")
-    figure, axes = _panels(3)
-    axes[0].set_title("Imagined tasks that are unseen")
-    axes[0].set_ylabel("share of reward maps")
-    axes[0].set_ylim(-0.03, 1.03)
-    axes[1].set_title("Peak of the reward maps")
-    axes[1].set_ylabel("imaginary reward")
-    axes[2].set_title("Return on imaginary tasks")
-    axes[2].set_ylabel("imaginary return")
-    extra = []
-    for label, members in groups.items():
-        for axis, name in zip(axes, ("imagination/share_unseen", "imagination/peak_reward"), strict=False):
-            _draw_curve(axis, [run.logged(name) for run in members], plan, label)
-        episodes = max(run.episodes_per_task for run in members)
-        _draw_curve(axes[2], [run.logged(f"imagination/return_{episodes}") for run in members], plan, label)
-        if episodes > 1:
-            _draw_curve(axes[2], [run.logged("imagination/return_1") for run in members], plan, label, style=":")
-            extra = [
-                Line2D([], [], color=_MUTED, label=f"episode {episodes}"),
-                Line2D([], [], color=_MUTED, linestyle=":", label="episode 1"),
-            ]
-    _draw_legend(figure, groups, plan, extra)
+    columns = {name: style for _, _, names in panels for name, style in names.items()}
+    groups = {
+        label: [run for run in members if _has_logged(run, columns)]
+        for label, members in plan.groups.items()
+        if any(_has_logged(run, columns) for run in members)
+    }
+    figure, axes = _panels(len(panels))
+    for axis, (title, quantity, names) in zip(axes, panels, strict=True):
+        axis.set(title=title, ylabel=quantity)
+        if "imagination/share_unseen" in names:
+            axis.set_ylim(-0.03, 1.03)
+        for label, members in groups.items():
+            for name, style in names.items():
+                _draw_curve(axis, [run.logged(name) for run in members], plan, label, style)
+    episodes = [
+        Line2D([], [], color=_MUTED, linestyle=style, label=f"episode {name.rpartition('_')[2]}")
+        for name, style in returns.items()
+        if name in columns and len(returns) > 1
+    ]
+    _draw_legend(figure, groups, plan, episodes)
     yield "imagination", figure
 
 
-def _imagination_names(run: RunResult) -> list[str]:
-    returns = [f"imagination/return_{k}" for k in (1, run.episodes_per_task)]
-    return ["imagination/share_unseen", "imagination/peak_reward", *returns]
+def _has_logged(run: RunResult, names: Iterable[str]) -> bool:
+    return any(len(run.logged(name)[0]) > 0 for name in names)
 
 
 # Maps of the gridworld
@@ -592,7 +601,9 @@ def _reward_maps_figure(saved: SavedRewardMaps, tasks: GridNaviTasks, name: str,
     extrapolates = saved.weights.min() < 0.0
     top = float(np.abs(saved.weights[:n_maps]).max())
     weight_cmap, weight_norm = ("PuOr", Normalize(-top, top)) if extrapolates else ("Blues", Normalize(0.0, top))
-    map_norm = Normalize(min(gridworld.STEP_REWARD, float(saved.maps[:n_maps].min())), float(saved.maps[:n_maps].max()))
+    # Where nothing is promised yet, differences are noise and should look like it.
+    shown = saved.maps[:n_maps]
+    map_norm = Normalize(min(gridworld.STEP_REWARD, float(shown.min())), max(0.0, float(shown.max())))
     peaks = saved.peaks()
 
     figure = Figure(figsize=(1.45 * n_maps + 1.1, 3.6), layout="constrained")
@@ -656,7 +667,7 @@ def _trajectory_figure(saved: SavedTrajectories, index: int, tasks: GridNaviTask
         _draw_path(axis, positions[episode])
         _draw_cross(axis, goal, 7)
         total = gridworld.reward(positions[episode][1:], goal).sum()
-        axis.set_title(f"episode {episode + 1}, return {total:.1f}", fontsize=8.5, loc="center")
+        axis.set_title(f"episode {episode + 1}, return {_number(total)}", fontsize=8.5, loc="center")
     if beliefs is not None:
         _colour_bar(figure, list(axes), "Reds", norm, "expected reward")
     split = split_name(str(saved.splits[index]))

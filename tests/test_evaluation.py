@@ -145,7 +145,10 @@ def test_recorded_meta_episodes_are_whole_in_spite_of_early_ends():
     tasks = np.arange(30)[:, None] / 100.0
     result = evaluate_meta(model, env, tasks=tasks, recorder=recorder)
     batch = recorder.get(np.arange(len(recorder)))
-    stored = {(length, round(float(total), 3)) for length, total in zip(batch.mask.sum(0), (batch.rewards * batch.mask).sum(0), strict=True)}
+    stored = {
+        (length, round(float(total), 3))
+        for length, total in zip(batch.mask.sum(0), (batch.rewards * batch.mask).sum(0), strict=True)
+    }
     for lengths, returns in zip(result.lengths, result.returns, strict=True):
         assert any(length == lengths.sum() and abs(total - returns.sum()) < 0.01 for length, total in stored)
     # within a meta-episode a state is the one that the step before led to, or that of a reset: at most 2 resets

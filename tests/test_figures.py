@@ -213,6 +213,15 @@ def test_best_returns_are_those_of_the_paper():
     assert figures.best_return(TASKS.tasks("test")) == pytest.approx(24.50, abs=5e-3)
 
 
+def test_imagination_shows_what_was_logged(tmp_path):
+    run = make_run(tmp_path / "run", n_evaluations=1)
+    write_csv(run / "progress.csv", ["time/total_timesteps", "imagination/return_4"], [[1000, 2.0]])
+    plan = figures.Plan(group_runs([load_run(run)]), None, False, 1)
+    ((name, figure),) = figures.imagination(plan)
+    assert name == "imagination"
+    assert [axis.get_title() for axis in figure.axes] == ["Return on imaginary tasks"]
+
+
 def test_paths_keep_right():
     path = np.array([[0, 0], [1, 0], [1, 0], [2, 0], [2, 1], [2, 0]])
     shifted = [[0, 0], [0, -0.1], [1, -0.1], [2.1, -0.1], [2.1, 1], [1.9, 1], [1.9, 0], [2, 0]]

@@ -321,16 +321,17 @@ def test_options_out_of_range_are_refused(options, message):
 
 # Training
 
-PATH = (2, 2, 4, 4, 1, 1)  # right, right, left, left, up, up: past (2, 0) at step 2 and past (0, 2) at step 6
+PATH = (2, 2, 0, 0, 4, 4)  # right, right, stay, stay, left, left: on the goal (2, 0) or not
+GOAL, ELSEWHERE = [2, 0], [6, 6]
 
 
-def scripted_meta_episodes(n_envs=16, rounds=4, **kwargs):
-    """Gridworld meta-episodes in which the goal is found on the way, and then found again."""
-    env = grid_vec_env(n_envs, episodes=2, horizon=len(PATH), **kwargs)
+def scripted_meta_episodes(n_envs=16, rounds=4):
+    """Gridworld meta-episodes that look whether the goal is at (2, 0), which it is for every second worker."""
+    env = grid_vec_env(n_envs, episodes=2, horizon=len(PATH))
     buffer = MetaEpisodeBuffer(n_envs * rounds, env.observation_space.layout, n_envs)
     layout = buffer.layout
     for _ in range(rounds):
-        env.set_options([{"task": [2, 0] if i % 2 else [0, 2]} for i in range(n_envs)])
+        env.set_options([{"task": GOAL if i % 2 else ELSEWHERE} for i in range(n_envs)])
         obs = env.reset()
         for action in PATH * 2:
             actions = np.full(n_envs, action)
@@ -345,6 +346,7 @@ def test_training_learns_to_tell_tasks_apart():
     buffer = scripted_meta_episodes()
     model = network(
         buffer.layout,
+        seed=1,
         reward_likelihood="bernoulli",
         bernoulli_rewards=(-0.1, 1.0),
         dropout_rate=0.1,
@@ -355,20 +357,16 @@ def test_training_learns_to_tell_tasks_apart():
     )
     rng, noise = np.random.default_rng(0), generator()
     before = model.update(buffer, 25, 1, rng, noise)
-    model.update(buffer, 25, 250, rng, noise)
+    model.update(buffer, 25, 400, rng, noise)
     after = model.update(buffer, 25, 5, rng, noise)
     assert set(before) == {"elbo", "reconstruction", "kl", "accuracy", "final_kl"}
-    assert after["elbo"] > before["elbo"] + 1.0
-    assert after["accuracy"] > 0.93
-    batch = buffer.get(np.array([0, 1]))  # the goals (0, 2) and (2, 0)
-    assert batch.rewards[:, 0].argmax() == 5 and batch.rewards[:, 1].argmax() == 1
-    mu, _ = model.beliefs(batch)
-    cells = th.tensor([[0.0, 2.0], [2.0, 0.0]])
-    steps = model.decoder.encode_steps(cells, th.eye(5)[[1, 2]], cells)
-    promised = model.expected_reward(model.decoder(mu[-1].unsqueeze(1), steps))
-    assert promised.argmax(1).tolist() == [0, 1]  # each belief promises most at its own goal
-    known = model.expected_reward(model.decoder(mu[3].unsqueeze(1), steps))  # (2, 0) has been seen, (0, 2) not yet
-    assert known.argmax(1).tolist() == [0, 1]  # the future is inferred
+    assert after["elbo"] > before["elbo"] + 4.0 and after["elbo"] > -1.2
+    assert after["accuracy"] > 0.93 > before["accuracy"]  # 0.75 without a belief
+    mu, _ = model.beliefs(buffer.get(np.array([0, 1])))  # the goal is elsewhere, and at (2, 0)
+    cell = th.tensor([2.0, 0.0])
+    promised = model.expected_reward(model.decoder(mu, model.decoder.encode_steps(cell, th.eye(5)[0], cell)))
+    assert promised[0, 0].item() == promised[0, 1].item()  # before the first transition nothing is known
+    assert bool((promised[2:, 0] < 0.2).all()) and bool((promised[2:, 1] > 0.8).all())  # two steps later it is
 
 
 def test_an_empty_buffer_and_no_updates_change_nothing():
@@ -479,7 +477,7 @@ def test_discrete_actions_come_back_one_hot():
     batch = buffer.get(np.arange(2))
     assert batch.actions.argmax(-1)[:, 0].tolist() == list(PATH * 2)
     assert bool((batch.actions.sum(-1) == 1).all())
-    path = [[0, 0], [1, 0], [2, 0], [1, 0], [0, 0], [0, 1], [0, 2]]
+    path = [[0, 0], [1, 0], [2, 0], [2, 0], [2, 0], [1, 0], [0, 0]]
     assert batch.states[:, 0].tolist() == path[:-1] * 2
     assert batch.next_states[:, 0].tolist() == path[1:] * 2
 

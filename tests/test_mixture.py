@@ -187,9 +187,7 @@ def rewards_of_the_same_step(imagined, n_times=40):
 
 def test_dropout_in_imagination():
     model = network(dropout_rate=0.5)
-    off, step, meta = (
-        imagination(model, imagination_dropout=kind) for kind in ("off", "step", "meta_episode")
-    )
+    off, step, meta = (imagination(model, imagination_dropout=kind) for kind in ("off", "step", "meta_episode"))
     assert np.ptp(rewards_of_the_same_step(off), axis=0).max() == 0
     assert np.ptp(rewards_of_the_same_step(step), axis=0).min() > 0.01
     one = rewards_of_the_same_step(meta)
@@ -321,7 +319,7 @@ def without_time(info):
 @pytest.mark.parametrize("name", ENVS)
 def test_only_the_mixture_workers_rewards_change(name):
     make, act = ENVS[name]
-    n, n_mixture = 3, 1
+    n, n_mixture = 2 if name == "subproc" else 3, 1  # processes take long to start
     bare = roll(make(n, 7), act, 30, seed=1)
     env, spy = mixture_env(make(n, 7), n_mixture)
     mixed = roll(env, act, 30, seed=1)
@@ -428,7 +426,7 @@ def test_imaginary_rewards_are_decoded_from_the_beliefs_before_the_transition(na
     env.close()
 
 
-@pytest.mark.parametrize("name", ["box, early ends", "batched", "subproc"])
+@pytest.mark.parametrize("name", ["box, early ends", "batched"])
 def test_imaginary_rewards_are_normalised_with_statistics_that_they_do_not_update(name):
     make, act = ENVS[name]
     n = 3

@@ -1,0 +1,82 @@
+"""The command line: a run's files, and going on after a crash."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_ldm.ldm import LDM
+from sb3_ldm.train import DEFAULTS, with_defaults
+from sb3_ldm.zoo.configs import config_path
+
+ROLLOUT = 8 * 120
+
+
+def command(folder: Path, n_timesteps: int, *more: str) -> list[str]:
+    options = ["--algo", "ldm", "--env", "GridNavi-v0", "-n", str(n_timesteps), "--seed", "3", "-f", str(folder)]
+    small = ["-params", "n_envs:8", "batch_size:480", "vae_buffer_size:100"]
+    return [sys.executable, "-u", "-m", "sb3_ldm.train", *options, "--eval-freq", "4000", "--save-freq", "1000", *more, *small]
+
+
+def evaluated_timesteps(run: Path) -> list[int]:
+    with open(run / "evaluations.csv") as file:
+        return sorted({int(row["timesteps"]) for row in csv.DictReader(file)})
+
+
+def test_defaults_give_way_to_what_the_user_says() -> None:
+    assert with_defaults(["--algo", "rl2", "--eval-freq=7"], interactive=False) == [
+        *("--algo", "rl2", "--eval-freq=7"),
+        *("--env", DEFAULTS["--env"], "--save-freq", DEFAULTS["--save-freq"], "--num-threads", "1"),
+    ]
+    assert with_defaults([], interactive=True)[-1] == "--progress"
+    assert "--progress" not in with_defaults(["-P"], interactive=True)
+
+
+def test_unknown_algorithm_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="ldm, rl2"):
+        config_path("maml")
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """Kill -9 loses nothing that was checkpointed, and the continued run ends with all the files of an unbroken one."""
+    process = subprocess.Popen(command(tmp_path, 10**8), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run, checkpoint = tmp_path / "ldm" / "GridNavi-v0_1", tmp_path / "ldm" / "GridNavi-v0_1" / "checkpoint.zip"
+    try:
+        deadline = time.time() + 120
+        while not (checkpoint.is_file() and len(evaluated_timesteps(run)) > 1):
+            assert process.poll() is None and time.time() < deadline
+            time.sleep(0.1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+    saved = LDM.load(checkpoint).num_timesteps
+    assert saved >= ROLLOUT
+    total = saved + 2 * ROLLOUT
+    result = subprocess.run(command(tmp_path, total, "-i", str(checkpoint)), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"Continuing after {saved} of {total} steps" in result.stdout
+    assert [path.name for path in (tmp_path / "ldm").iterdir()] == ["GridNavi-v0_1"]
+
+    steps = evaluated_timesteps(run)
+    assert max(steps) == total and len(steps) == len(set(steps))
+    assert LDM.load(run / "GridNavi-v0.zip").num_timesteps == total
+    state = json.loads((run / "run.json").read_text())
+    assert state["frames"] == total and state["seed"] == 3 and state["hyperparameters"]["n_envs"] == 8
+    with np.load(run / "trajectories.npz") as trajectories:
+        positions = trajectories["positions"]
+        assert positions.shape == (27, 4, 31, 2)
+        assert (positions[:, :, 0] == 0).all()
+        assert np.abs(np.diff(positions, axis=2)).sum(-1).max() == 1
+        assert trajectories["beliefs"].shape == (27, 4, 49)
+    with np.load(run / "reward_maps.npz") as maps:
+        np.testing.assert_allclose(maps["weights"].sum(1), 1.0, rtol=1e-4)
+        assert maps["maps"].shape[1] == 49
+    assert not checkpoint.exists()
