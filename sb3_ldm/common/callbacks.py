@@ -73,6 +73,7 @@ class MetaEvalCallback(BaseCallback):
     def _on_training_end(self) -> None:
         if self._last_timesteps != self.num_timesteps:
             self.evaluate()
+            self.logger.dump(self.num_timesteps)
 
     def evaluate(self) -> None:
         """Evaluate on every split now, and log it."""

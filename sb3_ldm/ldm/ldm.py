@@ -3,7 +3,7 @@
 import io
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -24,6 +24,8 @@ from sb3_ldm.rl2 import RL2
 
 SelfLDM = TypeVar("SelfLDM", bound="LDM")
 
+_GENERATORS = ("_imagination_generator", "_vae_generator")
+
 
 class LDM(RL2):
     """
@@ -36,6 +38,8 @@ class LDM(RL2):
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
     :param mixture_ratio: share of the sub-environments that are mixture workers, in [0, 1); at least one if above 0
+    :param imagination_starts: time steps before mixture workers get imaginary rewards; until then they get the true ones, so
+        that the policy and the decoder first learn what the training tasks have in common
     :param beta: degree of extrapolation of the mixture weights (Equation 1); 1 keeps to convex mixtures
     :param n_partners: normal workers that each mixture worker mixes, at most as many as there are
     :param mixture_weights: one weight ``"per_worker"`` or independent weights ``"per_dimension"`` of the latent model
@@ -70,6 +74,7 @@ class LDM(RL2):
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
         mixture_ratio: float = 0.125,
+        imagination_starts: int = 0,
         beta: float = 1.0,
         n_partners: int = 14,
         mixture_weights: str = "per_worker",
@@ -140,6 +145,7 @@ class LDM(RL2):
             _init_setup_model=False,
         )
         self.mixture_ratio = mixture_ratio
+        self.imagination_starts = imagination_starts
         self.beta = beta
         self.n_partners = n_partners
         self.mixture_weights = mixture_weights
@@ -163,6 +169,7 @@ class LDM(RL2):
         self._imagination_generator: th.Generator | None = None
         self._vae_generator: th.Generator | None = None
         self._vae_rng: np.random.Generator | None = None
+        self._generator_states: dict[str, th.Tensor] = {}
         self.mixture_env = None
 
         if _init_setup_model:
@@ -221,10 +228,15 @@ class LDM(RL2):
         imagination_seed, vae_seed, batch_seed, self._network_seed = (
             np.random.SeedSequence(self.seed).generate_state(4).tolist()
         )
+        self._imagination_generator = th.Generator(self.device).manual_seed(imagination_seed)
+        self._vae_generator = th.Generator(self.device).manual_seed(vae_seed)
         if self._vae_rng is None:
-            self._imagination_generator = th.Generator(self.device).manual_seed(imagination_seed)
-            self._vae_generator = th.Generator(self.device).manual_seed(vae_seed)
             self._vae_rng = np.random.default_rng(batch_seed)
+        for name, state in self._generator_states.items():
+            generator = getattr(self, name)
+            # A state saved on another kind of device has another form; the streams then start anew.
+            if state.shape == generator.get_state().shape:
+                generator.set_state(state)
 
     def _setup_mixture_env(self) -> None:
         """Wrap the user's env, for collecting rollouts only."""
@@ -249,7 +261,11 @@ class LDM(RL2):
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
                 stacklevel=4,
             )
-        for name, value, least in (("vae_batch_size", self.vae_batch_size, 1), ("vae_updates", self.vae_updates, 0)):
+        for name, value, least in (
+            ("vae_batch_size", self.vae_batch_size, 1),
+            ("vae_updates", self.vae_updates, 0),
+            ("imagination_starts", self.imagination_starts, 0),
+        ):
             if value < least:
                 raise ValueError(f"{name}={value}: use at least {least}.")
         self.imagination_config.validate(self.reward_likelihood)
@@ -272,6 +288,7 @@ class LDM(RL2):
         obs_before = self._last_obs
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.mixture_env is not None
+        self.mixture_env.enabled = self.num_timesteps >= self.imagination_starts
         if self._last_obs is not obs_before or not self.mixture_env.started:
             self.mixture_env.start(self._last_obs, self._last_episode_starts)  # type: ignore[arg-type]
         return prepared
@@ -280,6 +297,7 @@ class LDM(RL2):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         assert self.mixture_env is not None and self.mixture_env.venv is env
+        self.mixture_env.enabled = self.num_timesteps >= self.imagination_starts
         return super().collect_rollouts(self.mixture_env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
@@ -311,6 +329,15 @@ class LDM(RL2):
     ) -> SelfLDM:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        self._generator_states = {name: getattr(self, name).get_state() for name in _GENERATORS}
+        super().save(path, exclude, include)
+
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
         Save the buffer of meta-episodes to its own file, as SB3 does with replay buffers (``CheckpointCallback`` too).
@@ -334,7 +361,7 @@ class LDM(RL2):
         self._setup_mixture_env()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "latent_dynamics", "mixture_env"]
+        return [*super()._excluded_save_params(), "latent_dynamics", "mixture_env", *_GENERATORS]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

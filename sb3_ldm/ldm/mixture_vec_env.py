@@ -38,6 +38,8 @@ class MixtureVecEnv(VecEnvWrapper):
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
         self.imaginary_returns: deque[np.ndarray] = deque(maxlen=stats_window_size)
+        #: Whether meta-episodes that begin from now on are imaginary; else mixture workers get the true rewards.
+        self.enabled = True
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.started = False
 
@@ -59,6 +61,7 @@ class MixtureVecEnv(VecEnvWrapper):
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
         self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.n_normal])
         self.imagination.start()
+        self.imagining = np.full(self.n_mixture, self.enabled)
         self.started = True
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -73,13 +76,12 @@ class MixtureVecEnv(VecEnvWrapper):
         actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
         features = self.layout.encode_actions(actions)
 
-        if self.n_mixture > 0:
-            mixture = slice(self.n_normal, self.num_envs)
+        normal, mixture = slice(0, self.n_normal), slice(self.n_normal, self.num_envs)
+        if self.n_mixture > 0 and self.imagining.any():
             imaginary = self.imagination.rewards(self._states[mixture], features[mixture], next_states[mixture])
             obs, rewards = obs.copy(), rewards.copy()
             self._imagine(imaginary, obs, rewards, dones, infos, true_rewards)
             self._record_returns(imaginary, episode_ends[mixture], dones[mixture])
-        normal = slice(0, self.n_normal)
         if dones.any() or len(self.buffer) == 0:
             self.imagination.latent_dynamics.check_rewards(true_rewards[normal])
         self.buffer.add(
@@ -91,8 +93,9 @@ class MixtureVecEnv(VecEnvWrapper):
             dones[normal],
         )
         self.imagination.observe(next_states[normal], features[normal], true_rewards[normal], dones[normal])
-        if self.n_mixture > 0 and dones[self.n_normal :].any():
-            self.imagination.new_tasks(np.flatnonzero(dones[self.n_normal :]))
+        if dones[mixture].any():
+            self.imagination.new_tasks(np.flatnonzero(dones[mixture]))
+            self.imagining[dones[mixture]] = self.enabled
         for i in np.flatnonzero(dones[normal]):
             self.final_tasks[i] = infos[i].get("task")
         self._states = true_obs[:, self.layout.state]
@@ -111,13 +114,14 @@ class MixtureVecEnv(VecEnvWrapper):
         infos: list[dict[str, Any]],
         true_rewards: np.ndarray,
     ) -> None:
-        """Put the imaginary rewards wherever a mixture worker's true reward stood, in place."""
+        """Put the imaginary rewards wherever an imagining worker's true reward stood, in place."""
         slots = self._reward_slots(imaginary)
-        rewards[self.n_normal :] = imaginary if self.normalizer is None else self.normalizer.normalize_reward(imaginary)
+        normalized = imaginary if self.normalizer is None else self.normalizer.normalize_reward(imaginary)
+        rewards[self.n_normal :][self.imagining] = normalized[self.imagining]
         # After the end of a meta-episode the observation is the next one's first: it has no previous reward.
-        running = ~dones[self.n_normal :]
+        running = ~dones[self.n_normal :] & self.imagining
         obs[self.n_normal :, self.layout.reward_index][running] = slots[running]
-        for i in range(self.n_mixture):
+        for i in np.flatnonzero(self.imagining):
             info = infos[self.n_normal + i]
             info["true_reward"] = float(true_rewards[self.n_normal + i])
             if "terminal_observation" in info:
@@ -139,9 +143,10 @@ class MixtureVecEnv(VecEnvWrapper):
         return normalized[:, self.layout.reward_index]
 
     def _record_returns(self, imaginary: np.ndarray, episode_ends: np.ndarray, dones: np.ndarray) -> None:
-        self._returns[np.arange(self.n_mixture), self._episode] += imaginary
+        self._returns[np.arange(self.n_mixture), self._episode] += imaginary * self.imagining
         self._episode += episode_ends
         for worker in np.flatnonzero(dones):
-            self.imaginary_returns.append(self._returns[worker].copy())
+            if self.imagining[worker]:
+                self.imaginary_returns.append(self._returns[worker].copy())
             self._returns[worker] = 0.0
             self._episode[worker] = 0
