@@ -56,6 +56,39 @@ def test_without_mixture_workers_it_is_rl2_bit_for_bit(env, vae_updates):
     assert bool(differing(before, of_network(ldm))) == (vae_updates > 0)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_before_imagination_starts_it_is_rl2_bit_for_bit(normalize):
+    def env():
+        return VecNormalize(drifts()) if normalize else bandits()
+
+    options = {} if normalize else BANDIT
+    ldm = make(env(), imagination_starts=2 * ROLLOUT, mixture_ratio=0.5, **options).learn(2 * ROLLOUT)
+    rl2 = RL2("MlpLstmPolicy", env(), seed=0, device="cpu").learn(2 * ROLLOUT)
+    assert differing(of_policy(ldm), parameters(rl2)) == []
+    assert len(ldm.replay_buffer) == 2 * ldm.n_normal
+    assert ldm.mixture_env.mean_imaginary_returns() is None
+
+
+def test_imagination_starts_with_new_meta_episodes():
+    """The roles change only where a task begins, and the log counts imaginary meta-episodes alone."""
+
+    class Watch(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.imaginary = []
+
+        def _on_step(self):
+            self.imaginary.append(["true_reward" in info for info in self.locals["infos"]])
+            return True
+
+    watch = Watch()
+    ldm = make(imagination_starts=ROLLOUT, mixture_ratio=0.5).learn(4 * ROLLOUT, watch)
+    imaginary = np.array(watch.imaginary).reshape(4, STEPS, N_ENVS)
+    assert not imaginary[:, :, : ldm.n_normal].any() and not imaginary[0].any() and imaginary[-1, :, ldm.n_normal :].all()
+    assert (imaginary == imaginary[:, :1]).all()
+    assert len(ldm.mixture_env.imaginary_returns) == imaginary[:, 0].sum()
+
+
 def test_mixture_workers_change_the_policy():
     ldm, rl2 = make().learn(3 * ROLLOUT), RL2("MlpLstmPolicy", bandits(), seed=0, device="cpu").learn(3 * ROLLOUT)
     assert differing(of_policy(ldm), parameters(rl2))
