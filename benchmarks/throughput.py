@@ -130,9 +130,9 @@ class Config:
 QUICK = Config(
     rounds=2,
     sample_s=0.2,
-    profile_algos=("rl2", "ldm", "ldm_zoo"),
+    profile_algos=("ldm",),
     profile_rounds=2,
-    scaling_workers=(8, 32, 128),
+    scaling_workers=(8, 64),
     scaling_episodes=(1, 4),
     scaling_hidden=(32, 128),
     scaling_threads=(1,),
@@ -305,15 +305,15 @@ class Contestant(NamedTuple):
         return {**asdict(self.case), "rollouts": self.rollouts, "frames": self.rollouts * frames_of(self.model), **samples}
 
 
-def prepare(cases: Sequence[Case], config: Config) -> list[Contestant]:
+def prepare(cases: Sequence[Case], config: Config, prepared: dict[Case, Contestant]) -> list[Contestant]:
     """
     Make the algorithms and train each for a rollout, which also tells how many rollouts a sample needs.
 
     :param cases: the cases; those that differ in their threads share an algorithm
     :param config: what is measured
+    :param prepared: algorithms that are already there, by their case with one thread; new ones are added
     :return: the contestants
     """
-    prepared: dict[Case, Contestant] = {}
     for case in cases:
         alone = replace(case, threads=1)
         if alone not in prepared:
@@ -363,14 +363,12 @@ def sample_parts(contestant: Contestant) -> dict[str, float]:
     return {part: watch.seconds.get(part, 0.0) for part in PARTS}
 
 
-def measure_speed(cases: Sequence[Case], rounds: int, config: Config) -> list[Record]:
+def measure_speed(contestants: Sequence[Contestant], rounds: int) -> list[Record]:
     """
-    :param cases: contestants
+    :param contestants: who takes turns
     :param rounds: samples of each
-    :param config: what is measured
     :return: an entry for each with ``seconds`` and ``train_seconds`` of every sample
     """
-    contestants = prepare(cases, config)
     records = []
     for contestant, samples in zip(contestants, take_turns(contestants, rounds, sample_speed), strict=True):
         seconds, train_seconds = zip(*samples, strict=True)
@@ -378,14 +376,12 @@ def measure_speed(cases: Sequence[Case], rounds: int, config: Config) -> list[Re
     return records
 
 
-def measure_parts(cases: Sequence[Case], rounds: int, config: Config) -> list[Record]:
+def measure_parts(contestants: Sequence[Contestant], rounds: int) -> list[Record]:
     """
-    :param cases: contestants
+    :param contestants: who takes turns
     :param rounds: samples of each
-    :param config: what is measured
     :return: an entry for each with the ``parts`` of every sample
     """
-    contestants = prepare(cases, config)
     turns = take_turns(contestants, rounds, sample_parts)
     return [contestant.record(parts=samples) for contestant, samples in zip(contestants, turns, strict=True)]
 
@@ -503,20 +499,23 @@ def run(config: Config) -> Record:
     def announce(text: str) -> None:
         print(f"{time.perf_counter() - start:6.1f} s  {text}", flush=True)
 
+    prepared: dict[Case, Contestant] = {}
     with pytorch_threads():
         announce("peak memory")
         memory = measure_memory(config)
         cases = comparison_cases(config)
         announce(f"frames/s: {len(cases)} cases take turns, {config.rounds} rounds")
-        throughput = measure_speed(cases, config.rounds, config)
-        announce("where the time goes")
-        breakdown = measure_parts(profile_cases(config), config.profile_rounds, config)
+        throughput = measure_speed(prepare(cases, config, prepared), config.rounds)
+        cases = profile_cases(config)
+        announce(f"where the time goes: {len(cases)} cases take turns, {config.profile_rounds} rounds")
+        breakdown = measure_parts(prepare(cases, config, prepared), config.profile_rounds)
         cases = scaling_cases(config)
         announce(f"scaling: {len(cases)} cases take turns, {config.scaling_rounds} rounds")
-        scaling = measure_speed(cases, config.scaling_rounds, config)
+        scaling = measure_speed(prepare(cases, config, prepared), config.scaling_rounds)
     announce("done")
     base = Case("stock", config.profile_workers, 1, config.episodes, config.hidden)
     result = {
+        "command": "python -m benchmarks.throughput" + (" --quick" if config == QUICK else ""),
         "config": asdict(config),
         "env": ENV_ID,
         "n_minibatches": N_MINIBATCHES,
@@ -772,8 +771,8 @@ def report(result: Record) -> str:
     return "\n".join(
         [
             "# Throughput\n",
-            f"Made by `python -m benchmarks.throughput` from `throughput.json`, on {machine['cpu']} ({machine['n_cpus']} CPUs), "
-            f"commit {machine['commit']}, {machine['date']}; {versions}.\n",
+            f"Made by `{result['command']}` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit {machine['commit']}, "
+            f"{machine['date']}; {versions}. Every sample is in `throughput.json`.\n",
             f"All train on {result['env']} with {steps} steps per worker and rollout, {ppo['n_epochs']} epochs of "
             f"{result['n_minibatches']} minibatches, hidden size {config['hidden']}, and take turns in one run: medians, with "
             f"the extremes of {config['rounds']} rounds in brackets. Ratios are of the same round.\n",
@@ -784,8 +783,8 @@ def report(result: Record) -> str:
             "Ratios to stock are at the same number of threads.\n",
             speed_table(result),
             f"## Where the time goes, {config['profile_workers']} workers\n",
-            "Shares of the loop. *Other* is what is neither a network call, nor an update, nor the environment: Python, NumPy, "
-            "filling the buffers, putting the VAE's batches together, advantages, callbacks.\n",
+            "Shares of the loop. *Other* is what is neither a network call, nor an update, nor the environment: Python, "
+            "NumPy, filling the buffers, putting the VAE's batches together, advantages, callbacks.\n",
             breakdown_table(result),
             f"## Memory, {memory['n_envs']} workers\n",
             f"Peak resident memory of a process after {memory['rollouts']} rollouts.\n",
@@ -810,7 +809,7 @@ _STYLE: Any = {
     "savefig.dpi": 160,
     "savefig.facecolor": "white",
 }
-_LINES = ("-", "--", ":", "-.")
+_LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 def draw(result: Record) -> Figure:
