@@ -61,6 +61,7 @@ N_MINIBATCHES = 2
 #: What LDM does besides, at the sizes of the gridworld. They are not read from elsewhere, so that results stay comparable.
 GRID_LDM: dict[str, Any] = {
     "mixture_ratio": 0.25,
+    "imagination_starts": 0,
     "vae_updates": 2,
     "vae_batch_size": 25,
     "vae_buffer_size": 20_000,
@@ -73,8 +74,9 @@ GRID_LDM: dict[str, Any] = {
     "decoder_inputs": ("next_state",),
 }
 GRID_VAE: dict[str, Any] = {"encoder_embeddings": (32, 0, 8), "decoder_embeddings": (32, 16), "decoder_layers": (32, 32)}
-#: Values of zoo_configs that are of no matter here, or must be the same for all.
-_NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size")
+#: Values of zoo_configs that are of no matter here or must be the same for all; and imagination, which costs time, is measured
+#: from the start.
+_NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size", "imagination_starts")
 
 ENVIRONMENT, POLICY, IMAGINATION = "environment", "policy forward", "belief and imagination"
 PPO_UPDATE, VAE_UPDATE, OTHER = "PPO update", "VAE update", "other"
@@ -91,7 +93,8 @@ class Config:
     """
     What is measured, and how long.
 
-    :param workers: numbers of workers at which all algorithms are compared
+    :param algos: algorithms that are compared, stock among them
+    :param workers: numbers of workers at which they are compared
     :param threads: numbers of threads at which they are
     :param rounds: samples of each, one a round
     :param sample_s: seconds that a sample should take; it has at least one rollout
@@ -109,6 +112,7 @@ class Config:
     :param horizon: steps in an episode
     """
 
+    algos: tuple[str, ...] = tuple(ALGORITHMS)
     workers: tuple[int, ...] = (16, 64)
     threads: tuple[int, ...] = (1, 2)
     rounds: int = 7
@@ -128,6 +132,7 @@ class Config:
 
 
 QUICK = Config(
+    algos=("stock", "rl2", "ldm"),
     rounds=2,
     sample_s=0.2,
     profile_algos=("ldm",),
@@ -137,7 +142,7 @@ QUICK = Config(
     scaling_hidden=(32, 128),
     scaling_threads=(1,),
     scaling_rounds=1,
-    memory_algos=("stock", "ldm"),
+    memory_algos=("ldm",),
 )
 
 
@@ -392,7 +397,7 @@ def comparison_cases(config: Config) -> list[Case]:
         Case(algo, n_envs, threads, config.episodes, config.hidden)
         for n_envs in config.workers
         for threads in config.threads
-        for algo in ALGORITHMS
+        for algo in config.algos
     ]
 
 
@@ -466,6 +471,11 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def load_average() -> float | None:
+    """:return: how many processes run, averaged over the last minute; None where the system does not tell"""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def describe_machine() -> Record:
     """:return: what the figures depend on besides the configuration"""
     # Imports much of the zoo, which would count as memory of every algorithm.
@@ -500,6 +510,10 @@ def run(config: Config) -> Record:
         print(f"{time.perf_counter() - start:6.1f} s  {text}", flush=True)
 
     prepared: dict[Case, Contestant] = {}
+    load = load_average()
+    if load is not None and load > 0.5:
+        # A thread that waits for one without a core spins: two threads can then be a hundred times slower than one.
+        print(f"WARNING: the load average is {load:.1f}. Results with several threads are of no use on a busy machine.")
     with pytorch_threads():
         announce("peak memory")
         memory = measure_memory(config)
@@ -519,8 +533,8 @@ def run(config: Config) -> Record:
         "config": asdict(config),
         "env": ENV_ID,
         "n_minibatches": N_MINIBATCHES,
-        "algorithms": {algo: hyperparameters(replace(base, algo=algo)) for algo in ALGORITHMS},
-        "machine": describe_machine(),
+        "algorithms": {algo: hyperparameters(replace(base, algo=algo)) for algo in config.algos},
+        "machine": {**describe_machine(), "load_before": load},
         "seconds": time.perf_counter() - start,
         "memory": memory,
         "throughput": throughput,
@@ -772,7 +786,8 @@ def report(result: Record) -> str:
         [
             "# Throughput\n",
             f"Made by `{result['command']}` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit {machine['commit']}, "
-            f"{machine['date']}; {versions}. Every sample is in `throughput.json`.\n",
+            f"{machine['date']}; {versions}; load average before: {machine['load_before']}. "
+            "Every sample is in `throughput.json`.\n",
             f"All train on {result['env']} with {steps} steps per worker and rollout, {ppo['n_epochs']} epochs of "
             f"{result['n_minibatches']} minibatches, hidden size {config['hidden']}, and take turns in one run: medians, with "
             f"the extremes of {config['rounds']} rounds in brackets. Ratios are of the same round.\n",
@@ -839,13 +854,14 @@ def draw_speed(axis: Axes, result: Record, n_envs: int) -> None:
     :param result: the JSON
     :param n_envs: number of workers
     """
-    width = 0.8 / len(ALGORITHMS)
+    algos = result["config"]["algos"]
+    width = 0.8 / len(algos)
     for group, threads in enumerate(result["config"]["threads"]):
         here = select(result["throughput"], n_envs=n_envs, threads=threads)
         [stock] = select(here, algo="stock")
-        for i, algo in enumerate(ALGORITHMS):
+        for i, algo in enumerate(algos):
             [record] = select(here, algo=algo)
-            rate, x = spread(frame_rates(record)), group + (i - (len(ALGORITHMS) - 1) / 2) * width
+            rate, x = spread(frame_rates(record)), group + (i - (len(algos) - 1) / 2) * width
             error = [[rate.median - rate.low], [rate.high - rate.median]]
             label = NAMES[algo] if group == 0 else None
             axis.bar(x, rate.median, 0.92 * width, yerr=error, color=_COLOUR[algo], ecolor="#2b2b2b", label=label)
@@ -879,7 +895,7 @@ def draw_breakdown(axis: Axes, result: Record) -> None:
     axis.set_xlim(0.0, 1.0)
     axis.set_title(f"Where the time goes, {result['config']['profile_workers']} workers")
     axis.set_xlabel("share of the loop")
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.15), ncols=3)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(-0.25, -0.15), ncols=2)
 
 
 def draw_scaling(axis: Axes, result: Record, name: str) -> None:

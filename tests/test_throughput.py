@@ -108,7 +108,7 @@ def test_stopwatch_does_not_count_twice_and_restores(monkeypatch):
     assert watch.seconds == {"a": 2.0, "b": 3.0, OTHER: 5.0} and watch.total == 10.0
 
 
-def test_same_network_and_threads_are_left_alone():
+def test_contestants_do_the_same_and_threads_are_left_alone():
     before = th.get_num_threads()
     sizes = {}
     for algo in ("stock", "rl2", "ldm"):
@@ -116,6 +116,8 @@ def test_same_network_and_threads_are_left_alone():
         sizes[algo] = {name: tuple(value.shape) for name, value in model.policy.named_parameters()}
         assert (model.n_epochs, model.n_steps, model.batch_size) == (4, 8, 8)
     assert sizes["stock"] == sizes["rl2"] == sizes["ldm"]
+    for algo in ("ldm", "ldm_zoo"):
+        assert throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4).imagination_starts == 0
     with throughput.pytorch_threads():
         th.set_num_threads(before + 1)
     assert th.get_num_threads() == before

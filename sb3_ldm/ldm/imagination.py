@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics
+from sb3_ldm.common.latent_dynamics import LatentDynamics, Transitions
 from sb3_ldm.ldm.mixture import mix_beliefs, sample_mixture_weights
 
 MIXTURE_WEIGHTS = ("per_worker", "per_dimension")
@@ -30,6 +30,8 @@ class ImaginationConfig:
         p = 1/2, both of which only take the two values of true rewards
     :param imagination_dropout: dropout of the decoder while imagining: ``off``, a new mask every ``step`` or one mask per
         ``meta_episode``
+    :param n_candidates: mixtures drawn for each imaginary task; above 1 the first is kept whose goals are not those of known
+        tasks (``final`` beliefs and Bernoulli likelihood only)
     """
 
     beta: float = 1.0
@@ -39,6 +41,7 @@ class ImaginationConfig:
     mixture_time: str = "current"
     imaginary_reward: str = "mean"
     imagination_dropout: str = "off"
+    n_candidates: int = 1
 
     def validate(self, reward_likelihood: str) -> None:
         """
@@ -59,6 +62,13 @@ class ImaginationConfig:
             raise ValueError(f"beta={self.beta}: the degree of extrapolation must be positive; 1 is a convex mixture.")
         if self.n_partners < 1:
             raise ValueError(f"n_partners={self.n_partners}: a mixture needs at least 1 normal worker.")
+        if self.n_candidates < 1:
+            raise ValueError(f"n_candidates={self.n_candidates}: an imaginary task needs at least 1 mixture.")
+        if self.n_candidates > 1 and (self.mixture_time != "final" or reward_likelihood != "bernoulli"):
+            raise ValueError(
+                f"n_candidates={self.n_candidates} needs mixture_time='final' and reward_likelihood='bernoulli', "
+                f"not {self.mixture_time!r} and {reward_likelihood!r}: only then is a goal known in advance."
+            )
         if self.imaginary_reward != "mean" and reward_likelihood != "bernoulli":
             raise ValueError(
                 f"imaginary_reward={self.imaginary_reward!r} needs reward_likelihood='bernoulli', not {reward_likelihood!r}."
@@ -107,21 +117,57 @@ class Imagination:
         self.new_tasks(np.arange(self.n_mixture))
 
     @th.no_grad()
-    def new_tasks(self, workers: np.ndarray) -> None:
+    def new_tasks(self, workers: np.ndarray, experience: Transitions | None = None) -> None:
         """
         Draw new mixture weights (and what else stays fixed in a meta-episode).
 
         :param workers: indices of the mixture workers that begin a meta-episode
+        :param experience: transitions of training tasks to choose among the candidates by; without them the first is taken
         """
-        config, count = self.config, len(workers)
-        self.weights[workers] = self._sample_weights(count, self.generator)
-        if config.imagination_dropout == "meta_episode" and self._mask is not None:
+        config = self.config
+        n_candidates = 1 if experience is None else config.n_candidates
+        count = len(workers) * n_candidates
+        weights = self._sample_weights(count, self.generator)
+        mask = None
+        if config.imagination_dropout == "meta_episode":
             mask = self.latent_dynamics.dropout_mask((count,), self.generator)
-            assert mask is not None
-            self._mask[workers] = mask
+        latents = None
         if config.mixture_time == "final":
-            latents = self._latents(self._final_mu, self._final_logvar)
-            self._final_latents[workers] = mix_beliefs(self.weights[workers], latents)
+            latents = mix_beliefs(weights, self._latents(self._final_mu, self._final_logvar))
+        chosen = th.arange(count, device=self.device)
+        if experience is not None and latents is not None:
+            chosen = self._choose_novel(latents, mask, experience, n_candidates)
+        self.weights[workers] = weights[chosen]
+        if mask is not None and self._mask is not None:
+            self._mask[workers] = mask[chosen]
+        if latents is not None:
+            self._final_latents[workers] = latents[chosen]
+
+    def _choose_novel(
+        self, latents: th.Tensor, mask: th.Tensor | None, experience: Transitions, n_candidates: int
+    ) -> th.Tensor:
+        """
+        For each worker its first candidate that promises the high reward for some transitions of the training tasks, but for
+        none that had it there; where no candidate does, the one that comes nearest.
+        """
+        model = self.latent_dynamics
+        rewards = self._expect(latents, experience, None if mask is None else mask.unsqueeze(1))
+        middle = 0.5 * (model.low + model.high)
+        known = th.as_tensor(experience.rewards > middle, device=self.device)
+        repeats = rewards.masked_fill(~known, model.low).amax(1)
+        elsewhere = rewards.masked_fill(known, model.low).amax(1)
+        novel = ((elsewhere > middle) & (repeats < middle)).view(-1, n_candidates)
+        preference = th.arange(n_candidates, 0, -1, device=self.device) * 2.0 * (model.high - model.low)
+        score = (elsewhere - repeats).view(-1, n_candidates) + novel * preference
+        return score.argmax(1) + th.arange(len(score), device=self.device) * n_candidates
+
+    def _expect(self, latents: th.Tensor, transitions: Transitions, mask: th.Tensor | None) -> th.Tensor:
+        """Expected rewards of transitions under each latent model, ``(n_latents, n_transitions)``."""
+        s, a, next_s = (
+            th.as_tensor(x, device=self.device) for x in (transitions.states, transitions.actions, transitions.next_states)
+        )
+        decoder = self.latent_dynamics.decoder
+        return self.latent_dynamics.expected_reward(decoder(latents.unsqueeze(1), decoder.encode_steps(s, a, next_s, mask)))
 
     @th.no_grad()
     def rewards(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:

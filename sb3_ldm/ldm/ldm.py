@@ -47,6 +47,7 @@ class LDM(RL2):
     :param mixture_time: mix the normal workers' ``"current"`` beliefs, or the ``"final"`` ones of their last meta-episodes
     :param imaginary_reward: the decoder's ``"mean"``, or (Bernoulli) a ``"sample"`` or ``"threshold"`` of its two rewards
     :param imagination_dropout: its dropout in imagination: ``"off"``, new every ``"step"`` or every ``"meta_episode"``
+    :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any
     :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model
     :param latent_dim: dimension of the latent model m
     :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
@@ -82,6 +83,7 @@ class LDM(RL2):
         mixture_time: str = "current",
         imaginary_reward: str = "mean",
         imagination_dropout: str = "off",
+        n_candidates: int = 1,
         dropout_rate: float = 0.5,
         latent_dim: int = 32,
         kl_weight: float = 1.0,
@@ -153,6 +155,7 @@ class LDM(RL2):
         self.mixture_time = mixture_time
         self.imaginary_reward = imaginary_reward
         self.imagination_dropout = imagination_dropout
+        self.n_candidates = n_candidates
         self.dropout_rate = dropout_rate
         self.latent_dim = latent_dim
         self.kl_weight = kl_weight
@@ -198,6 +201,7 @@ class LDM(RL2):
             mixture_time=self.mixture_time,
             imaginary_reward=self.imaginary_reward,
             imagination_dropout=self.imagination_dropout,
+            n_candidates=self.n_candidates,
         )
 
     def _setup_model(self) -> None:

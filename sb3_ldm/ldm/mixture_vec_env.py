@@ -7,10 +7,12 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer, Transitions
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
 from sb3_ldm.ldm.imagination import Imagination
+
+N_COMPARED = 128  #: transitions with, and as many without, the high reward that candidates are compared on
 
 
 class MixtureVecEnv(VecEnvWrapper):
@@ -42,6 +44,7 @@ class MixtureVecEnv(VecEnvWrapper):
         self.enabled = True
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.started = False
+        self._rng = np.random.default_rng(imagination.generator.initial_seed())
 
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
@@ -94,12 +97,22 @@ class MixtureVecEnv(VecEnvWrapper):
         )
         self.imagination.observe(next_states[normal], features[normal], true_rewards[normal], dones[normal])
         if dones[mixture].any():
-            self.imagination.new_tasks(np.flatnonzero(dones[mixture]))
+            self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
             self.imagining[dones[mixture]] = self.enabled
         for i in np.flatnonzero(dones[normal]):
             self.final_tasks[i] = infos[i].get("task")
         self._states = true_obs[:, self.layout.state]
         return obs, rewards, dones, infos
+
+    def _experience(self) -> Transitions | None:
+        """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
+        config, model = self.imagination.config, self.imagination.latent_dynamics
+        if config.n_candidates == 1 or not self.enabled or len(self.buffer) == 0:
+            return None
+        drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
+        is_high = drawn.rewards > 0.5 * (model.low + model.high)
+        kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
+        return Transitions(*(array[kept] for array in drawn))
 
     def mean_imaginary_returns(self) -> np.ndarray | None:
         """:return: mean imaginary return of each episode index ``(episodes_per_task,)``, None before the first one ended"""

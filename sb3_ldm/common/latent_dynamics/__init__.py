@@ -1,6 +1,6 @@
 """The latent dynamics network, its objective and its buffer."""
 
-from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer, Transitions
 from sb3_ldm.common.latent_dynamics.elbo import elbo, kl_to_previous
 from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
 from sb3_ldm.common.latent_dynamics.networks import Belief, BeliefEncoder, RewardDecoder
@@ -12,6 +12,7 @@ __all__ = [
     "MetaEpisodeBatch",
     "MetaEpisodeBuffer",
     "RewardDecoder",
+    "Transitions",
     "elbo",
     "kl_to_previous",
 ]

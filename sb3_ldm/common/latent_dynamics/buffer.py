@@ -1,7 +1,7 @@
 """Whole meta-episodes for training the latent dynamics network."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -26,6 +26,15 @@ class MetaEpisodeBatch:
     rewards: th.Tensor
     next_states: th.Tensor
     mask: th.Tensor
+
+
+class Transitions(NamedTuple):
+    """Single transitions out of meta-episodes."""
+
+    states: np.ndarray  #: s_t, ``(n, state_dim)``
+    actions: np.ndarray  #: a_t, one-hot or vector, ``(n, action_dim)``
+    rewards: np.ndarray  #: r_{t+1}, ``(n,)``
+    next_states: np.ndarray  #: s_{t+1}, ``(n, state_dim)``
 
 
 class MetaEpisodeBuffer:
@@ -151,6 +160,26 @@ class MetaEpisodeBuffer:
         :return: the batch
         """
         return self.get(rng.integers(len(self), size=batch_size), device)
+
+    def sample_transitions(self, n_transitions: int, rng: np.random.Generator) -> Transitions:
+        """
+        Draw single transitions uniformly from random meta-episodes, with replacement.
+
+        :param n_transitions: number of transitions
+        :param rng: source of randomness
+        :return: the transitions
+        """
+        indices = rng.integers(len(self), size=n_transitions)
+        steps = rng.integers(self._lengths[indices])
+        rows = np.arange(n_transitions)
+        next_states = self._ring["next_states"][indices]
+        states = self._states(indices, next_states, self._ring["episode_ends"][indices])
+        return Transitions(
+            states=states[rows, steps],
+            actions=self.layout.encode_actions(self._ring["actions"][indices, steps]),
+            rewards=self._ring["rewards"][indices, steps],
+            next_states=next_states[rows, steps],
+        )
 
     def get(self, indices: np.ndarray, device: th.device | str = "cpu") -> MetaEpisodeBatch:
         """
