@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ldm import LDM
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
-from sb3_ldm.ldm.mixture import mix_beliefs, mixture_weights, sample_mixture_weights, sample_simplex
+from sb3_ldm.ldm.mixture import choose_novel, mix_beliefs, mixture_weights, sample_mixture_weights, sample_simplex
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 
 LAYOUT = MetaEpisodeLayout(state_dim=2, action_dim=3, discrete=True, episodes_per_task=2, max_episode_steps=4)
@@ -508,3 +509,42 @@ def test_a_reset_starts_everything_anew():
         env.step(grid_actions(rng, 4))
     batch = env.buffer.get(np.arange(len(env.buffer)))
     assert batch.rewards.shape == (12, 2)
+
+
+# Choosing among candidates
+
+
+def test_the_first_novel_candidate_is_chosen():
+    """Novel: high for a transition that training tasks rewarded low, and for none that they rewarded high."""
+    is_high = th.tensor([True, True, False, False])
+    repeats, empty, novel = [0.9, 0.0, 0.8, 0.0], [0.0, 0.1, 0.2, 0.1], [0.3, 0.0, 0.0, 0.6]
+    surer = [0.0, 0.0, 1.0, 1.0]
+    rewards = th.tensor([[repeats, empty, novel, surer], [surer, novel, repeats, empty], [repeats, repeats, empty, repeats]])
+    assert choose_novel(rewards, is_high, low=0.0, high=1.0).tolist() == [2, 0, 2]
+
+
+def test_chosen_tasks_keep_their_weights_mask_and_latents():
+    """Candidates are drawn together; what stays fixed in the task must be of the same one."""
+    env = grid_vec_env(6)
+    options = {"mixture_time": "final", "imagination_dropout": "meta_episode", "mixture_weights": "per_dimension"}
+    model = LDM(
+        "MlpLstmPolicy",
+        env,
+        mixture_ratio=0.5,
+        n_candidates=5,
+        reward_likelihood="bernoulli",
+        bernoulli_rewards=(-0.1, 1.0),
+        seed=0,
+        device="cpu",
+        **options,
+    )
+    model.learn(3 * 6 * model.layout.meta_episode_steps)
+    imagination = model.mixture_env.imagination
+    th.testing.assert_close(imagination._final_latents, (imagination.weights * imagination._final_mu).sum(1))
+    th.testing.assert_close(imagination.weights.sum(1), th.ones(3, model.latent_dim))
+
+
+@pytest.mark.parametrize("options", [{"n_candidates": 0}, {"n_candidates": 2, "mixture_time": "current"}])
+def test_candidates_need_a_stationary_task(options):
+    with pytest.raises(ValueError, match="n_candidates"):
+        ImaginationConfig(**{"mixture_time": "final", **options}).validate("bernoulli")

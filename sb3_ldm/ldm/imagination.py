@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 
 from sb3_ldm.common.latent_dynamics import LatentDynamics, Transitions
-from sb3_ldm.ldm.mixture import mix_beliefs, sample_mixture_weights
+from sb3_ldm.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 
 MIXTURE_WEIGHTS = ("per_worker", "per_dimension")
 MIXED_BELIEFS = ("mean", "sample")
@@ -146,20 +146,12 @@ class Imagination:
     def _choose_novel(
         self, latents: th.Tensor, mask: th.Tensor | None, experience: Transitions, n_candidates: int
     ) -> th.Tensor:
-        """
-        For each worker its first candidate that promises the high reward for some transitions of the training tasks, but for
-        none that had it there; where no candidate does, the one that comes nearest.
-        """
-        model = self.latent_dynamics
+        """Indices of the chosen ones among the candidates of all workers, ``(n_latents / n_candidates,)``."""
         rewards = self._expect(latents, experience, None if mask is None else mask.unsqueeze(1))
-        middle = 0.5 * (model.low + model.high)
-        known = th.as_tensor(experience.rewards > middle, device=self.device)
-        repeats = rewards.masked_fill(~known, model.low).amax(1)
-        elsewhere = rewards.masked_fill(known, model.low).amax(1)
-        novel = ((elsewhere > middle) & (repeats < middle)).view(-1, n_candidates)
-        preference = th.arange(n_candidates, 0, -1, device=self.device) * 2.0 * (model.high - model.low)
-        score = (elsewhere - repeats).view(-1, n_candidates) + novel * preference
-        return score.argmax(1) + th.arange(len(score), device=self.device) * n_candidates
+        is_high = th.as_tensor(experience.rewards > self.latent_dynamics.middle, device=self.device)
+        by_worker = rewards.view(-1, n_candidates, rewards.shape[-1])
+        choice = choose_novel(by_worker, is_high, self.latent_dynamics.low, self.latent_dynamics.high)
+        return choice + th.arange(len(choice), device=self.device) * n_candidates
 
     def _expect(self, latents: th.Tensor, transitions: Transitions, mask: th.Tensor | None) -> th.Tensor:
         """Expected rewards of transitions under each latent model, ``(n_latents, n_transitions)``."""

@@ -63,3 +63,24 @@ def mix_beliefs(weights: th.Tensor, latents: th.Tensor) -> th.Tensor:
     :return: the mixture workers' latent models, ``(n_mixture, latent_dim)``
     """
     return (weights * latents).sum(1)
+
+
+def choose_novel(rewards: th.Tensor, is_high: th.Tensor, low: float, high: float) -> th.Tensor:
+    """
+    For each worker its first candidate that promises the high reward for some transitions of the training tasks, but for none
+    that had it there; where no candidate does, the one that comes nearest.
+
+    :param rewards: expected rewards of transitions under each candidate, ``(n_workers, n_candidates, n_transitions)``
+    :param is_high: whether a transition had the high reward in its training task, ``(n_transitions,)``
+    :param low: the lower reward
+    :param high: the higher reward
+    :return: the chosen candidate of each worker, ``(n_workers,)``
+    """
+    middle, n_candidates = 0.5 * (low + high), rewards.shape[1]
+    repeated = rewards.masked_fill(~is_high, low).amax(-1)
+    elsewhere = rewards.masked_fill(is_high, low).amax(-1)
+    is_novel = (elsewhere > middle) & (repeated < middle)
+    # Differences of rewards are less than this step, so that the order among novel candidates is that of drawing.
+    step = 4.0 * (high - low)
+    preference = step * th.arange(n_candidates, 0, -1, device=rewards.device)
+    return (elsewhere - repeated + is_novel * preference).argmax(1)

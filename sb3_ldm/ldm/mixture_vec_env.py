@@ -110,7 +110,7 @@ class MixtureVecEnv(VecEnvWrapper):
         if config.n_candidates == 1 or not self.enabled or len(self.buffer) == 0:
             return None
         drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
-        is_high = drawn.rewards > 0.5 * (model.low + model.high)
+        is_high = drawn.rewards > model.middle
         kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
         return Transitions(*(array[kept] for array in drawn))
 

@@ -86,6 +86,11 @@ class LatentDynamics(nn.Module):
         self.decoder = RewardDecoder(layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place)
         self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
 
+    @property
+    def middle(self) -> float:
+        """Midway between the two rewards of the Bernoulli likelihood."""
+        return 0.5 * (self.low + self.high)
+
     def check_rewards(self, rewards: np.ndarray) -> None:
         """
         :param rewards: true rewards
