@@ -28,6 +28,8 @@ def run_training(algo: str, frames: int, seed: int, folder: Path, runs: dict[str
     """
     command = [sys.executable, "-u", "-m", "sb3_ldm.train", "--algo", algo, "--env", "GridNavi-v0"]
     command += ["-n", str(frames), "--seed", str(seed), "-f", str(folder / "runs"), "--eval-freq", str(max(1, frames // 10))]
+    if algo == "ldm":
+        command += ["-params", f"imagination_starts:{min(3_000_000, frames // 2)}"]
     run_folder = None
     with open(folder / f"{algo}.log", "w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -46,7 +48,7 @@ def run_training(algo: str, frames: int, seed: int, folder: Path, runs: dict[str
 def main() -> int:
     """:return: exit status, 1 if a training failed"""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=1_500_000, help="environment steps for each algorithm")
+    parser.add_argument("--frames", type=int, default=2_500_000, help="environment steps for each algorithm")
     parser.add_argument("--seed", type=int, default=0, help="seed of both runs")
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder of runs, logs and figures")
     arguments = parser.parse_args()

@@ -166,16 +166,18 @@ def test_mixtures_of_final_beliefs_are_stationary(mixed_belief):
 
 
 def test_mixtures_of_final_beliefs_mix_the_beliefs_at_the_ends():
+    """Transitions are encoded together at the ends of meta-episodes, which equals encoding each as it comes."""
     model, rng = network(), np.random.default_rng(0)
     imagined = imagination(model, mixture_time="final", n_partners=1)  # a mixture of one is that one
-    ends = {}
-    for dones in ((), (0, 1, 2), (3,), (4, 0), ()):
-        states = imagined._encoder_states
-        n = imagined.n_normal
+    n, ends = imagined.n_normal, {}
+    states = model.encoder.initial_states(n)
+    for dones in ((), (0, 1, 2), (), (), (3,), (4, 0), ()):
         transition = rng.normal(size=(n, 2)), np.eye(3)[rng.integers(0, 3, n)], rng.normal(size=n)
-        outputs, _ = model.encoder(*(th.as_tensor(x, dtype=th.float32).unsqueeze(0) for x in transition), states)
+        outputs, states = model.encoder(*(th.as_tensor(x, dtype=th.float32).unsqueeze(0) for x in transition), states)
         imagined.observe(*transition, np.isin(np.arange(n), dones))
-        ends.update({worker: model.encoder.belief(outputs[0])[0][worker] for worker in dones})
+        for worker in dones:
+            ends[worker] = model.encoder.belief(outputs[0])[0][worker]
+            states = tuple(state * (th.arange(n) != worker).view(1, n, 1) for state in states)
     imagined.new_tasks(np.arange(3))
     for mixed, weights in zip(imagined.mixed_latents(), imagined.weights, strict=True):
         (partner,) = weights[:, 0].nonzero().flatten().tolist()

@@ -106,6 +106,7 @@ class Imagination:
     def start(self) -> None:
         """Begin new meta-episodes with all workers."""
         encoder = self.latent_dynamics.encoder
+        self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._encoder_states = encoder.initial_states(self.n_normal)
         self._mu, self._logvar = encoder.belief(self._encoder_states[0][-1])
         if not self._has_final:
@@ -263,18 +264,32 @@ class Imagination:
         :param rewards: r_{t+1}, ``(n_normal,)``
         :param dones: whether the meta-episode ended, ``(n_normal,)``
         """
-        encoder = self.latent_dynamics.encoder
-        inputs = [th.as_tensor(x, dtype=th.float32, device=self.device).unsqueeze(0) for x in (next_states, actions, rewards)]
-        outputs, self._encoder_states = encoder(*inputs, self._encoder_states)
-        self._mu, self._logvar = encoder.belief(outputs[0])
+        if self.n_mixture == 0:
+            return
+        self._pending.append((next_states, actions, rewards))
+        # Final beliefs are needed at the ends alone: until then transitions wait, to be encoded in one fused call.
+        if self.config.mixture_time == "current" or dones.any():
+            self._encode_pending()
         if dones.any():
-            ended = th.as_tensor(dones, device=self.device)
-            self._final_mu[ended], self._final_logvar[ended] = self._mu[ended], self._logvar[ended]
-            self._has_final = True
-            for states in self._encoder_states:
-                states[:, ended] = 0.0
-            mu, logvar = encoder.belief(self._encoder_states[0][-1, ended])
-            self._mu[ended], self._logvar[ended] = mu, logvar
+            self._end_meta_episodes(th.as_tensor(dones, device=self.device))
+
+    def _encode_pending(self) -> None:
+        encoder = self.latent_dynamics.encoder
+        next_states, actions, rewards = (
+            th.as_tensor(np.stack(arrays), dtype=th.float32, device=self.device) for arrays in zip(*self._pending, strict=True)
+        )
+        self._pending.clear()
+        outputs, self._encoder_states = encoder(next_states, actions, rewards, self._encoder_states)
+        self._mu, self._logvar = encoder.belief(outputs[-1])
+
+    def _end_meta_episodes(self, ended: th.Tensor) -> None:
+        """Keep the beliefs of the workers whose meta-episode ended, and put them back to the prior, m_0."""
+        encoder = self.latent_dynamics.encoder
+        self._final_mu[ended], self._final_logvar[ended] = self._mu[ended], self._logvar[ended]
+        self._has_final = True
+        for states in self._encoder_states:
+            states[:, ended] = 0.0
+        self._mu[ended], self._logvar[ended] = encoder.belief(self._encoder_states[0][-1, ended])
 
     def _sample_weights(self, n_mixture: int, generator: th.Generator) -> th.Tensor:
         per_dimension = self.config.mixture_weights == "per_dimension"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -20,6 +20,7 @@ from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.ldm.policies import MlpLstmPolicy
+from sb3_ldm.ldm.reward_maps import RewardMapCallback, has_probes
 from sb3_ldm.rl2 import RL2
 
 SelfLDM = TypeVar("SelfLDM", bound="LDM")
@@ -280,6 +281,14 @@ class LDM(RL2):
             self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_normal)
         self.replay_buffer.set_workers(self.n_normal)
         self._setup_mixture_env()
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callbacks = callback if isinstance(callback, list) else [callback]
+        watched = any(isinstance(one, RewardMapCallback) for one in callbacks)
+        if self.n_mixture == 0 or watched or not has_probes(self.env):  # type: ignore[arg-type]
+            return super()._init_callback(callback, progress_bar)
+        given = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in callbacks]
+        return super()._init_callback([*given, RewardMapCallback()], progress_bar)
 
     def _setup_learn(
         self,

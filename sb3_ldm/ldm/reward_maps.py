@@ -1,6 +1,9 @@
 """Looking at imagination: which tasks do mixtures of beliefs make? (paper section 5.1.1, Figure 4 and 8a)"""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
@@ -10,7 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.envs.tasks import TaskProbes
-from sb3_ldm.ldm.ldm import LDM
+
+if TYPE_CHECKING:
+    from sb3_ldm.ldm.ldm import LDM
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,7 @@ def has_probes(env: VecEnv) -> bool:
     :param env: vectorised environments
     :return: whether their tasks can be probed (see :class:`~sb3_ldm.envs.tasks.TaskProbes`)
     """
-    try:
-        env.get_attr("task_probes", 0)
-    except AttributeError:
-        return False
-    return True
+    return env.has_attr("task_probes")
 
 
 def get_probes(env: VecEnv) -> TaskProbes:
@@ -102,10 +103,13 @@ class RewardMapCallback(BaseCallback):
     """
     Log what is imagined: ``imagination/share_unseen``, the share of sampled reward maps that peak on a test task;
     ``imagination/distinct_unseen``, on how many different ones; ``imagination/peak_reward``, the mean height of the peaks.
+    LDM adds it by itself where the tasks can be probed.
 
     :param freq: time steps (of all sub-environments together) between looks
     :param n_maps: mixtures per look
     """
+
+    model: LDM
 
     def __init__(self, freq: int = 100_000, n_maps: int = 256):
         super().__init__()
@@ -120,8 +124,7 @@ class RewardMapCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        assert isinstance(self.model, LDM)
-        if self.model.n_mixture == 0 or self.num_timesteps - self._last < self.freq:
+        if self.num_timesteps - self._last < self.freq:
             return
         self._last = self.num_timesteps
         try:

@@ -28,7 +28,7 @@ from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.ldm import LDM
-from sb3_ldm.ldm.reward_maps import RewardMapCallback, has_probes
+from sb3_ldm.ldm.reward_maps import has_probes
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
 
@@ -116,8 +116,6 @@ class MetaExperimentManager(ExperimentManager):
         if self.tensorboard_log is not None:
             formats.append(make_output_format("tensorboard", self.tensorboard_log))
         model.set_logger(Logger(self.save_path, formats))
-        if isinstance(model, LDM) and model.n_mixture > 0 and has_probes(model.get_env()):  # type: ignore[arg-type]
-            self.callbacks.append(RewardMapCallback())
         return model, hyperparams
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
