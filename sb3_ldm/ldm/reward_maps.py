@@ -1,9 +1,6 @@
 """Looking at imagination: which tasks do mixtures of beliefs make? (paper section 5.1.1, Figure 4 and 8a)"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
@@ -11,11 +8,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.evaluation import task_distribution_of
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
+from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBatch
 from sb3_ldm.envs.tasks import TaskProbes
-
-if TYPE_CHECKING:
-    from sb3_ldm.ldm.ldm import LDM
+from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 
 
 @dataclass(frozen=True)
@@ -55,24 +50,23 @@ def get_probes(env: VecEnv) -> TaskProbes:
     return env.get_attr("task_probes", 0)[0]
 
 
-def sample_reward_maps(model: LDM, n_maps: int = 64, seed: int = 0) -> RewardMaps:
+def sample_reward_maps(env: MixtureVecEnv, n_maps: int = 64, seed: int = 0) -> RewardMaps:
     """
     Mix the beliefs at the ends of the normal workers' last meta-episodes, and decode the mixtures.
 
-    :param model: an agent that has trained at least one rollout in this process
+    :param env: the mixture workers' environments, after a rollout at least
     :param n_maps: number of mixtures
     :param seed: of the mixtures; training's random streams are left alone
     :return: the maps
     :raises ValueError: if no meta-episode has ended yet
     """
-    assert model.mixture_env is not None and model.env is not None
-    worker_tasks = model.mixture_env.final_tasks
+    worker_tasks = env.final_tasks
     if any(task is None for task in worker_tasks):
         raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
-    imagination, probes = model.mixture_env.imagination, get_probes(model.env)
+    imagination, probes = env.imagination, get_probes(env)
     generator = th.Generator(imagination.device).manual_seed(seed)
     weights, latents = imagination.sample_final_mixtures(n_maps, generator)
-    features = model.layout.encode_actions(probes.actions)
+    features = env.layout.encode_actions(probes.actions)
     maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
     tasks, index = np.unique(np.array(worker_tasks), axis=0, return_inverse=True)
     per_task = np.zeros((n_maps, len(tasks)))
@@ -81,19 +75,18 @@ def sample_reward_maps(model: LDM, n_maps: int = 64, seed: int = 0) -> RewardMap
 
 
 @th.no_grad()
-def belief_maps(model: LDM, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
+def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
     """
     What the decoder expects of every possible task given the online context, as in Figure 8a.
 
-    :param model: the agent
+    :param network: the agent's latent dynamics network
     :param batch: meta-episodes
     :param probes: typical transitions of the tasks
     :param times: after how many transitions to look, ``(n_times,)``
     :return: expected rewards without dropout, ``(batch, n_times, n_probes)``
     """
-    network = model.latent_dynamics
     mu, _ = network.beliefs(batch)
-    features = model.layout.encode_actions(probes.actions)
+    features = network.layout.encode_actions(probes.actions)
     steps = [th.as_tensor(x, device=mu.device) for x in (probes.states, features, probes.next_states)]
     outputs = network.decoder(mu[times].unsqueeze(2), network.decoder.encode_steps(*steps))
     return network.expected_reward(outputs).transpose(0, 1).cpu().numpy()
@@ -108,8 +101,6 @@ class RewardMapCallback(BaseCallback):
     :param freq: time steps (of all sub-environments together) between looks
     :param n_maps: mixtures per look
     """
-
-    model: LDM
 
     def __init__(self, freq: int = 100_000, n_maps: int = 256):
         super().__init__()
@@ -128,7 +119,7 @@ class RewardMapCallback(BaseCallback):
             return
         self._last = self.num_timesteps
         try:
-            maps = sample_reward_maps(self.model, self.n_maps, seed=self.num_timesteps)
+            maps = sample_reward_maps(self.model.mixture_env, self.n_maps, seed=self.num_timesteps)  # type: ignore[attr-defined]
         except ValueError:
             return  # no meta-episode has ended yet
         unseen = task_distribution_of(self.training_env).tasks("test")

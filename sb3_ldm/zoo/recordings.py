@@ -24,7 +24,8 @@ def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) ->
     :param n_maps: number of mixtures
     :param seed: of the mixtures
     """
-    maps = sample_reward_maps(model, n_maps, seed)
+    assert model.mixture_env is not None
+    maps = sample_reward_maps(model.mixture_env, n_maps, seed)
     np.savez_compressed(
         path,
         weights=maps.weights.astype(np.float32),
@@ -61,7 +62,7 @@ def save_trajectories(
     }
     if isinstance(model, LDM):
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
-        arrays["beliefs"] = belief_maps(model, batch, probes, times).astype(np.float32)
+        arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
     np.savez_compressed(path, **arrays)
 
 

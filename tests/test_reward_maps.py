@@ -1,0 +1,85 @@
+"""Looking at imagination: maps of what is imagined, logged by every run, without touching training."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import Bandit, differing, grid_vec_env, parameters, vec_env
+from stable_baselines3.common.logger import configure
+
+from sb3_ldm import LDM
+from sb3_ldm.envs.gridworld import cells
+from sb3_ldm.ldm.reward_maps import RewardMapCallback, belief_maps, get_probes, has_probes, sample_reward_maps
+
+NETWORK = {"reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0), "vae_kwargs": {"encoder_hidden_size": 16}}
+N_ENVS, STEPS = 8, 12  # 2 episodes of 6 steps
+
+
+def make(**options) -> LDM:
+    env = grid_vec_env(N_ENVS)
+    return LDM("MlpLstmPolicy", env, **{"seed": 0, "device": "cpu", "mixture_ratio": 0.25, **NETWORK, **options})
+
+
+@pytest.mark.parametrize("imagination_dropout", ["off", "step", "meta_episode"])
+@pytest.mark.parametrize("mixture_weights", ["per_worker", "per_dimension"])
+def test_maps_of_sampled_mixtures(imagination_dropout, mixture_weights):
+    model = make(imagination_dropout=imagination_dropout, mixture_weights=mixture_weights)
+    with pytest.raises(ValueError, match="meta-episode"):
+        sample_reward_maps(model.mixture_env)
+    model.learn(2 * N_ENVS * STEPS)
+    maps = sample_reward_maps(model.mixture_env, n_maps=20, seed=3)
+    assert maps.maps.shape == (20, 49) and maps.peaks().shape == (20, 2)
+    assert (maps.maps >= -0.1 - 1e-6).all() and (maps.maps <= 1.0).all()
+    np.testing.assert_allclose(maps.weights.sum(1), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(maps.probed_tasks, cells())
+    known = {tuple(task) for task in np.array(model.mixture_env.final_tasks)}
+    assert {tuple(task) for task in maps.tasks} == known
+    again = sample_reward_maps(model.mixture_env, n_maps=20, seed=3)
+    np.testing.assert_array_equal(maps.maps, again.maps)
+    other = sample_reward_maps(model.mixture_env, n_maps=20, seed=4)
+    assert not np.array_equal(maps.weights, other.weights)
+
+
+def test_a_mixture_of_one_partner_is_what_that_worker_believes():
+    """With one partner the map is the decoder's on the worker's final belief."""
+    model = make(n_partners=1, imagination_dropout="off").learn(2 * N_ENVS * STEPS)
+    maps = sample_reward_maps(model.mixture_env, n_maps=30)
+    probes, network = get_probes(model.env), model.latent_dynamics
+    batch = model.replay_buffer.get(np.arange(len(model.replay_buffer) - model.n_normal, len(model.replay_buffer)))
+    own = belief_maps(network, batch, probes, np.array([STEPS]))[:, 0]
+    # Training went on after the beliefs were made, so encoder and decoder differ by one update.
+    distance = np.abs(maps.maps[:, None] - own[None]).max(-1).min(1)
+    assert distance.max() < 0.05
+
+
+def test_every_run_logs_what_it_imagines(tmp_path):
+    model = make()
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(3 * N_ENVS * STEPS, callback=RewardMapCallback(freq=N_ENVS * STEPS, n_maps=50))
+    with open(tmp_path / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[1:]:
+        assert 0.0 <= float(row["imagination/share_unseen"]) <= 1.0
+        assert 0 <= int(float(row["imagination/distinct_unseen"])) <= 27
+        assert -0.1 <= float(row["imagination/peak_reward"]) <= 1.0
+        assert float(row["imagination/return_1"]) <= 6.0
+
+
+def test_it_is_added_where_tasks_can_be_probed():
+    called = []
+    callback = make()._init_callback(lambda _locals, _globals: called.append(1) or True)
+    assert any(isinstance(one, RewardMapCallback) for one in callback.callbacks)
+    bandit = LDM("MlpLstmPolicy", vec_env(Bandit, 4), reward_likelihood="bernoulli", mixture_ratio=0.25, device="cpu")
+    assert not has_probes(bandit.env)
+    bandit.learn(4 * 8)
+    make().learn(N_ENVS * STEPS, callback=lambda _locals, _globals: called.append(1) or True)
+    assert len(called) == STEPS
+
+
+def test_looking_changes_nothing():
+    steps = 3 * N_ENVS * STEPS
+    quiet = make().learn(steps, callback=RewardMapCallback(freq=10**9))
+    watched = make().learn(steps, callback=RewardMapCallback(freq=1, n_maps=16))
+    assert differing(parameters(quiet), parameters(watched)) == []
+    assert th.equal(quiet._imagination_generator.get_state(), watched._imagination_generator.get_state())
