@@ -32,6 +32,8 @@ class ImaginationConfig:
         ``meta_episode``
     :param n_candidates: mixtures drawn for each imaginary task; above 1 the first is kept whose goals are not those of known
         tasks (``final`` beliefs and Bernoulli likelihood only)
+    :param require_goal: an imaginary task must promise the high reward for some of the normal workers' transitions; a mixture
+        worker whose task does not gets the true rewards (``final`` beliefs and Bernoulli likelihood only)
     """
 
     beta: float = 1.0
@@ -42,6 +44,12 @@ class ImaginationConfig:
     imaginary_reward: str = "mean"
     imagination_dropout: str = "off"
     n_candidates: int = 1
+    require_goal: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether imaginary tasks are compared with experience before they are used."""
+        return self.n_candidates > 1 or self.require_goal
 
     def validate(self, reward_likelihood: str) -> None:
         """
@@ -64,10 +72,11 @@ class ImaginationConfig:
             raise ValueError(f"n_partners={self.n_partners}: a mixture needs at least 1 normal worker.")
         if self.n_candidates < 1:
             raise ValueError(f"n_candidates={self.n_candidates}: an imaginary task needs at least 1 mixture.")
-        if self.n_candidates > 1 and (self.mixture_time != "final" or reward_likelihood != "bernoulli"):
+        if self.compares and (self.mixture_time != "final" or reward_likelihood != "bernoulli"):
             raise ValueError(
-                f"n_candidates={self.n_candidates} needs mixture_time='final' and reward_likelihood='bernoulli', "
-                f"not {self.mixture_time!r} and {reward_likelihood!r}: only then is a goal known in advance."
+                f"n_candidates={self.n_candidates} and require_goal={self.require_goal} need mixture_time='final' and "
+                f"reward_likelihood='bernoulli', not {self.mixture_time!r} and {reward_likelihood!r}: only then are goals "
+                "known in advance."
             )
         if self.imaginary_reward != "mean" and reward_likelihood != "bernoulli":
             raise ValueError(
@@ -118,12 +127,13 @@ class Imagination:
         self.new_tasks(np.arange(self.n_mixture))
 
     @th.no_grad()
-    def new_tasks(self, workers: np.ndarray, experience: Transitions | None = None) -> None:
+    def new_tasks(self, workers: np.ndarray, experience: Transitions | None = None) -> np.ndarray:
         """
         Draw new mixture weights (and what else stays fixed in a meta-episode).
 
         :param workers: indices of the mixture workers that begin a meta-episode
-        :param experience: transitions of training tasks to choose among the candidates by; without them the first is taken
+        :param experience: transitions of training tasks that candidates are compared with
+        :return: whether each of the workers got an imaginary task, ``(len(workers),)``
         """
         config = self.config
         n_candidates = 1 if experience is None else config.n_candidates
@@ -136,23 +146,20 @@ class Imagination:
         if config.mixture_time == "final":
             latents = mix_beliefs(weights, self._latents(self._final_mu, self._final_logvar))
         chosen = th.arange(count, device=self.device)
+        has_goal = np.full(len(workers), not config.require_goal)
         if experience is not None and latents is not None:
-            chosen = self._choose_novel(latents, mask, experience, n_candidates)
+            promised = self._expect(latents, experience, None if mask is None else mask.unsqueeze(1))
+            is_high = th.as_tensor(experience.rewards > self.latent_dynamics.middle, device=self.device)
+            low, high = self.latent_dynamics.low, self.latent_dynamics.high
+            choice = choose_novel(promised.view(len(workers), n_candidates, -1), is_high, low, high)
+            chosen = choice + th.arange(len(workers), device=self.device) * n_candidates
+            has_goal |= (promised[chosen].amax(1) > self.latent_dynamics.middle).cpu().numpy()
         self.weights[workers] = weights[chosen]
         if mask is not None and self._mask is not None:
             self._mask[workers] = mask[chosen]
         if latents is not None:
             self._final_latents[workers] = latents[chosen]
-
-    def _choose_novel(
-        self, latents: th.Tensor, mask: th.Tensor | None, experience: Transitions, n_candidates: int
-    ) -> th.Tensor:
-        """Indices of the chosen ones among the candidates of all workers, ``(n_latents / n_candidates,)``."""
-        rewards = self._expect(latents, experience, None if mask is None else mask.unsqueeze(1))
-        is_high = th.as_tensor(experience.rewards > self.latent_dynamics.middle, device=self.device)
-        by_worker = rewards.view(-1, n_candidates, rewards.shape[-1])
-        choice = choose_novel(by_worker, is_high, self.latent_dynamics.low, self.latent_dynamics.high)
-        return choice + th.arange(len(choice), device=self.device) * n_candidates
+        return has_goal
 
     def _expect(self, latents: th.Tensor, transitions: Transitions, mask: th.Tensor | None) -> th.Tensor:
         """Expected rewards of transitions under each latent model, ``(n_latents, n_transitions)``."""

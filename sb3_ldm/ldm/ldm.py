@@ -49,6 +49,7 @@ class LDM(RL2):
     :param imaginary_reward: the decoder's ``"mean"``, or (Bernoulli) a ``"sample"`` or ``"threshold"`` of its two rewards
     :param imagination_dropout: its dropout in imagination: ``"off"``, new every ``"step"`` or every ``"meta_episode"``
     :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any
+    :param require_goal: an imaginary task must promise the high reward somewhere, else its worker gets a true one
     :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model
     :param latent_dim: dimension of the latent model m
     :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
@@ -85,6 +86,7 @@ class LDM(RL2):
         imaginary_reward: str = "mean",
         imagination_dropout: str = "off",
         n_candidates: int = 1,
+        require_goal: bool = False,
         dropout_rate: float = 0.5,
         latent_dim: int = 32,
         kl_weight: float = 1.0,
@@ -157,6 +159,7 @@ class LDM(RL2):
         self.imaginary_reward = imaginary_reward
         self.imagination_dropout = imagination_dropout
         self.n_candidates = n_candidates
+        self.require_goal = require_goal
         self.dropout_rate = dropout_rate
         self.latent_dim = latent_dim
         self.kl_weight = kl_weight
@@ -203,6 +206,7 @@ class LDM(RL2):
             imaginary_reward=self.imaginary_reward,
             imagination_dropout=self.imagination_dropout,
             n_candidates=self.n_candidates,
+            require_goal=self.require_goal,
         )
 
     def _setup_model(self) -> None:
@@ -321,6 +325,8 @@ class LDM(RL2):
         )
         for name, value in parts.items():
             self.logger.record(f"latent_dynamics/{name}", value)
+        if self.n_mixture > 0 and self.mixture_env is not None:
+            self.logger.record("imagination/share_imagining", self.mixture_env.imagining.mean())
         self.logger.record("latent_dynamics/meta_episodes", len(self.replay_buffer))
 
     def dump_logs(self, iteration: int = 0) -> None:

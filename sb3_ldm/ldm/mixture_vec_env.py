@@ -64,7 +64,7 @@ class MixtureVecEnv(VecEnvWrapper):
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
         self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.n_normal])
         self.imagination.start()
-        self.imagining = np.full(self.n_mixture, self.enabled)
+        self.imagining = np.full(self.n_mixture, self.enabled and not self.imagination.config.require_goal)
         self.started = True
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -97,8 +97,8 @@ class MixtureVecEnv(VecEnvWrapper):
         )
         self.imagination.observe(next_states[normal], features[normal], true_rewards[normal], dones[normal])
         if dones[mixture].any():
-            self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
-            self.imagining[dones[mixture]] = self.enabled
+            has_task = self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
+            self.imagining[dones[mixture]] = has_task & self.enabled
         for i in np.flatnonzero(dones[normal]):
             self.final_tasks[i] = infos[i].get("task")
         self._states = true_obs[:, self.layout.state]
@@ -107,7 +107,7 @@ class MixtureVecEnv(VecEnvWrapper):
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
         config, model = self.imagination.config, self.imagination.latent_dynamics
-        if config.n_candidates == 1 or not self.enabled or len(self.buffer) == 0:
+        if not config.compares or not self.enabled or len(self.buffer) == 0:
             return None
         drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
         is_high = drawn.rewards > model.middle
