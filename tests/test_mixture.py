@@ -546,7 +546,26 @@ def test_chosen_tasks_keep_their_weights_mask_and_latents():
     th.testing.assert_close(imagination.weights.sum(1), th.ones(3, model.latent_dim))
 
 
-@pytest.mark.parametrize("options", [{"n_candidates": 0}, {"n_candidates": 2, "mixture_time": "current"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"n_candidates": 0}, {"n_candidates": 2, "mixture_time": "current"}, {"require_goal": True, "mixture_time": "current"}],
+)
 def test_candidates_need_a_stationary_task(options):
     with pytest.raises(ValueError, match="n_candidates"):
         ImaginationConfig(**{"mixture_time": "final", **options}).validate("bernoulli")
+
+
+@pytest.mark.parametrize(("logit", "imagining"), [(-10.0, False), (10.0, True)])
+def test_without_a_goal_a_mixture_worker_gets_a_true_task(logit, imagining):
+    options = {"mixture_time": "final", "reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0)}
+    env = grid_vec_env(4)
+    model = LDM("MlpLstmPolicy", env, mixture_ratio=0.5, require_goal=True, vae_updates=0, seed=0, device="cpu", **options)
+    with th.no_grad():
+        model.latent_dynamics.decoder.head[-1].weight.zero_()
+        model.latent_dynamics.decoder.head[-1].bias.fill_(logit)
+    meta_episode = 4 * model.layout.meta_episode_steps
+    model.learn(meta_episode)
+    assert model.mixture_env.mean_imaginary_returns() is None  # nothing is known at first
+    assert model.mixture_env.imagining.all() == model.mixture_env.imagining.any() == imagining
+    model.learn(meta_episode, reset_num_timesteps=False)
+    assert (model.mixture_env.mean_imaginary_returns() is not None) == imagining
