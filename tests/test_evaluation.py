@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2
@@ -236,7 +237,9 @@ def test_the_callback_writes_and_logs_what_it_measures(tmp_path):
     callback = MetaEvalCallback(
         env, eval_freq=32, n_repeats=2, log_path=tmp_path / "log", best_model_save_path=tmp_path / "best", deterministic=True
     )
+    model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(64, callback=callback)
+    written_log = read(tmp_path / "progress.csv")[-1]  # the last evaluation is logged, too
     rows = read(tmp_path / "log" / "evaluations.csv")
     assert tuple(rows[0]) == EVALUATION_COLUMNS
     # at the end of the first rollout (16 steps), then 32 steps later, then at the end; 3 tasks twice, 2 episodes
@@ -252,9 +255,9 @@ def test_the_callback_writes_and_logs_what_it_measures(tmp_path):
         np.testing.assert_array_equal([int(row["success"]) for row in mine], evaluation.successes.flatten())
         assert [row["episode"] for row in mine[:2]] == ["1", "2"] and {row["length"] for row in mine} == {"4"}
         assert {row["deterministic"] for row in mine} == {"1"}
-        logged = [model.logger.name_to_value[f"eval/{split}_return_{k}"] for k in (1, 2)]
+        logged = [float(written_log[f"eval/{split}_return_{k}"]) for k in (1, 2)]
         assert logged == evaluation.mean_returns.tolist()
-        assert model.logger.name_to_value[f"eval/{split}_reached"] == evaluation.n_reached
+        assert float(written_log[f"eval/{split}_reached"]) == evaluation.n_reached
     best = RL2.load(tmp_path / "best" / "best_model", device="cpu")
     score = evaluate_meta(best, env, "train", n_repeats=2, deterministic=True).mean_returns[-1]
     assert score == pytest.approx(callback.best_mean_return)
