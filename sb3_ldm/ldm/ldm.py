@@ -321,7 +321,7 @@ class LDM(RL2):
         super().train()
         assert self._vae_rng is not None
         parts = self.latent_dynamics.update(
-            self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator
+            self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
         )
         for name, value in parts.items():
             self.logger.record(f"latent_dynamics/{name}", value)

@@ -27,6 +27,11 @@ class MetaEpisodeBatch:
     next_states: th.Tensor
     mask: th.Tensor
 
+    def part(self, meta_episodes: slice) -> "MetaEpisodeBatch":
+        """:return: some of the meta-episodes, with the padding of all"""
+        arrays = (self.states, self.actions, self.rewards, self.next_states, self.mask)
+        return MetaEpisodeBatch(*(array[:, meta_episodes] for array in arrays))
+
 
 class Transitions(NamedTuple):
     """Single transitions out of meta-episodes."""

@@ -1,6 +1,7 @@
 """The latent dynamics network: encoder-v and reward decoder, trained on whole meta-episodes by the ELBO."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch as th
@@ -15,6 +16,7 @@ from sb3_ldm.common.latent_dynamics.elbo import (
 )
 from sb3_ldm.common.latent_dynamics.networks import DECODER_INPUTS, Belief, BeliefEncoder, RewardDecoder, dropout_mask
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+from sb3_ldm.common.sharding import backward_in_shards, even_slices, n_shards
 
 REWARD_LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -84,7 +86,7 @@ class LatentDynamics(nn.Module):
         self.low, self.high = float(low), float(high)
         self.encoder = BeliefEncoder(layout, latent_dim, encoder_hidden_size, encoder_embeddings)
         self.decoder = RewardDecoder(layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place)
-        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate)
+        self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
 
     @property
     def middle(self) -> float:
@@ -147,26 +149,43 @@ class LatentDynamics(nn.Module):
             return self.low + (self.high - self.low) * th.sigmoid(outputs)
         return outputs
 
+    def draw(self, batch: MetaEpisodeBatch, generator: th.Generator | None = None) -> "Draws":
+        """
+        :param batch: meta-episodes
+        :param generator: source of randomness
+        :return: all that is random in an estimate of their ELBO
+        """
+        (n_steps, n), device = batch.rewards.shape, batch.rewards.device
+        terms, term_scale = _random_subset(n_steps + 1, self.n_elbo_terms, generator, device)
+        steps, step_scale = _random_subset(n_steps, self.n_decoded_steps, generator, device)
+        noise = th.randn((len(terms), n, self.latent_dim), generator=generator, device=device)
+        return Draws(terms, term_scale, steps, step_scale, noise, self.dropout_mask((len(steps), n), generator))
+
     def elbo(self, batch: MetaEpisodeBatch, generator: th.Generator | None = None) -> dict[str, th.Tensor]:
         """
         An unbiased estimate of the ELBO of a batch, in nats per meta-episode (one sample of each m_t).
 
         :param batch: meta-episodes
         :param generator: source of the samples, of the dropout and of the random terms and steps
+        :return: as :meth:`elbo_given`
+        """
+        return self.elbo_given(batch, self.draw(batch, generator))
+
+    def elbo_given(self, batch: MetaEpisodeBatch, draws: "Draws") -> dict[str, th.Tensor]:
+        """
+        :param batch: meta-episodes
+        :param draws: from :meth:`draw`
         :return: ``elbo``, ``reconstruction``, ``kl`` (summed over the terms), ``accuracy`` (share of decoded rewards nearer to
             the true one than half the reward range; Bernoulli only), ``final_kl`` of the last belief to N(0, I)
         """
-        n_steps, device = len(batch.rewards), batch.rewards.device
+        device = batch.rewards.device
         mu, logvar = self.beliefs(batch)
         kl = kl_to_previous(mu, logvar)
         # Belief t exists where step t - 1 does; m_0 always does.
         term_mask = th.cat([th.ones_like(batch.mask[:1]), batch.mask])
 
-        terms, term_scale = _random_subset(n_steps + 1, self.n_elbo_terms, generator, device)
-        steps, step_scale = _random_subset(n_steps, self.n_decoded_steps, generator, device)
-        noise = th.randn(mu[terms].shape, generator=generator, device=device)
+        terms, term_scale, steps, step_scale, noise, mask = draws
         latents = mu[terms] + th.exp(0.5 * logvar[terms]) * noise
-        mask = self.dropout_mask((len(steps), mu.shape[1]), generator)
         encoded_steps = self.decoder.encode_steps(batch.states[steps], batch.actions[steps], batch.next_states[steps], mask)
         outputs = self.decoder(latents.unsqueeze(1), encoded_steps)
         rewards, step_mask = batch.rewards[steps], batch.mask[steps]
@@ -200,6 +219,7 @@ class LatentDynamics(nn.Module):
         n_updates: int,
         rng: np.random.Generator,
         generator: th.Generator | None = None,
+        n_threads: int = 1,
     ) -> dict[str, float]:
         """
         Gradient steps on the ELBO.
@@ -209,24 +229,59 @@ class LatentDynamics(nn.Module):
         :param n_updates: number of updates
         :param rng: source of the batches
         :param generator: source of samples and dropout
-        :return: means of the parts of :meth:`elbo`, those that are sums given per ELBO term; empty if nothing was done
+        :param n_threads: shards of a batch that are computed at a time, see :mod:`sb3_ldm.common.sharding`
+        :return: means of the parts of :meth:`elbo_given`, those that are sums given per ELBO term; empty if nothing was done
         """
         device = next(self.parameters()).device
+        parameters = list(self.parameters())
         sums: dict[str, float] = {}
         for _ in range(n_updates if len(buffer) > 0 else 0):
             batch = buffer.sample(batch_size, rng, device)
+            draws = self.draw(batch, generator)
             n_terms = len(batch.rewards) + 1
-            parts = self.elbo(batch, generator)
-            self.optimizer.zero_grad()
-            (-parts["elbo"] / n_terms).backward()
+
+            def loss(
+                shard: slice, batch: MetaEpisodeBatch = batch, draws: Draws = draws
+            ) -> tuple[th.Tensor, dict[str, float]]:
+                share = (shard.stop - shard.start) / batch_size
+                parts = self.elbo_given(batch.part(shard), draws.part(shard))
+                told = {name: share * value.item() for name, value in parts.items()}
+                return -share * parts["elbo"] / (len(batch.rewards) + 1), told
+
+            shards = even_slices(batch_size, n_shards(batch_size, n_threads) if device.type == "cpu" else 1)
+            for parts in backward_in_shards(loss, shards, parameters, n_threads):
+                for name, value in parts.items():
+                    per_term = n_terms if name in ("elbo", "reconstruction", "kl") else 1
+                    sums[name] = sums.get(name, 0.0) + value / per_term
             self.optimizer.step()
-            for name in ("elbo", "reconstruction", "kl"):
-                parts[name] = parts[name] / n_terms
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
         if self.reward_likelihood != "bernoulli":
             sums.pop("accuracy", None)
         return {name: total / n_updates for name, total in sums.items()}
+
+
+class Draws(NamedTuple):
+    """
+    What is random in an estimate of the ELBO.
+
+    :param terms: ELBO terms t, ``(n_terms,)``
+    :param term_scale: all terms by ``n_terms``
+    :param steps: decoded steps, ``(n_steps,)``
+    :param step_scale: all steps by ``n_steps``
+    :param noise: standard normal, of the latents' samples, ``(n_terms, batch, latent_dim)``
+    :param dropout: the decoder's dropout factors, ``(n_steps, batch, dropout_dim)``
+    """
+
+    terms: th.Tensor
+    term_scale: float
+    steps: th.Tensor
+    step_scale: float
+    noise: th.Tensor
+    dropout: th.Tensor | None
+
+    def part(self, meta_episodes: slice) -> "Draws":
+        """:return: the draws of some of the batch's meta-episodes"""
+        dropout = None if self.dropout is None else self.dropout[:, meta_episodes]
+        return self._replace(noise=self.noise[:, meta_episodes], dropout=dropout)
 
 
 def _random_subset(

@@ -8,6 +8,7 @@ from torch import nn
 
 from sb3_ldm.common.embedding import Embedding
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+from sb3_ldm.common.recurrent.sequences import LSTMStates, lstm_step
 
 DECODER_INPUTS = ("state", "action", "next_state")
 Belief = tuple[th.Tensor, th.Tensor]
@@ -59,8 +60,8 @@ class BeliefEncoder(nn.Module):
         return self.mu(hidden), self.logvar(hidden)
 
     def forward(
-        self, next_states: th.Tensor, actions: th.Tensor, rewards: th.Tensor, states: tuple[th.Tensor, th.Tensor]
-    ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+        self, next_states: th.Tensor, actions: th.Tensor, rewards: th.Tensor, states: LSTMStates
+    ) -> tuple[th.Tensor, LSTMStates]:
         """
         :param next_states: ``(T, batch, state_dim)``
         :param actions: ``(T, batch, action_dim)``
@@ -68,7 +69,11 @@ class BeliefEncoder(nn.Module):
         :param states: recurrent states before the first transition
         :return: LSTM outputs ``(T, batch, hidden_size)`` and the states after the last transition
         """
-        return self.lstm(self.embedding(next_states, actions, rewards.unsqueeze(-1)), states)
+        inputs = self.embedding(next_states, actions, rewards.unsqueeze(-1))
+        if len(inputs) == 1:
+            output, states = lstm_step(inputs[0], states, self.lstm)
+            return output.unsqueeze(0), states
+        return self.lstm(inputs, states)
 
 
 class RewardDecoder(nn.Module):

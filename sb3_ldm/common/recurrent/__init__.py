@@ -3,6 +3,6 @@
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
 from sb3_ldm.common.recurrent.sequence_ppo import SequencePPO
-from sb3_ldm.common.recurrent.sequences import process_sequence
+from sb3_ldm.common.recurrent.sequences import lstm_step, process_sequence
 
-__all__ = ["MetaLstmPolicy", "SequencePPO", "SequenceRolloutBuffer", "process_sequence"]
+__all__ = ["MetaLstmPolicy", "SequencePPO", "SequenceRolloutBuffer", "lstm_step", "process_sequence"]

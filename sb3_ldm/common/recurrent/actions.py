@@ -15,7 +15,8 @@ def sample_categorical(logits: th.Tensor, deterministic: bool = False) -> tuple[
     """
     log_probs = logits.log_softmax(-1)
     probs = log_probs.exp()
-    actions = probs.argmax(-1) if deterministic else th.multinomial(probs, 1, True).squeeze(-1)
+    # The exponential race: what th.multinomial draws, without its checks.
+    actions = (probs if deterministic else probs / th.empty_like(probs).exponential_()).argmax(-1)
     return actions, log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 

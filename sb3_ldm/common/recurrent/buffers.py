@@ -1,6 +1,6 @@
 """Rollouts of recurrent policies, sampled as whole sequences."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch as th
@@ -37,6 +37,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
     ):
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
         self.initial_states: RNNStates | None = None
+        #: The rollout as tensors, ``(n_envs, n_steps, ...)`` each; there once it is sampled from.
+        self.tensors: dict[str, th.Tensor] = {}
 
     def start(self, initial_states: RNNStates) -> None:
         """
@@ -47,30 +49,80 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self.reset()
         self.initial_states = initial_states
 
+    def reset(self) -> None:
+        super().reset()
+        self._estimates = th.zeros((2, self.buffer_size, self.n_envs), device=self.device)
+
+    def add(
+        self,
+        obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+    ) -> None:
+        """
+        Add one step of every worker.
+
+        The policy's estimates stay on its device until the rollout ends: a transfer of each at every step would cost a GPU
+        more than computing them.
+
+        :param obs: observations, ``(n_envs, obs_dim)``
+        :param action: actions taken, ``(n_envs, ...)``
+        :param reward: rewards, ``(n_envs,)``
+        :param episode_start: whether the observation is an episode's first, ``(n_envs,)``
+        :param value: value estimates, ``(n_envs, 1)``
+        :param log_prob: log probabilities of the actions, ``(n_envs,)``
+        """
+        self.observations[self.pos] = obs
+        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self.episode_starts[self.pos] = episode_start
+        self._estimates[0, self.pos] = value.flatten()
+        self._estimates[1, self.pos] = log_prob
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+        self.values, self.log_probs = self._estimates.cpu().numpy()
+        super().compute_returns_and_advantage(last_values, dones)
+
     def get(self, batch_size: int | None = None) -> Generator[RecurrentRolloutBufferSamples, None, None]:  # type: ignore[override]
         """
         Yield the rollout once, in minibatches of whole sequences.
 
         :param batch_size: transitions per minibatch, rounded to whole sequences; None for one minibatch
         """
+        for sequences in self.minibatches(batch_size):
+            yield self.sequences(sequences)
+
+    def minibatches(self, batch_size: int | None = None) -> Iterator[th.Tensor]:
+        """
+        Yield the indices of the sequences of each minibatch, all of the rollout once.
+
+        :param batch_size: transitions per minibatch, rounded to whole sequences; None for one minibatch
+        """
         assert self.full, "Rollout buffer must be full before sampling from it"
         if not self.generator_ready:
-            self._tensors = {name: self._by_sequence(name) for name in _SEQUENCE_FIELDS}
-            self._mask = th.ones_like(self._tensors["returns"])
+            self.tensors = {name: self._by_sequence(name) for name in _SEQUENCE_FIELDS}
+            self._mask = th.ones_like(self.tensors["returns"])
             self.generator_ready = True
-
         n_minibatches = n_sequence_minibatches(self.n_envs, self.buffer_size, batch_size)
         order = th.as_tensor(np.random.permutation(self.n_envs), device=self.device)
-        for sequences in order.tensor_split(n_minibatches):
-            yield self._get_sequences(sequences)
+        yield from order.tensor_split(n_minibatches)
 
     def _by_sequence(self, name: str) -> th.Tensor:
         """Time-major array ``(n_steps, n_envs, ...)`` as a sequence-major tensor ``(n_envs, n_steps, ...)``."""
         return self.to_torch(np.ascontiguousarray(getattr(self, name).swapaxes(0, 1)), copy=False)
 
-    def _get_sequences(self, sequences: th.Tensor) -> RecurrentRolloutBufferSamples:
+    def sequences(self, sequences: th.Tensor) -> RecurrentRolloutBufferSamples:
+        """
+        :param sequences: indices of sequences, ``(n,)``
+        :return: their transitions, sequence after sequence
+        """
         assert self.initial_states is not None
-        flat = {name: tensor[sequences].flatten(0, 1) for name, tensor in self._tensors.items()}
+        flat = {name: tensor[sequences].flatten(0, 1) for name, tensor in self.tensors.items()}
         return RecurrentRolloutBufferSamples(
             observations=flat["observations"],
             actions=flat["actions"],

@@ -37,6 +37,8 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     :param lstm_hidden_size: number of hidden units of the LSTM
     :param shared_lstm: actor and critic share the LSTM; with False, every option of the parent class holds
     :param enable_critic_lstm: the critic has an LSTM of its own (needs ``shared_lstm=False``)
+    :param optimizer_class: class of the optimizer
+    :param optimizer_kwargs: its keyword arguments besides the learning rate
     :param kwargs: passed to :class:`RecurrentActorCriticPolicy`
     """
 
@@ -53,8 +55,13 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         lstm_hidden_size: int = 128,
         shared_lstm: bool = True,
         enable_critic_lstm: bool = False,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
+        if optimizer_class is th.optim.Adam:
+            # SB3's epsilon for PPO; one fused kernel instead of several for each parameter.
+            optimizer_kwargs = {"eps": 1e-5, "fused": True, **(optimizer_kwargs or {})}
         super().__init__(
             observation_space,
             action_space,
@@ -65,6 +72,8 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             lstm_hidden_size=lstm_hidden_size,
             shared_lstm=shared_lstm,
             enable_critic_lstm=enable_critic_lstm,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
 

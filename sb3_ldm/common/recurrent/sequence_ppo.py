@@ -1,7 +1,7 @@
 """RecurrentPPO that collects and trains on whole sequences: the core of every recurrent algorithm of this package."""
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -11,12 +11,18 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
+from sb3_ldm.common.recurrent.ppo_loss import PPOLoss, ppo_loss
+from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
+
+SelfSequencePPO = TypeVar("SelfSequencePPO", bound="SequencePPO")
 
 
 class SequencePPO(RecurrentPPO):
@@ -24,7 +30,8 @@ class SequencePPO(RecurrentPPO):
     :class:`~sb3_contrib.RecurrentPPO` on meta-episodes, with the same loss and the same API.
 
     Minibatches are whole worker sequences and every sequence is one fused call of the LSTM, so a rollout is best made of
-    whole meta-episodes: ``n_steps`` is one meta-episode unless given.
+    whole meta-episodes: ``n_steps`` is one meta-episode unless given. On the CPU, ``torch.get_num_threads()`` shards of a
+    minibatch are computed side by side while an operation has one thread (see :mod:`sb3_ldm.common.sharding`).
 
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of :class:`MetaLstmPolicy`)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv (see :mod:`sb3_ldm.common.meta_episode`)
@@ -111,6 +118,7 @@ class SequencePPO(RecurrentPPO):
             device=device,
             _init_setup_model=False,
         )
+        self._n_threads = 1
         if _init_setup_model:
             self._setup_model()
 
@@ -209,6 +217,88 @@ class SequencePPO(RecurrentPPO):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def learn(
+        self: SelfSequencePPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "SequencePPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSequencePPO:
+        with one_thread_per_operation() as self._n_threads:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def train(self) -> None:
+        """Minimise PPO's loss on the rollout, in minibatches of whole sequences that shards of are computed side by side."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        losses: list[PPOLoss] = []
+        continue_training = True
+        for epoch in range(self.n_epochs):
+            n_before = len(losses)
+            for sequences in self.rollout_buffer.minibatches(self.batch_size):
+                losses.append(self._backward(sequences, clip_range, clip_range_vf))
+                if self.target_kl is not None and losses[-1].approx_kl > 1.5 * self.target_kl:
+                    continue_training = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {losses[-1].approx_kl:.2f}")
+                    break
+                nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if not continue_training:
+                break
+
+        mean = PPOLoss(*np.mean(losses, axis=0))
+        self.logger.record("train/entropy_loss", mean.entropy)
+        self.logger.record("train/policy_gradient_loss", mean.policy)
+        self.logger.record("train/value_loss", mean.value)
+        self.logger.record("train/approx_kl", np.mean([loss.approx_kl for loss in losses[n_before:]]))
+        self.logger.record("train/clip_fraction", mean.clip_fraction)
+        self.logger.record("train/loss", losses[-1].total(self.ent_coef, self.vf_coef))
+        buffer = self.rollout_buffer
+        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", self.policy.log_std.detach().exp().mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+
+    def _backward(self, sequences: th.Tensor, clip_range: float, clip_range_vf: float | None) -> PPOLoss:
+        """The loss of a minibatch of sequences, whose gradient is left in the policy's parameters."""
+        advantages = self.rollout_buffer.tensors["advantages"][sequences]
+        shift, scale = 0.0, 1.0
+        if self.normalize_advantage and advantages.numel() > 1:
+            shift, scale = advantages.mean().item(), advantages.std().item() + 1e-8
+
+        def shard_loss(shard: th.Tensor) -> tuple[th.Tensor, np.ndarray]:
+            batch = self.rollout_buffer.sequences(shard)
+            actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
+            values, log_prob, entropy = self.policy.evaluate_actions(
+                batch.observations, actions, batch.lstm_states, batch.episode_starts
+            )
+            loss = ppo_loss(
+                values.flatten(),
+                log_prob,
+                entropy,
+                batch.old_values,
+                batch.old_log_prob,
+                (batch.advantages - shift) / scale,
+                batch.returns,
+                clip_range,
+                clip_range_vf,
+            )
+            share = len(shard) / len(sequences)
+            return share * loss.total(self.ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
+
+        shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if self.device.type == "cpu" else 1)
+        parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), self._n_threads)
+        return PPOLoss(*np.sum(parts, axis=0))
 
     def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:
         """The last observations and episode starts on the policy's device."""

@@ -24,6 +24,11 @@ def process_sequence(
     :return: outputs ``(n_seq * length, hidden_size)`` and the states after the last step
     """
     n_seq = lstm_states[0].shape[1]
+    if len(features) == n_seq and isinstance(lstm, nn.LSTM) and lstm.num_layers == 1:
+        if bool(episode_starts.any()):
+            keep = (1.0 - episode_starts).view(1, n_seq, 1)
+            lstm_states = (keep * lstm_states[0], keep * lstm_states[1])
+        return lstm_step(features, lstm_states, lstm)
     inputs = features.reshape(n_seq, -1, lstm.input_size)
     starts = episode_starts.reshape(n_seq, -1)
     keep = (1.0 - starts[:, 0]).view(1, n_seq, 1)
@@ -32,6 +37,19 @@ def process_sequence(
         return _process_split(inputs, initial_states, starts, lstm)
     outputs, final_states = lstm(inputs.transpose(0, 1), initial_states)
     return outputs.transpose(0, 1).flatten(0, 1), final_states
+
+
+def lstm_step(inputs: th.Tensor, states: LSTMStates, lstm: nn.LSTM) -> tuple[th.Tensor, LSTMStates]:
+    """
+    One step of a one-layer LSTM, as a plain cell: what the call for many steps prepares would cost more than it brings.
+
+    :param inputs: shape ``(n_seq, input_size)``
+    :param states: hidden and cell state before the step, each ``(1, n_seq, hidden_size)``
+    :param lstm: the recurrent network
+    :return: output ``(n_seq, hidden_size)`` and the states after the step
+    """
+    hidden, cell = th.lstm_cell(inputs, (states[0][0], states[1][0]), *lstm.all_weights[0])
+    return hidden, (hidden.unsqueeze(0), cell.unsqueeze(0))
 
 
 def _process_split(

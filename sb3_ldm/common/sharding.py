@@ -1,0 +1,97 @@
+"""Use of several threads: shards of a minibatch go through the networks side by side."""
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch as th
+
+Shard = TypeVar("Shard")
+Result = TypeVar("Result")
+
+#: Sequences in a shard. An LSTM is slow on fewer, and with more its activations do not fit into a core's cache.
+MIN_SEQUENCES, MAX_SEQUENCES = 4, 16
+
+
+def n_shards(n_sequences: int, n_threads: int) -> int:
+    """
+    :param n_sequences: sequences of a minibatch
+    :param n_threads: threads that shards are computed on
+    :return: into how many shards the minibatch is best cut
+    """
+    wanted = max(MIN_SEQUENCES, min(MAX_SEQUENCES, math.ceil(n_sequences / n_threads)))
+    return max(1, math.ceil(n_sequences / wanted))
+
+
+def even_slices(size: int, number: int) -> list[slice]:
+    """
+    :param size: length of what is cut
+    :param number: of slices, at most ``size``
+    :return: slices of nearly equal length, one behind the other
+    """
+    ends = [size * (i + 1) // number for i in range(number)]
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+@contextlib.contextmanager
+def one_thread_per_operation() -> Iterator[int]:
+    """
+    Let every operation of PyTorch run on one thread until the end of the ``with``.
+
+    Operations of small recurrent networks gain little from more threads, and lose much where other threads want the cores.
+
+    :return: the number of threads that operations were allowed before, for :func:`backward_in_shards`
+    """
+    before = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        yield before
+    finally:
+        th.set_num_threads(before)
+
+
+def backward_in_shards(
+    loss: Callable[[Shard], tuple[th.Tensor, Result]],
+    shards: Sequence[Shard],
+    parameters: Sequence[th.nn.Parameter],
+    n_threads: int,
+) -> list[Result]:
+    """
+    Set the parameters' ``grad`` to the gradient of the sum of the shards' losses.
+
+    The shards' gradients are added in the order of the shards, so that the result does not depend on chance.
+
+    :param loss: loss of a shard (its part of the sum) and whatever else the caller wants to know of it; called from several
+        threads, so it must not draw from a shared random stream
+    :param shards: parts of a minibatch
+    :param parameters: what the losses are differentiated by; those that no loss depends on get None
+    :param n_threads: how many shards are computed at a time, on one thread each
+    :return: what ``loss`` gave besides the loss, in the order of the shards
+    """
+
+    def gradients(shard: Shard) -> tuple[tuple[th.Tensor | None, ...], Result]:
+        value, result = loss(shard)
+        return th.autograd.grad(value, parameters, allow_unused=True), result
+
+    side_by_side = min(n_threads, len(shards)) > 1
+    computed = list(_threads(n_threads, os.getpid()).map(gradients, shards) if side_by_side else map(gradients, shards))
+    for parameter, *parts in zip(parameters, *(parts for parts, _ in computed), strict=True):
+        given = [part for part in parts if part is not None]
+        parameter.grad = functools.reduce(th.Tensor.add_, given) if given else None
+    return [result for _, result in computed]
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(number: int, process: int) -> ThreadPoolExecutor:
+    """
+    :param number: of threads, each of which runs operations on itself alone
+    :param process: id of the process, since a forked one has none of its parent's threads
+    """
+    pool = ThreadPoolExecutor(number, "sb3_ldm", initializer=th.set_num_threads, initargs=(1,))
+    with one_thread_per_operation():  # restores the process-wide setting, which the initializer overwrites
+        list(pool.map(lambda _: None, range(number)))
+    return pool
