@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sb3_ldm.ldm import LDM
-from sb3_ldm.train import DEFAULTS, with_defaults
-from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.train import DEFAULTS, main, with_defaults
+from sb3_ldm.zoo import experiment
+from sb3_ldm.zoo.configs import available_configs, config_path, resolve_config
 
 ROLLOUT = 8 * 120
 
@@ -23,6 +25,10 @@ def command(folder: Path, n_timesteps: int, *more: str) -> list[str]:
     options = ["--algo", "ldm", "--env", "GridNavi-v0", "-n", str(n_timesteps), "--seed", "3", "-f", str(folder)]
     small = ["-params", "n_envs:8", "batch_size:480", "vae_buffer_size:100"]
     return [sys.executable, "-u", "-m", "sb3_ldm.train", *options, "--eval-freq", "4000", "--save-freq", "1000", *more, *small]
+
+
+def environments_in(config: Path) -> list[str]:
+    return [env for env in yaml.safe_load(config.read_text()) if env != "default"]
 
 
 def evaluated_timesteps(run: Path) -> list[int]:
@@ -80,3 +86,22 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         np.testing.assert_allclose(maps["weights"].sum(1), 1.0, rtol=1e-4)
         assert maps["maps"].shape[1] == 49
     assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize(("name", "env_id"), [(n, e) for n, p in available_configs().items() for e in environments_in(p)])
+def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
+    algo = name.split("-")[0]
+    small = ["n_envs:4", "batch_size:480", *(["vae_buffer_size:100"] if algo == "ldm" else [])]
+    options = ["--algo", algo, "--env", env_id, "-conf", name, "-n", "480", "-f", str(tmp_path), "--eval-freq", "-1"]
+    main([*options, "--verbose", "0", "-params", *small])
+    run = json.loads((tmp_path / algo / f"{env_id}_1" / "run.json").read_text())
+    assert run["frames"] == 480 and run["env"] == env_id
+
+
+def test_an_unknown_configuration_is_named_before_work_starts() -> None:
+    with pytest.raises(ValueError, match=r"conf_file='ldm-papre'.*ldm-paper"):
+        resolve_config("ldm-papre", "ldm")
+    assert resolve_config(None, "rl2") == str(config_path("rl2"))
+    assert resolve_config("ldm-release", "ldm") == str(config_path("ldm-release"))

@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import sb3_ldm
@@ -17,14 +18,36 @@ def config_folder() -> Path:
     raise FileNotFoundError(f"No folder zoo_configs: looked for {candidates[0]} and {candidates[1]}")
 
 
-def config_path(algo: str) -> Path:
-    """
-    The hyperparameter file of an algorithm, in the RL Zoo's format.
+def available_configs() -> dict[str, Path]:
+    """:return: the hyperparameter files in the RL Zoo's format, by names of algorithms and presets (``ldm-paper``)"""
+    return {path.stem: path for path in sorted(config_folder().glob("*.yml"))}
 
-    :param algo: Name of the algorithm, such as ``"ldm"``.
-    :return: Path of its yml file.
+
+def config_path(name: str) -> Path:
     """
-    available = {path.stem: path for path in sorted(config_folder().glob("*.yml"))}
-    if algo not in available:
-        raise ValueError(f"No hyperparameters for {algo!r}: available are {', '.join(available) or 'none'}")
-    return available[algo]
+    The hyperparameter file of an algorithm or a preset.
+
+    :param name: of the algorithm or the preset, such as ``"ldm"`` or ``"ldm-paper"``
+    :return: path of its yml file
+    :raises ValueError: if there is none
+    """
+    available = available_configs()
+    if name not in available:
+        raise ValueError(f"No hyperparameters for {name!r}: available are {', '.join(available) or 'none'}")
+    return available[name]
+
+
+def resolve_config(config: str | None, algo: str) -> str:
+    """
+    :param config: what ``--conf-file`` was given: the name of a preset, a file or a module; None for the algorithm's own file
+    :param algo: name of the algorithm
+    :return: the file or the module
+    :raises ValueError: if it is none of them
+    """
+    if config is None:
+        return str(config_path(algo))
+    if config in available_configs():
+        return str(config_path(config))
+    if Path(config).is_file() or (not config.endswith((".yml", ".yaml", ".py")) and find_spec(config) is not None):
+        return config
+    raise ValueError(f"conf_file={config!r}: no such file or module; presets are {', '.join(available_configs())}.")

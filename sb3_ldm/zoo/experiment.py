@@ -29,7 +29,7 @@ from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.ldm import LDM
 from sb3_ldm.ldm.reward_maps import has_probes
-from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
 
 EVALUATION_SPLITS = ("train", "test")
@@ -49,7 +49,7 @@ class MetaExperimentManager(ExperimentManager):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.config = kwargs.get("config") or str(config_path(self.algo))
+        self.config = resolve_config(kwargs.get("config"), self.algo)
         self._started = time.time()
         self._wall_time_before = 0.0
         if self.continue_training:
