@@ -15,11 +15,11 @@ import torch as th
 from rl_zoo3.utils import StoreDict
 
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
+from sb3_ldm.common.probes import get_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import read_next_states
 from sb3_ldm.envs.gridworld import cells
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
-from sb3_ldm.ldm.reward_maps import get_probes
 
 _STEPS = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
 NETWORK = {

@@ -9,7 +9,10 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta
+from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, meta_episode_recorder, task_distribution_of
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.probes import coverage, get_probes, has_probes, visited_probes
 
 EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
 
@@ -18,7 +21,8 @@ class MetaEvalCallback(BaseCallback):
     """
     Meta-evaluate the agent during training, at the ends of rollouts.
 
-    Logs ``eval/<split>_return_<k>`` for every episode index k and ``eval/<split>_reached``; appends every episode to
+    Logs ``eval/<split>_return_<k>`` for every episode index k and ``eval/<split>_reached``; where tasks can be probed also
+    ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k. Appends every episode to
     ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split.
 
     :param env: environments to evaluate on
@@ -78,14 +82,23 @@ class MetaEvalCallback(BaseCallback):
     def evaluate(self) -> None:
         """Evaluate on every split now, and log it."""
         self._last_timesteps = self.num_timesteps
-        self.last_evaluations = {
-            split: evaluate_meta(
-                self.model, self.env, split, n_repeats=self.n_repeats, deterministic=self.deterministic, seed=self.seed
+        evaluations = {}
+        for split in self.splits:
+            tasks = task_distribution_of(self.env).tasks(split)
+            recorder = meta_episode_recorder(self.env, len(tasks) * self.n_repeats) if has_probes(self.env) else None
+            evaluations[split] = evaluate_meta(
+                self.model,
+                self.env,
+                split,
+                n_repeats=self.n_repeats,
+                deterministic=self.deterministic,
+                seed=self.seed,
+                recorder=recorder,
             )
-            for split in self.splits
-        }
-        for split, evaluation in self.last_evaluations.items():
-            self._log(split, evaluation)
+            self._log(split, evaluations[split])
+            if recorder is not None:
+                self._log_coverage(split, recorder)
+        self.last_evaluations = evaluations
         score = float(self.last_evaluations[self.splits[0]].mean_returns[-1])
         if self.best_model_save_path is not None and score > self.best_mean_return:
             self.model.save(self.best_model_save_path / "best_model")
@@ -100,6 +113,13 @@ class MetaEvalCallback(BaseCallback):
             print(f"{self.num_timesteps} steps, {split}: returns {np.round(evaluation.mean_returns, 2)}")
         if self.log_path is not None:
             append_evaluation(self.log_path / "evaluations.csv", self.num_timesteps, split, self.deterministic, evaluation)
+
+    def _log_coverage(self, split: str, recorder: MetaEpisodeBuffer) -> None:
+        """How many of the probed tasks (on the gridworld, cells) were visited up to the end of each episode."""
+        probes, layout = get_probes(self.env), observation_layout(self.env.observation_space)
+        visited = visited_probes(recorder.get(np.arange(len(recorder))), layout, probes)
+        for i, value in enumerate(coverage(visited, len(probes.tasks))):
+            self.logger.record(f"eval/{split}_coverage_{i + 1}", value)
 
 
 class MetaProgressBarCallback(ProgressBarCallback):

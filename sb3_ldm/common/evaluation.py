@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
 from sb3_ldm.envs.tasks import TaskDistribution
@@ -101,6 +101,29 @@ def evaluate_meta(
         lengths=np.array([info["episode_lengths"] for info in results]),
         successes=np.array([info["episode_successes"] for info in results]) if has_success else None,
     )
+
+
+def meta_episode_recorder(env: VecEnv, n_meta_episodes: int) -> MetaEpisodeBuffer:
+    """
+    :param env: vectorised meta-episode environments
+    :param n_meta_episodes: how many will be run
+    :return: a buffer that holds them, with those that fill up the last round of sub-environments
+    """
+    rounds = -(-n_meta_episodes // env.num_envs)
+    return MetaEpisodeBuffer(rounds * env.num_envs, observation_layout(env.observation_space), env.num_envs)
+
+
+def record_meta(
+    model: BaseAlgorithm, env: VecEnv, tasks: np.ndarray, deterministic: bool = False, seed: int = 0
+) -> MetaEpisodeBatch:
+    """
+    Record one meta-episode on each of some tasks; parameters as of :func:`evaluate_meta`.
+
+    :return: the meta-episodes, in the order of the tasks where all are equally long
+    """
+    recorder = meta_episode_recorder(env, len(tasks))
+    evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
+    return recorder.get(np.arange(len(tasks)), model.device)
 
 
 def _run_meta_episodes(

@@ -16,11 +16,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
+from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.ldm.policies import MlpLstmPolicy
-from sb3_ldm.ldm.reward_maps import RewardMapCallback, has_probes
+from sb3_ldm.ldm.reward_maps import RewardMapCallback
 from sb3_ldm.rl2 import RL2
 
 SelfLDM = TypeVar("SelfLDM", bound="LDM")

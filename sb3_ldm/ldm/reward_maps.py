@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBatch
+from sb3_ldm.common.probes import get_probes
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 
@@ -32,22 +32,6 @@ class RewardMaps:
     def peaks(self) -> np.ndarray:
         """:return: the task that each map promises most for, ``(n_maps, task_dim)``"""
         return self.probed_tasks[self.maps.argmax(axis=1)]
-
-
-def has_probes(env: VecEnv) -> bool:
-    """
-    :param env: vectorised environments
-    :return: whether their tasks can be probed (see :class:`~sb3_ldm.envs.tasks.TaskProbes`)
-    """
-    return env.has_attr("task_probes")
-
-
-def get_probes(env: VecEnv) -> TaskProbes:
-    """
-    :param env: vectorised environments whose tasks can be probed
-    :return: a typical transition of every task
-    """
-    return env.get_attr("task_probes", 0)[0]
 
 
 def sample_reward_maps(env: MixtureVecEnv, n_maps: int = 64, seed: int = 0) -> RewardMaps:

@@ -26,9 +26,9 @@ from sb3_ldm.common.callbacks import (
 )
 from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.ldm import LDM
-from sb3_ldm.ldm.reward_maps import has_probes
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
 

@@ -7,12 +7,11 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch, MetaEpisodeBuffer
-from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
-from sb3_ldm.envs.tasks import TaskProbes
+from sb3_ldm.common.evaluation import record_meta, task_distribution_of
+from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.probes import get_probes, visited_probes
 from sb3_ldm.ldm import LDM
-from sb3_ldm.ldm.reward_maps import belief_maps, get_probes, sample_reward_maps
+from sb3_ldm.ldm.reward_maps import belief_maps, sample_reward_maps
 
 
 def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) -> None:
@@ -54,29 +53,13 @@ def save_trajectories(
     """
     layout, probes = observation_layout(env.observation_space), get_probes(env)
     tasks = task_distribution_of(env).tasks(split)
-    batch = _record(model, env, tasks, layout, deterministic, seed)
+    batch = record_meta(model, env, tasks, deterministic=deterministic, seed=seed)
     arrays: dict[str, Any] = {
         "tasks": tasks,
         "split": np.full(len(tasks), split),
-        "positions": _positions(batch, layout, probes),
+        "positions": probes.tasks[visited_probes(batch, layout, probes)],
     }
     if isinstance(model, LDM):
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
         arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
     np.savez_compressed(path, **arrays)
-
-
-def _record(
-    model: BaseAlgorithm, env: VecEnv, tasks: np.ndarray, layout: MetaEpisodeLayout, deterministic: bool, seed: int
-) -> MetaEpisodeBatch:
-    recorder = MetaEpisodeBuffer(-(-len(tasks) // env.num_envs) * env.num_envs, layout, env.num_envs)
-    evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
-    return recorder.get(np.arange(len(tasks)), model.device)
-
-
-def _positions(batch: MetaEpisodeBatch, layout: MetaEpisodeLayout, probes: TaskProbes) -> np.ndarray:
-    shape = (layout.episodes_per_task, layout.max_episode_steps, -1, layout.state_dim)
-    starts = batch.states.cpu().numpy().reshape(shape)[:, :1]
-    visited = np.concatenate([starts, batch.next_states.cpu().numpy().reshape(shape)], axis=1)
-    distance = np.abs(visited[..., None, :] - probes.next_states).sum(-1)
-    return probes.tasks[distance.argmin(-1)].transpose(2, 0, 1, 3)
