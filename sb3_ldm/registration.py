@@ -26,6 +26,7 @@ def make_grid_navi(
     episodes_per_task: int = EPISODES_PER_TASK,
     observation: GridObservation = "xy",
     horizon: int = HORIZON,
+    validation_tasks: int = 0,
     render_mode: str | None = None,
 ) -> MetaEpisodeWrapper:
     """
@@ -35,10 +36,13 @@ def make_grid_navi(
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param observation: see :func:`~sb3_ldm.envs.gridworld.cell_states`
     :param horizon: steps of an episode, H in the paper
+    :param validation_tasks: training goals to hold out as the split ``validation``
     :param render_mode: None or ``"rgb_array"``
     :return: the environment
     """
-    return _make_grid(grid_navi_tasks(), task_split, episodes_per_task, observation, horizon, render_mode)
+    return _make_grid(
+        grid_navi_tasks().hold_out(validation_tasks), task_split, episodes_per_task, observation, horizon, render_mode
+    )
 
 
 def make_grid_navi_extrapolation(
@@ -46,6 +50,7 @@ def make_grid_navi_extrapolation(
     episodes_per_task: int = EPISODES_PER_TASK,
     observation: GridObservation = "xy",
     horizon: int = HORIZON,
+    validation_tasks: int = 0,
     render_mode: str | None = None,
 ) -> MetaEpisodeWrapper:
     """
@@ -53,7 +58,14 @@ def make_grid_navi_extrapolation(
 
     :return: the environment
     """
-    return _make_grid(grid_navi_extrapolation_tasks(), task_split, episodes_per_task, observation, horizon, render_mode)
+    return _make_grid(
+        grid_navi_extrapolation_tasks().hold_out(validation_tasks),
+        task_split,
+        episodes_per_task,
+        observation,
+        horizon,
+        render_mode,
+    )
 
 
 def _make_grid(
@@ -75,6 +87,7 @@ def make_batched_grid(
     episodes_per_task: int = EPISODES_PER_TASK,
     observation: GridObservation = "xy",
     horizon: int = HORIZON,
+    validation_tasks: int = 0,
     render_mode: str | None = None,
 ) -> BatchedMetaVecEnv:
     """
@@ -84,7 +97,8 @@ def make_batched_grid(
     :param n_envs: number of environments
     :return: the vectorised environment
     """
-    backend = BatchedGridNavi(n_envs, observation, _GRID_TASKS[env_id](), max_episode_steps=horizon)
+    tasks = _GRID_TASKS[env_id]().hold_out(validation_tasks)
+    backend = BatchedGridNavi(n_envs, observation, tasks, max_episode_steps=horizon)
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
 
 

@@ -10,8 +10,8 @@ from sb3_ldm.results import EvaluationTable, RunResult, group_runs, load_run
 
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
-_SPLIT_NAMES = {"train": "training", "test": "unseen", "eval": "evaluation"}
-_SPLIT_ORDER = ("train", "test", "eval")
+_SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
+_SPLIT_ORDER = ("train", "validation", "test", "eval")
 
 
 def display_name(label: str) -> str:

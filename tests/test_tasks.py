@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sb3_ldm import make_meta_vec_env
 from sb3_ldm.envs import (
     SPLITS,
     FiniteTaskDistribution,
@@ -14,6 +15,7 @@ from sb3_ldm.envs import (
     TaskEnvMixin,
     check_task_env,
 )
+from sb3_ldm.envs.tasks import VALIDATION
 
 TRAIN = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
 TEST = np.array([[6.0, 7.0], [8.0, 9.0]])
@@ -190,3 +192,26 @@ def test_the_split_can_be_changed():
     assert env.reset(seed=0)[1]["task"].tolist() in TEST.tolist()
     with pytest.raises(ValueError, match="split='trian'"):
         env.set_task_split("trian")
+
+
+def test_training_tasks_are_held_out_for_validation(distribution):
+    held = distribution.hold_out(1, seed=3)
+    assert VALIDATION in held.splits and VALIDATION not in distribution.splits
+    together = np.concatenate([held.tasks("train"), held.tasks(VALIDATION)])
+    np.testing.assert_array_equal(np.unique(together, axis=0), np.unique(distribution.tasks("train"), axis=0))
+    assert len(held.tasks(VALIDATION)) == 1 and len(together) == len(distribution.tasks("train"))
+    np.testing.assert_array_equal(held.tasks("test"), distribution.tasks("test"))
+    np.testing.assert_array_equal(distribution.hold_out(1, seed=3).tasks("train"), held.tasks("train"))
+    with pytest.raises(ValueError, match="validation_tasks=99"):
+        distribution.hold_out(99)
+
+
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+def test_held_out_goals_never_come_up_in_training(backend):
+    env = make_meta_vec_env("GridNavi-v0", 4, seed=0, backend=backend, env_kwargs={"validation_tasks": 17, "horizon": 1})
+    only = env.get_attr("task_distribution", 0)[0].tasks("train")
+    assert only.shape == (1, 2)
+    env.reset()
+    for _ in range(20):
+        env.step(np.zeros(4, dtype=int))
+        assert all((task == only[0]).all() for task in env.get_attr("task"))

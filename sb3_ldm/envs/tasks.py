@@ -6,7 +6,8 @@ A *task* is one MDP of the family (paper section 2), described by a vector. A *t
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from copy import copy
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,10 @@ Task: TypeAlias = np.ndarray
 
 #: The splits that every task distribution has; a distribution may name more.
 SPLITS = ("train", "test", "eval", "all")
+#: The split of training tasks that were held out, where some were.
+VALIDATION = "validation"
+
+SelfFinite = TypeVar("SelfFinite", bound="FiniteTaskDistribution")
 
 
 class TaskDistribution(ABC):
@@ -131,6 +136,34 @@ class FiniteTaskDistribution(TaskDistribution):
 
     def tasks(self, split: str) -> np.ndarray:
         return self._tasks[self.validate_split(split)].astype(self.task_dtype)
+
+    def hold_out(self: SelfFinite, n_tasks: int, seed: int = 0) -> SelfFinite:
+        """
+        Move training tasks to a split :data:`VALIDATION`, so that choices can be made without a look at the test tasks.
+
+        :param n_tasks: number of tasks to hold out; 0 for the distribution as it is
+        :param seed: which tasks they are
+        :return: the distribution without them in ``train``
+        :raises ValueError: if no training task would be left
+        """
+        train = self._tasks["train"]
+        if not 0 <= n_tasks < len(train):
+            raise ValueError(f"validation_tasks={n_tasks} of {len(train)} training tasks: use 0 to {len(train) - 1}.")
+        if n_tasks == 0:
+            return self
+        held_out = np.isin(np.arange(len(train)), np.random.default_rng(seed).permutation(len(train))[:n_tasks])
+        smaller = copy(self)
+        smaller._tasks = {**self._tasks, "train": train[~held_out], VALIDATION: train[held_out]}
+        return smaller
+
+
+def unseen_split(distribution: TaskDistribution) -> str:
+    """
+    :param distribution: a task distribution
+    :return: the split to generalise to while choices are being made: where training tasks are held out for validation these,
+        so that nothing looks at the test tasks, else ``"test"``
+    """
+    return VALIDATION if VALIDATION in distribution.splits else "test"
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBatch
 from sb3_ldm.common.probes import get_probes
-from sb3_ldm.envs.tasks import TaskProbes
+from sb3_ldm.envs.tasks import TaskProbes, unseen_split
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 
 
@@ -78,7 +78,7 @@ def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskPr
 
 class RewardMapCallback(BaseCallback):
     """
-    Log what is imagined: ``imagination/share_unseen``, the share of sampled reward maps that peak on a test task;
+    Log what is imagined: ``imagination/share_unseen``, the share of sampled reward maps that peak on an unseen task;
     ``imagination/distinct_unseen``, on how many different ones; ``imagination/peak_reward``, the mean height of the peaks.
     LDM adds it by itself where the tasks can be probed.
 
@@ -106,7 +106,8 @@ class RewardMapCallback(BaseCallback):
             maps = sample_reward_maps(self.model.mixture_env, self.n_maps, seed=self.num_timesteps)  # type: ignore[attr-defined]
         except ValueError:
             return  # no meta-episode has ended yet
-        unseen = task_distribution_of(self.training_env).tasks("test")
+        distribution = task_distribution_of(self.training_env)
+        unseen = distribution.tasks(unseen_split(distribution))
         hits = (maps.peaks()[:, None] == unseen[None]).all(-1)
         self.logger.record("imagination/share_unseen", hits.any(1).mean())
         self.logger.record("imagination/distinct_unseen", int(hits.any(0).sum()))

@@ -28,12 +28,20 @@ from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.envs.tasks import unseen_split
 from sb3_ldm.ldm import LDM
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
 
-EVALUATION_SPLITS = ("train", "test")
 FINAL_REPEATS = 10
+
+
+def evaluation_splits(env: VecEnv) -> tuple[str, str]:
+    """
+    :param env: vectorised meta-episode environments
+    :return: the splits to evaluate on
+    """
+    return ("train", unseen_split(task_distribution_of(env)))
 
 
 class MetaExperimentManager(ExperimentManager):
@@ -82,9 +90,10 @@ class MetaExperimentManager(ExperimentManager):
             self.callbacks.append(LatestCheckpointCallback(self.save_freq, path, Path(self.params_path) / "vecnormalize.pkl"))
         evaluation = None
         if self.eval_freq > 0:
+            eval_env = self._create_eval_env()
             evaluation = MetaEvalCallback(
-                self._create_eval_env(),
-                splits=EVALUATION_SPLITS,
+                eval_env,
+                splits=evaluation_splits(eval_env),
                 eval_freq=self.eval_freq,
                 log_path=path,
                 best_model_save_path=path,
@@ -99,7 +108,7 @@ class MetaExperimentManager(ExperimentManager):
         """As many sub-environments as the larger split has tasks, but no more than 64."""
         env = self.create_envs(1, eval_env=True)
         tasks = task_distribution_of(env)
-        n_tasks = max(len(tasks.tasks(split)) for split in EVALUATION_SPLITS)
+        n_tasks = max(len(tasks.tasks(split)) for split in evaluation_splits(env))
         env.close()
         return self.create_envs(min(n_tasks, 64), eval_env=True)
 
@@ -162,8 +171,9 @@ class MetaExperimentManager(ExperimentManager):
         """The final evaluation, and what figures are drawn from."""
         self._save_run(model)
         env, path = self._create_eval_env(), Path(self.save_path)
+        splits = evaluation_splits(env)
         for deterministic in (False, True):
-            for split in EVALUATION_SPLITS:
+            for split in splits:
                 repeats = 1 if deterministic else FINAL_REPEATS
                 result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
                 append_evaluation(path / "final_evaluation.csv", model.num_timesteps, split, deterministic, result)
@@ -171,7 +181,7 @@ class MetaExperimentManager(ExperimentManager):
                 reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
                 print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
         if has_probes(env):
-            save_trajectories(model, env, path / "trajectories.npz", seed=self.seed)
+            save_trajectories(model, env, path / "trajectories.npz", split=splits[-1], seed=self.seed)
             if isinstance(model, LDM) and model.n_mixture > 0:
                 save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
         env.close()
