@@ -1,11 +1,15 @@
 """The registered environment ids; each makes meta-episodes, ready for a recurrent algorithm."""
 
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
+import torch as th
 
 from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv, register_batched_backend
+from sb3_ldm.envs import locomotion
+from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
 from sb3_ldm.envs.gridworld import (
     HORIZON,
     BatchedGridNavi,
@@ -17,6 +21,7 @@ from sb3_ldm.envs.gridworld import (
 )
 
 EPISODES_PER_TASK = 4  #: N of the paper's gridworld
+LOCOMOTION_EPISODES_PER_TASK = 2  #: N of the paper's MuJoCo domains
 
 _GRID_TASKS = {"GridNavi-v0": grid_navi_tasks, "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks}
 
@@ -102,6 +107,48 @@ def make_batched_grid(
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
 
 
+def make_locomotion(
+    env_id: str,
+    task_split: str = "train",
+    episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
+    horizon: int = locomotion.HORIZON,
+    render_mode: str | None = None,
+    **kwargs: Any,
+) -> MetaEpisodeWrapper:
+    """
+    Make a locomotion environment. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
+
+    :param env_id: ``"AntDirection-v0"``, ``"AntGoal-v0"`` or ``"HalfCheetahVelocity-v0"``
+    :param task_split: the split that tasks are sampled from
+    :param episodes_per_task: episodes in a meta-episode, N in the paper
+    :param horizon: steps of an episode, H in the paper
+    :param render_mode: None or one of gymnasium's
+    :param kwargs: of the gymnasium environment, for instance the size of pictures
+    :return: the environment
+    """
+    env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, **kwargs)
+    return MetaEpisodeWrapper(env, episodes_per_task, max_episode_steps=horizon)
+
+
+def make_batched_locomotion(
+    env_id: str,
+    n_envs: int,
+    task_split: str = "train",
+    episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
+    horizon: int = locomotion.HORIZON,
+    render_mode: str | None = None,
+) -> BatchedMetaVecEnv:
+    """
+    Make the EnvPool backend of a locomotion environment, which has as many threads as torch and cannot draw pictures;
+    parameters as of :func:`make_locomotion`.
+
+    :param n_envs: number of environments
+    :return: the vectorised environment
+    """
+    backend = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads())
+    return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
+
+
 _ENTRY_POINTS = {
     "GridNavi-v0": "sb3_ldm.registration:make_grid_navi",
     "GridNaviExtrapolation-v0": "sb3_ldm.registration:make_grid_navi_extrapolation",
@@ -115,3 +162,13 @@ def register_envs() -> None:
             # Both checks cost time in every step; the wrapper itself refuses a step before the reset.
             gym.register(env_id, entry_point=entry_point, disable_env_checker=True, order_enforce=False)
         register_batched_backend(env_id, partial(make_batched_grid, env_id))
+    for env_id in locomotion.DOMAINS:
+        if env_id not in gym.registry:
+            gym.register(
+                env_id,
+                entry_point="sb3_ldm.registration:make_locomotion",
+                kwargs={"env_id": env_id},
+                disable_env_checker=True,
+                order_enforce=False,
+            )
+        register_batched_backend(env_id, partial(make_batched_locomotion, env_id), available=has_envpool)

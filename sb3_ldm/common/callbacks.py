@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, meta_episode_recorder, task_distribution_of
+from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, evaluation_tasks, meta_episode_recorder
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import coverage, get_probes, has_probes, visited_probes
@@ -84,7 +84,7 @@ class MetaEvalCallback(BaseCallback):
         self._last_timesteps = self.num_timesteps
         evaluations = {}
         for split in self.splits:
-            tasks = task_distribution_of(self.env).tasks(split)
+            tasks = evaluation_tasks(self.env, split)
             recorder = meta_episode_recorder(self.env, len(tasks) * self.n_repeats) if has_probes(self.env) else None
             evaluations[split] = evaluate_meta(
                 self.model,

@@ -15,6 +15,8 @@ from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
 from sb3_ldm.envs.tasks import TaskDistribution
 
+N_SAMPLED_TASKS = 20  #: that stand for a split of infinitely many
+
 
 @dataclass(frozen=True)
 class MetaEvaluation:
@@ -54,6 +56,15 @@ def task_distribution_of(env: VecEnv) -> TaskDistribution:
     return env.get_attr("task_distribution", 0)[0]
 
 
+def evaluation_tasks(env: VecEnv, split: str) -> np.ndarray:
+    """
+    :param env: vectorised meta-episode environments
+    :param split: named split
+    :return: the tasks that it is evaluated on, ``(n, task_dim)``
+    """
+    return task_distribution_of(env).representatives(split, N_SAMPLED_TASKS)
+
+
 def evaluate_meta(
     model: BaseAlgorithm,
     env: VecEnv,
@@ -72,7 +83,7 @@ def evaluate_meta(
 
     :param model: the trained agent
     :param env: meta-episode environments to run on, of any number
-    :param split: named split; all of its tasks are run, so it must be finite
+    :param split: named split; all of its tasks are run, of infinitely many always the same 20
     :param tasks: run these instead, ``(n, task_dim)``
     :param n_repeats: meta-episodes per task
     :param deterministic: whether the agent takes its most likely actions
@@ -85,7 +96,7 @@ def evaluate_meta(
     observation_layout(env.observation_space)
     if n_repeats < 1:
         raise ValueError(f"n_repeats={n_repeats}: every task needs at least 1 meta-episode.")
-    tasks = task_distribution_of(env).tasks(split) if tasks is None else np.asarray(tasks)
+    tasks = evaluation_tasks(env, split) if tasks is None else np.asarray(tasks)
     if len(tasks) == 0:
         raise ValueError("tasks=[]: there is nothing to evaluate on.")
     queue = np.repeat(tasks, n_repeats, axis=0)

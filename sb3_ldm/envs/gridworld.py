@@ -7,6 +7,7 @@ A 7x7 grid, start (0, 0) in the lower left corner, y upwards. Reward 1 on the go
 The dynamics are the pure functions :func:`move` and :func:`reward`; both environments step through tables of them.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -235,6 +236,9 @@ class BatchedGridNavi:
         self._goals = np.zeros(num_envs, dtype=np.int64)
         self._found = np.zeros(num_envs, dtype=bool)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
+
+    def seed(self, seeds: Sequence[int | None]) -> None:
+        """Nothing but the goals is random."""
 
     def reset(self, indices: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         self._cells[indices] = 0

@@ -5,7 +5,7 @@ A *task* is one MDP of the family (paper section 2), described by a vector. A *t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -22,6 +22,10 @@ SPLITS = ("train", "test", "eval", "all")
 VALIDATION = "validation"
 
 SelfFinite = TypeVar("SelfFinite", bound="FiniteTaskDistribution")
+
+
+class InfiniteSplitError(ValueError):
+    """A split has infinitely many tasks, so they cannot be listed."""
 
 
 class TaskDistribution(ABC):
@@ -59,10 +63,40 @@ class TaskDistribution(ABC):
 
         :param split: name of the split
         :return: the tasks, shape [n_tasks, task_dim]
-        :raises ValueError: if there is no such split, or it has infinitely many tasks
+        :raises ValueError: if there is no such split
+        :raises InfiniteSplitError: if it has infinitely many tasks
         """
         self.validate_split(split)
-        raise ValueError(f"split={split!r} of {type(self).__name__} is infinite and cannot be listed: use sample(split, rng)")
+        raise InfiniteSplitError(
+            f"split={split!r} of {type(self).__name__} is infinite and cannot be listed: use sample(split, rng)"
+        )
+
+    def is_finite(self, split: str) -> bool:
+        """
+        :param split: name of the split
+        :return: whether its tasks can be listed
+        :raises ValueError: if there is no such split
+        """
+        try:
+            self.tasks(split)
+        except InfiniteSplitError:
+            return False
+        return True
+
+    def representatives(self, split: str, n_tasks: int, seed: int = 0) -> np.ndarray:
+        """
+        Tasks to evaluate a split on: all of a finite one, else some that are always the same.
+
+        :param split: name of the split
+        :param n_tasks: number of tasks of an infinite split
+        :param seed: which they are
+        :return: the tasks, shape [n, task_dim]
+        :raises ValueError: if there is no such split
+        """
+        if self.is_finite(split):
+            return self.tasks(split)
+        rng = np.random.default_rng(seed)
+        return np.stack([self.sample(split, rng) for _ in range(n_tasks)])
 
     def validate_split(self, split: str) -> str:
         """
@@ -161,9 +195,11 @@ def unseen_split(distribution: TaskDistribution) -> str:
     """
     :param distribution: a task distribution
     :return: the split to generalise to while choices are being made: where training tasks are held out for validation these,
-        so that nothing looks at the test tasks, else ``"test"``
+        so that nothing looks at the test tasks; else ``"test"``, or the fixed list ``"eval"`` where there is no end of those
     """
-    return VALIDATION if VALIDATION in distribution.splits else "test"
+    if VALIDATION in distribution.splits:
+        return VALIDATION
+    return "test" if distribution.is_finite("test") else "eval"
 
 
 @runtime_checkable
@@ -321,6 +357,14 @@ class BatchedTaskEnv(Protocol):
 
     @property
     def task_distribution(self) -> TaskDistribution: ...
+
+    def seed(self, seeds: Sequence[int | None]) -> None:
+        """
+        Seed what else than the tasks is random, for the next reset of all sub-environments.
+
+        :param seeds: one for each sub-environment; None for any
+        """
+        ...
 
     def reset(self, indices: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         """

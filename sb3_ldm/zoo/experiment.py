@@ -24,7 +24,7 @@ from sb3_ldm.common.callbacks import (
     append_evaluation,
     drop_evaluations_after,
 )
-from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
+from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
@@ -36,12 +36,14 @@ from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
 FINAL_REPEATS = 10
 
 
-def evaluation_splits(env: VecEnv) -> tuple[str, str]:
+def evaluation_splits(env: VecEnv, final: bool = False) -> tuple[str, ...]:
     """
     :param env: vectorised meta-episode environments
+    :param final: whether it is the evaluation at the end, which also samples the test tasks where they are infinitely many
     :return: the splits to evaluate on
     """
-    return ("train", unseen_split(task_distribution_of(env)))
+    unseen = unseen_split(task_distribution_of(env))
+    return ("train", unseen, "test") if final and unseen == "eval" else ("train", unseen)
 
 
 class MetaExperimentManager(ExperimentManager):
@@ -107,8 +109,7 @@ class MetaExperimentManager(ExperimentManager):
     def _create_eval_env(self) -> VecEnv:
         """As many sub-environments as the larger split has tasks, but no more than 64."""
         env = self.create_envs(1, eval_env=True)
-        tasks = task_distribution_of(env)
-        n_tasks = max(len(tasks.tasks(split)) for split in evaluation_splits(env))
+        n_tasks = max(len(evaluation_tasks(env, split)) for split in evaluation_splits(env))
         env.close()
         return self.create_envs(min(n_tasks, 64), eval_env=True)
 
@@ -171,7 +172,7 @@ class MetaExperimentManager(ExperimentManager):
         """The final evaluation, and what figures are drawn from."""
         self._save_run(model)
         env, path = self._create_eval_env(), Path(self.save_path)
-        splits = evaluation_splits(env)
+        splits = evaluation_splits(env, final=True)
         for deterministic in (False, True):
             for split in splits:
                 repeats = 1 if deterministic else FINAL_REPEATS

@@ -84,6 +84,8 @@ class BatchedMetaVecEnv(VecEnv):
         return self.layout.episodes_per_task
 
     def reset(self) -> np.ndarray:
+        if any(seed is not None for seed in self._seeds):
+            self.backend.seed(self._seeds)
         for index in range(self.num_envs):
             if self._seeds[index] is not None:
                 self._rngs[index], _ = np_random(self._seeds[index])
@@ -231,6 +233,8 @@ class BatchedMetaVecEnv(VecEnv):
             return self._render_mode
         if name in ("task_distribution", "spec", "layout", "episodes_per_task", "observation_space", "action_space"):
             return getattr(self, name)
+        if name == "position" and hasattr(self.backend, "positions"):
+            return self.backend.positions[index]
         if name == "task_probes" and hasattr(self.backend, name):
             return getattr(self.backend, name)  # optional, so not in the protocol
         raise AttributeError(f"the batched environments have no attribute {name!r}")

@@ -17,16 +17,25 @@ BACKENDS = ("auto", "batched", "dummy", "subproc")
 BatchedConstructor = Callable[..., VecEnv]
 
 _batched_constructors: dict[str, BatchedConstructor] = {}
+_availability: dict[str, Callable[[], bool]] = {}
 
 
-def register_batched_backend(env_id: str, constructor: BatchedConstructor) -> None:
+def register_batched_backend(
+    env_id: str, constructor: BatchedConstructor, available: Callable[[], bool] | None = None
+) -> None:
     """
     Offer a natively batched backend for an environment id.
 
     :param env_id: a registered gymnasium id
     :param constructor: called as ``constructor(n_envs, **env_kwargs)``; must accept ``render_mode``
+    :param available: whether what it needs is installed, so that ``"auto"`` may choose it; None if it needs nothing
     """
     _batched_constructors[env_id] = constructor
+    _availability[env_id] = available or _always
+
+
+def _always() -> bool:
+    return True
 
 
 def make_meta_vec_env(
@@ -39,13 +48,17 @@ def make_meta_vec_env(
     start_index: int = 0,
 ) -> VecEnv:
     """
-    Make a monitored ``VecEnv`` of meta-episodes; every backend gives the same results for the same seed.
+    Make a monitored ``VecEnv`` of meta-episodes.
+
+    Every backend gives the same tasks for the same seed; on the gridworlds the same results, too. (Physics in other libraries
+    draws other start states.)
 
     :param env_id: a registered gymnasium id that makes meta-episodes, for instance ``"GridNavi-v0"``
     :param n_envs: number of environments
     :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset
     :param backend: ``"batched"`` steps all environments at once, where the family offers it; ``"dummy"`` one after the
-        other; ``"subproc"`` in one process each; ``"auto"`` takes ``"batched"`` where there is one, else ``"dummy"``
+        other; ``"subproc"`` in one process each; ``"auto"`` takes ``"batched"`` where there is one and what it needs is
+        installed, else ``"dummy"``
     :param env_kwargs: keyword arguments of the environment, for instance ``{"task_split": "test"}``
     :param vec_env_kwargs: keyword arguments of ``DummyVecEnv`` or ``SubprocVecEnv``
     :param start_index: added to the seed of the action space, like in SB3
@@ -81,7 +94,8 @@ def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | 
         if vec_env_kwargs:
             raise ValueError(f"vec_env_kwargs={vec_env_kwargs!r} has no use with backend='batched', leave it out")
     if backend == "auto":
-        return "batched" if env_id in _batched_constructors and not vec_env_kwargs else "dummy"
+        offered_here = env_id in _batched_constructors and _availability.get(env_id, _always)()
+        return "batched" if offered_here and not vec_env_kwargs else "dummy"
     return backend
 
 

@@ -1,0 +1,313 @@
+"""The MuJoCo domains of the LDM paper (section 5.2): Ant-direction, Ant-goal and Half-cheetah-velocity.
+
+A *domain* says what its tasks are and computes the agent's state and the task's reward from what gymnasium's v5 environment
+observes, as pure functions of batches. :class:`LocomotionEnv` (one environment) and
+:class:`~sb3_ldm.envs.envpool_backend.BatchedLocomotion` (many at once) step the same domain, so they cannot disagree on it.
+
+The models, their physics and their start states are gymnasium's, with positions kept in the observation. What is different
+from the code that the paper's authors released, which is made for an old MuJoCo, here in all domains:
+
+* physics of today's MuJoCo, contact forces included, which the old one left at zero in most versions;
+* actions are clipped to [-1, 1] by SB3 before they get here, so control costs are those of the clipped action;
+* positions and velocities are those of the generalised coordinates (the released code reads the torso's frame, which lags them
+  by one integration step).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils.seeding import np_random
+
+from sb3_ldm.envs.tasks import FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
+
+HORIZON = 200  #: steps of one episode, H in the paper
+TIMESTEP = 0.05  #: seconds of one environment step, five integration steps in all domains
+
+_ANT_COORDINATES = 29  # 15 positions and 14 velocities, before the contact forces
+_CHEETAH_TORSO_HEIGHT = 0.7  # of the model at its zero position
+
+
+class DirectionTasks(FiniteTaskDistribution):
+    """Directions of running as angles in radians, ``[theta]``: multiples of 90 degrees to train on, those between to test."""
+
+    def __init__(self) -> None:
+        train = np.deg2rad(90.0 * np.arange(4))[:, None]
+        super().__init__({"train": train, "test": train + np.pi / 4})
+
+
+class GoalTasks(TaskDistribution):
+    """
+    Goal positions in metres, ``[x, y]``: training goals near the start or far from it, unseen goals at distances between.
+
+    Goals of a split are uniform over its area: ``train`` is the disc of radius 1 and the ring from 2.5 to 3, ``test`` the ring
+    between them, ``all`` the disc of radius 3. ``eval`` is at distance 1.75 in four directions.
+    """
+
+    RADII: ClassVar[Mapping[str, tuple[tuple[float, float], ...]]] = MappingProxyType(
+        {"train": ((0.0, 1.0), (2.5, 3.0)), "test": ((1.0, 2.5),), "all": ((0.0, 3.0),)}
+    )
+    EVAL_RADIUS: ClassVar[float] = 1.75
+
+    @property
+    def task_dim(self) -> int:
+        return 2
+
+    def sample(self, split: str, rng: np.random.Generator) -> Task:
+        if self.validate_split(split) == "eval":
+            return self.tasks(split)[rng.integers(4)]
+        low, high = _choose_range([(low**2, high**2) for low, high in self.RADII[split]], rng)
+        radius, angle = np.sqrt(rng.uniform(low, high)), rng.uniform(0.0, 2.0 * np.pi)
+        return radius * np.array([np.cos(angle), np.sin(angle)])
+
+    def tasks(self, split: str) -> np.ndarray:
+        if split != "eval":
+            return super().tasks(split)
+        angles = 0.5 * np.pi * np.arange(4)
+        return self.EVAL_RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+class VelocityTasks(TaskDistribution):
+    """
+    Target velocities in metres a second, ``[v]``: slow and fast ones to train on, each half of the time, unseen ones between.
+
+    ``train`` is [0, 0.5) and [3, 3.5), ``test`` [0.5, 3), ``all`` [0, 3.5), each uniform; ``eval`` is five of ``test``.
+    """
+
+    RANGES: ClassVar[Mapping[str, tuple[tuple[float, float], ...]]] = MappingProxyType(
+        {"train": ((0.0, 0.5), (3.0, 3.5)), "test": ((0.5, 3.0),), "all": ((0.0, 3.5),)}
+    )
+
+    @property
+    def task_dim(self) -> int:
+        return 1
+
+    def sample(self, split: str, rng: np.random.Generator) -> Task:
+        if self.validate_split(split) == "eval":
+            return self.tasks(split)[rng.integers(5)]
+        return np.array([rng.uniform(*_choose_range(self.RANGES[split], rng))])
+
+    def tasks(self, split: str) -> np.ndarray:
+        return np.array([[0.75], [1.25], [1.75], [2.25], [2.75]]) if split == "eval" else super().tasks(split)
+
+
+def _choose_range(ranges: Any, rng: np.random.Generator) -> tuple[float, float]:
+    """One of some ranges, with probabilities proportional to their lengths."""
+    lengths = np.array([high - low for low, high in ranges])
+    return ranges[rng.choice(len(ranges), p=lengths / lengths.sum())]
+
+
+class Domain(ABC):
+    """
+    A locomotion domain: its tasks, the agent's state and the reward.
+
+    *Raw* observations are those of the gymnasium environment ``base_id`` with positions: generalised coordinates, velocities
+    and, for the ant, contact forces clipped to [-1, 1].
+    """
+
+    base_id: ClassVar[str]  #: of the gymnasium environment whose physics it is
+    state_dim: ClassVar[int]
+    action_dim: ClassVar[int]
+    position_dim: ClassVar[int] = 2  #: coordinates that place the robot in the world
+    terminates: ClassVar[bool] = False  #: whether the episode ends when the robot is not healthy
+    do_nothing_return: ClassVar[float]  #: mean return of an agent on the eval tasks that stands still for a whole episode
+
+    @abstractmethod
+    def make_tasks(self) -> TaskDistribution:
+        """:return: the tasks of the domain"""
+
+    @abstractmethod
+    def states(self, raw: np.ndarray) -> np.ndarray:
+        """
+        :param raw: raw observations, shape [..., raw_dim]
+        :return: what the agent observes, shape [..., state_dim]
+        """
+
+    @abstractmethod
+    def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        """
+        :param before: raw observations before the step, shape [..., raw_dim]
+        :param actions: shape [..., action_dim]
+        :param after: raw observations after the step, shape [..., raw_dim]
+        :param tasks: shape [..., task_dim]
+        :return: the tasks' rewards, shape [...]
+        """
+
+    def positions(self, raw: np.ndarray) -> np.ndarray:
+        """
+        :param raw: raw observations, shape [..., raw_dim]
+        :return: where the robot is on the plane or the line, in metres, shape [..., 2] or [..., 1]
+        """
+        return raw[..., : self.position_dim]
+
+
+def control_cost(actions: np.ndarray) -> np.ndarray:
+    """
+    :param actions: shape [..., action_dim]
+    :return: the squared norm of each, shape [...]
+    """
+    return np.square(actions).sum(-1)
+
+
+def contact_cost(raw: np.ndarray) -> np.ndarray:
+    """
+    :param raw: raw observations of the ant, shape [..., 107]
+    :return: 5e-4 times the sum of squared, clipped contact forces, shape [...]
+    """
+    return 5e-4 * np.square(raw[..., _ANT_COORDINATES:]).sum(-1)
+
+
+class AntDirection(Domain):
+    """
+    The ant runs in a direction: velocity along it - 0.5 |a|^2 - contact cost + 1, until its torso leaves heights of [0.2, 1].
+
+    The state is the coordinates without x and y and the velocities (27 numbers). As in the released code the reward of being
+    healthy is given in every step, the one that ends the episode included.
+    """
+
+    base_id = "Ant-v5"
+    state_dim = 27
+    action_dim = 8
+    terminates = True
+    do_nothing_return = 200.0
+
+    def make_tasks(self) -> TaskDistribution:
+        return DirectionTasks()
+
+    def states(self, raw: np.ndarray) -> np.ndarray:
+        return raw[..., 2:_ANT_COORDINATES]
+
+    def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        velocity = (after[..., :2] - before[..., :2]) / TIMESTEP
+        angle = tasks[..., 0]
+        forward = velocity[..., 0] * np.cos(angle) + velocity[..., 1] * np.sin(angle)
+        return forward - 0.5 * control_cost(actions) - contact_cost(after) + 1.0
+
+
+class AntGoal(Domain):
+    """
+    The ant goes to a position: -L1 distance - 0.1 |a|^2 - contact cost, never ending early.
+
+    The state is all coordinates, velocities and contact forces (15 + 14 + 78 = 107 numbers; the released code has six more,
+    the contact forces on the world's own body, which are always zero).
+    """
+
+    base_id = "Ant-v5"
+    state_dim = 107
+    action_dim = 8
+    do_nothing_return = -350.0
+
+    def make_tasks(self) -> TaskDistribution:
+        return GoalTasks()
+
+    def states(self, raw: np.ndarray) -> np.ndarray:
+        return raw
+
+    def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        distance = np.abs(after[..., :2] - tasks).sum(-1)
+        return -distance - 0.1 * control_cost(actions) - contact_cost(after)
+
+
+class HalfCheetahVelocity(Domain):
+    """
+    The half-cheetah runs at a velocity: -|v - v*| - 0.05 |a|^2, never ending early.
+
+    The state is the coordinates without x, the velocities and the torso's position x, y, z (8 + 9 + 3 = 20 numbers).
+    """
+
+    base_id = "HalfCheetah-v5"
+    state_dim = 20
+    action_dim = 6
+    position_dim = 1
+    do_nothing_return = -350.0
+
+    def make_tasks(self) -> TaskDistribution:
+        return VelocityTasks()
+
+    def states(self, raw: np.ndarray) -> np.ndarray:
+        x, z = raw[..., 0], raw[..., 1] + _CHEETAH_TORSO_HEIGHT
+        return np.concatenate([raw[..., 1:], np.stack([x, np.zeros_like(x), z], axis=-1)], axis=-1)
+
+    def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        velocity = (after[..., 0] - before[..., 0]) / TIMESTEP
+        return -np.abs(velocity - tasks[..., 0]) - 0.05 * control_cost(actions)
+
+
+#: The domains by the names of their registered environments.
+DOMAINS: Mapping[str, Domain] = MappingProxyType(
+    {"AntDirection-v0": AntDirection(), "AntGoal-v0": AntGoal(), "HalfCheetahVelocity-v0": HalfCheetahVelocity()}
+)
+
+
+def domain_of(env_id: str) -> Domain:
+    """
+    :param env_id: id of a registered environment
+    :return: its domain
+    :raises ValueError: if it is none of the locomotion environments
+    """
+    if env_id not in DOMAINS:
+        raise ValueError(f"env_id={env_id!r} is no locomotion environment: use one of {', '.join(DOMAINS)}")
+    return DOMAINS[env_id]
+
+
+def state_space(domain: Domain) -> spaces.Box:
+    """
+    :param domain: a domain
+    :return: the space of the agent's states
+    """
+    return spaces.Box(-np.inf, np.inf, (domain.state_dim,), dtype=np.float32)
+
+
+class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
+    """
+    One environment of a domain, without a time limit; the registered ids add it and string episodes into meta-episodes.
+
+    :param domain: the domain
+    :param task_split: the split that ``reset()`` samples tasks from
+    :param render_mode: None or one of gymnasium's
+    :param kwargs: of the gymnasium environment, for instance the size of pictures
+    :raises ValueError: if there is no such split
+    """
+
+    def __init__(self, domain: Domain, task_split: str = "train", render_mode: str | None = None, **kwargs: Any) -> None:
+        options: dict[str, Any] = {"exclude_current_positions_from_observation": False, **kwargs}
+        if domain.base_id == "Ant-v5":
+            options["terminate_when_unhealthy"] = domain.terminates
+        # Both checks cost time in every step.
+        base = gym.make(domain.base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode, **options)
+        super().__init__(base.unwrapped)
+        self.domain = domain
+        self.set_tasks(domain.make_tasks(), task_split)
+        self.observation_space = state_space(domain)
+        self._raw: np.ndarray | None = None
+        self._task_rng, _ = np_random()
+
+    @property
+    def np_random(self) -> np.random.Generator:  # type: ignore[override]
+        """The tasks' own random stream, so that tasks do not depend on the start states drawn."""
+        return self._task_rng
+
+    @property
+    def position(self) -> np.ndarray | None:
+        """Where the robot is, shape [position_dim]; None before the first reset."""
+        return None if self._raw is None else self.domain.positions(self._raw)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._raw, _ = self.env.reset(seed=seed)
+        if seed is not None:
+            self._task_rng, _ = np_random(seed)
+        task = self.select_task(options)
+        return self.domain.states(self._raw).astype(np.float32), {"task": task}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._raw is None:
+            raise gym.error.ResetNeeded("Cannot call step() before reset()")
+        assert self._task is not None
+        before = self._raw
+        self._raw, _, terminated, _, _ = self.env.step(action)
+        reward = self.domain.rewards(before, action, self._raw, self._task)
+        return self.domain.states(self._raw).astype(np.float32), float(reward), terminated, False, {}
