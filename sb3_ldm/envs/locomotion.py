@@ -287,8 +287,8 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         self._task_rng, _ = np_random()
 
     @property
-    def np_random(self) -> np.random.Generator:  # type: ignore[override]
-        """The tasks' own random stream, so that tasks do not depend on the start states drawn."""
+    def task_rng(self) -> np.random.Generator:
+        """The tasks' own random stream, so that they do not depend on the start states drawn before."""
         return self._task_rng
 
     @property

@@ -237,6 +237,11 @@ class TaskEnvMixin:
     _task: Task | None = None
 
     @property
+    def task_rng(self) -> np.random.Generator:
+        """What tasks are sampled with; another one than the environment's where tasks are to have a stream of their own."""
+        return self.np_random
+
+    @property
     def task_split(self) -> str:
         """The split that ``reset()`` samples from."""
         return self._task_split
@@ -274,7 +279,7 @@ class TaskEnvMixin:
         """
         wanted = None if options is None else options.get("task")
         if wanted is None:
-            self._task = self.task_distribution.sample(self._task_split, self.np_random)
+            self._task = self.task_distribution.sample(self._task_split, self.task_rng)
         else:
             self._task = self.task_distribution.validate_task(wanted)
         return self._task.copy()
