@@ -42,6 +42,7 @@ from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_n
 
 #: One colour an algorithm in every figure; told apart with any kind of colour vision.
 COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}
+COLOURS |= {"ldm-paper": "#e08a3c", "ldm-release": "#b58900"}
 _OTHER_COLOURS = ("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b")
 
 _INK = "#2b2b2b"

@@ -225,11 +225,13 @@ class RunResult:
 
     @property
     def label(self) -> str:
-        """The algorithm, or what ``run.json`` calls it in its ``label``; trained on all tasks, it is an oracle."""
+        """The algorithm or its preset, or what ``run.json`` calls it in ``label``; trained on all tasks, it is an oracle."""
         if "label" in self.metadata:
             return str(self.metadata["label"])
+        config = str(self.metadata.get("config", ""))
+        name = config if config.startswith(f"{self.algo}-") else self.algo
         is_oracle = (self.metadata.get("env_kwargs") or {}).get("task_split") == "all"
-        return f"{self.algo} oracle" if is_oracle else self.algo
+        return f"{name} oracle" if is_oracle else name
 
     @property
     def last_evaluation(self) -> EvaluationTable | None:

@@ -10,6 +10,7 @@ from sb3_ldm.results import EvaluationTable, RunResult, group_runs, load_run
 
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
+DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")
 
@@ -19,7 +20,7 @@ def display_name(label: str) -> str:
     :param label: a label of :func:`~sb3_ldm.results.group_runs`
     :return: the label with the algorithm's name as people write it
     """
-    return re.sub(r"(?<![^ ])\w+(?![^ ,])", lambda word: DISPLAY_NAMES.get(word[0], word[0]), label)
+    return re.sub(r"(?<![^ ])[\w-]+(?![^ ,])", lambda word: DISPLAY_NAMES.get(word[0], word[0]), label)
 
 
 def split_name(split: str) -> str:

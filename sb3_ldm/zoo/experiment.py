@@ -192,6 +192,7 @@ class MetaExperimentManager(ExperimentManager):
     def _save_run(self, model: BaseAlgorithm) -> None:
         run = {
             "algo": self.algo,
+            "config": Path(self.config).stem,
             "env": self.env_name.gym_id,
             "env_kwargs": self.env_kwargs,
             "seed": self.seed,

@@ -1,0 +1,45 @@
+"""The table of many runs."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from benchmarks.sweep import changes, differences, main, sweep_table
+from sb3_ldm.results import load_run
+from sb3_ldm.zoo.configs import config_path
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+def test_only_what_differs_is_shown() -> None:
+    defaults = {"beta": 1.0, "vae_kwargs": {"layers": [3, 4], "place": "x"}, "n_timesteps": 5, "left": 1}
+    options = {"beta": 2.0, "vae_kwargs": {"layers": (3, 4), "place": "y"}, "n_timesteps": 7}
+    assert differences(options, defaults, {"left": 0, "other": 0}) == {"beta": 2.0, "vae_kwargs.place": "y", "left": 0}
+
+
+def test_the_committed_default_runs_are_at_the_default() -> None:
+    """The README's results are those of the configuration that ships."""
+    runs = sorted((RESULTS / "gridworld").iterdir())
+    assert runs
+    for path in runs:
+        run = load_run(path)
+        defaults = yaml.safe_load(config_path(run.algo).read_text())[run.env]
+        assert changes(run) == {}, path
+        assert run.metadata["n_timesteps"] == defaults["n_timesteps"]
+
+
+def test_the_table_has_a_row_for_each_run_with_its_numbers(tmp_path: Path) -> None:
+    source = sorted((RESULTS / "gridworld").glob("ldm_*"))[0]
+    run = shutil.copytree(source, tmp_path / "group" / "one")
+    main([str(run), "--out", str(tmp_path / "table.md")])
+    written = (tmp_path / "table.md").read_text()
+    assert written == sweep_table([run])
+    header, _, line = written.splitlines()
+    cells = dict(zip(header.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
+    final = load_run(run).final_evaluation
+    assert final is not None
+    sampled = final.select("test", deterministic=False, episode=4)
+    assert cells["run"] == "group/one" and cells["other than the default"] == "-"
+    assert cells["unseen solved"] == f"{sampled.n_reached:.1f} of 27"
+    assert 0 < float(cells["imagined unseen"]) < 1
