@@ -121,6 +121,7 @@ def test_the_smallest_rollout_gives_no_nan():
         {"policy_kwargs": {"n_lstm_layers": 2, "net_arch": {"pi": [8], "vf": []}, "lstm_hidden_size": 16}},
         {"policy_kwargs": {"shared_lstm": False, "enable_critic_lstm": True}},
         {"policy_kwargs": {"features_extractor_kwargs": {"action_embedding": 0}}},
+        {"policy_kwargs": {"state_in_heads": True, "log_std_init": -1.0}},
         {"batch_size": 2 * STEPS, "n_epochs": 2},
     ],
     ids=lambda options: next(iter(options)),
@@ -183,6 +184,24 @@ def test_a_rollout_of_less_than_two_steps_is_refused(algorithm_option):
 def test_a_minibatch_below_one_sequence_is_refused():
     with pytest.raises(ValueError, match="batch_size=7 is less than one sequence"):
         make(batch_size=7)
+
+
+def test_heads_see_the_state_if_they_are_told_to():
+    """Without an encoder, what is left is the state, and nothing else of the observation."""
+    for state_in_heads in (True, False):
+        model = make(vec_env(Drift, 1), policy_kwargs={"state_in_heads": state_in_heads})
+        layout = model.layout
+        th.nn.init.zeros_(model.policy.lstm_actor.weight_ih_l0)
+        obs, states = th.zeros(3, layout.dim), (th.zeros(1, 3, 128), th.zeros(1, 3, 128))
+        obs[1, layout.reward], obs[2, layout.state] = 1.0, 1.0
+        with th.no_grad():
+            distribution, _ = model.policy.get_distribution(obs, states, th.ones(3))
+            actions, values = distribution.mode(), model.policy.predict_values(obs, states, th.ones(3))
+        for outputs in (actions, values):
+            assert th.equal(outputs[0], outputs[1])
+            assert th.equal(outputs[0], outputs[2]) != state_in_heads
+    with pytest.raises(ValueError, match="shared_lstm"):
+        make(policy_kwargs={"state_in_heads": True, "shared_lstm": False})
 
 
 def test_what_cannot_be_meant_is_warned_about():

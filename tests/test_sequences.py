@@ -166,7 +166,14 @@ class SameAsActed(BaseCallback):
 
 @pytest.mark.filterwarnings("ignore:n_steps")
 @pytest.mark.parametrize(
-    "policy_kwargs", [{}, {"n_lstm_layers": 2}, {"shared_lstm": False, "enable_critic_lstm": True}, {"shared_lstm": False}]
+    "policy_kwargs",
+    [
+        {},
+        {"n_lstm_layers": 2},
+        {"state_in_heads": True},
+        {"shared_lstm": False, "enable_critic_lstm": True},
+        {"shared_lstm": False},
+    ],
 )
 @pytest.mark.parametrize(
     ("make", "n_steps"),

@@ -6,12 +6,13 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_ldm.common.embedding import EmbeddingExtractor
+from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.recurrent.actions import (
     evaluate_categorical,
     evaluate_gaussian,
@@ -25,8 +26,8 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     """
     Encoder-p and the policy network of the paper (section 3.1): embeddings, an LSTM, a policy and a value head.
 
-    It differs from :class:`RecurrentActorCriticPolicy` in three ways: sequences are processed in one fused call, the
-    defaults are the paper's, and with ``shared_lstm`` the value loss trains the encoder too.
+    It differs from :class:`RecurrentActorCriticPolicy` in four ways: sequences are processed in one fused call, the
+    defaults are the paper's, with ``shared_lstm`` the value loss trains the encoder too, and the heads may see the state.
 
     :param observation_space: a meta-episode observation space
     :param action_space: action space
@@ -37,6 +38,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     :param lstm_hidden_size: number of hidden units of the LSTM
     :param shared_lstm: actor and critic share the LSTM; with False, every option of the parent class holds
     :param enable_critic_lstm: the critic has an LSTM of its own (needs ``shared_lstm=False``)
+    :param state_in_heads: the policy and value heads see the state s_t beside the encoder's output (needs ``shared_lstm``)
     :param optimizer_class: class of the optimizer
     :param optimizer_kwargs: its keyword arguments besides the learning rate
     :param kwargs: passed to :class:`RecurrentActorCriticPolicy`
@@ -55,10 +57,15 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         lstm_hidden_size: int = 128,
         shared_lstm: bool = True,
         enable_critic_lstm: bool = False,
+        state_in_heads: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
+        if state_in_heads and not shared_lstm:
+            raise ValueError("state_in_heads=True needs shared_lstm=True.")
+        self.state_in_heads = state_in_heads
+        self.layout = observation_layout(observation_space) if state_in_heads else None
         if optimizer_class is th.optim.Adam:
             # SB3's epsilon for PPO; one fused kernel instead of several for each parameter.
             optimizer_kwargs = {"eps": 1e-5, "fused": True, **(optimizer_kwargs or {})}
@@ -77,16 +84,25 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             **kwargs,
         )
 
+    def _build_mlp_extractor(self) -> None:
+        inputs = self.lstm_output_dim + (self.layout.state_dim if self.layout is not None else 0)
+        self.mlp_extractor = MlpExtractor(inputs, self.net_arch, self.activation_fn, self.device)
+
     def encode(self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor) -> tuple[th.Tensor, LSTMStates]:
         """
-        Encoder-p: what the policy knows after the observations so far.
+        Encoder-p: what the heads get to know after the observations so far.
 
         :param obs: shape ``(n_seq * length, obs_dim)``
         :param lstm_states: states before the first step
         :param episode_starts: shape ``(n_seq * length,)``
-        :return: encoding ``(n_seq * length, hidden_size)`` and the states after the last step
+        :return: encoding ``(n_seq * length, hidden_size)``, followed by the state where heads see it, and the states after the
+            last step
         """
-        return process_sequence(self.extract_features(obs), lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+        features = self.extract_features(obs)
+        encoding, states = process_sequence(features, lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+        if self.layout is not None:
+            encoding = th.cat([encoding, obs[..., self.layout.state]], dim=-1)
+        return encoding, states
 
     def forward(  # type: ignore[override]
         self, obs: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor, deterministic: bool = False
@@ -123,3 +139,19 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             distribution = self._get_action_dist_from_latent(latent_pi)
             log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
         return self.value_net(latent_vf), log_prob, entropy
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> tuple[Distribution, LSTMStates]:
+        if not self.shared_lstm:
+            return super().get_distribution(obs, lstm_states, episode_starts)  # type: ignore[return-value, arg-type]
+        encoding, states = self.encode(obs, lstm_states, episode_starts)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(encoding)), states
+
+    def predict_values(  # type: ignore[override]
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> th.Tensor:
+        if not self.shared_lstm:
+            return super().predict_values(obs, lstm_states, episode_starts)  # type: ignore[arg-type]
+        encoding, _ = self.encode(obs, lstm_states, episode_starts)
+        return self.value_net(self.mlp_extractor.forward_critic(encoding))
