@@ -198,8 +198,8 @@ def test_heads_see_the_state_if_they_are_told_to():
             distribution, _ = model.policy.get_distribution(obs, states, th.ones(3))
             actions, values = distribution.mode(), model.policy.predict_values(obs, states, th.ones(3))
         for outputs in (actions, values):
-            assert th.equal(outputs[0], outputs[1])
-            assert th.equal(outputs[0], outputs[2]) != state_in_heads
+            assert th.allclose(outputs[0], outputs[1])
+            assert th.allclose(outputs[0], outputs[2]) != state_in_heads
     with pytest.raises(ValueError, match="shared_lstm"):
         make(policy_kwargs={"state_in_heads": True, "shared_lstm": False})
 
