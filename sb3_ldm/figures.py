@@ -25,9 +25,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
+from sb3_ldm.envs.locomotion import DOMAINS, domain_of
+from sb3_ldm.locomotion_figures import paths_figure
 from sb3_ldm.results import (
     EVALUATIONS_FILE,
     FINAL_FILE,
+    PATHS_FILE,
     PROGRESS_FILE,
     REWARD_MAPS_FILE,
     TRAJECTORIES_FILE,
@@ -214,14 +217,15 @@ def _choose_actions(runs: Sequence[RunResult], actions: str | None) -> bool:
 
 def learning_curves(plan: Plan) -> Drawing:
     """
-    Returns in the last episode of the meta-episode over training, and the unseen goals that it does not reach (Fig. 3, 7).
+    Returns in the last episode of the meta-episode over training, in the locomotion domains also in the first (dotted), and
+    the unseen goals that it does not reach (Fig. 3, 7).
 
     :param plan: what to draw
     :return: one figure
     """
     groups = _having(plan, lambda run: run.evaluations, EVALUATIONS_FILE)
     runs = [run for members in groups.values() for run in members]
-    splits = ordered_splits(runs)
+    splits = [split for split in ordered_splits(runs) if any(len(_table(run, split, plan)) for run in runs)]
     missed = [split for split in splits if split != "train" and all(_has_successes(run, split, plan) for run in runs)][:1]
     figure, axes = _panels(len(splits) + len(missed))
     last_episode = max(run.episodes_per_task for run in runs)
@@ -238,11 +242,18 @@ def learning_curves(plan: Plan) -> Drawing:
         for axis, split in zip(axes, splits, strict=False):
             tables = [_table(run, split, plan) for run in members]
             _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], plan, label)
+            if runs[0].env in DOMAINS:
+                tables = [_table(run, split, plan, episode=1) for run in members]
+                _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], plan, label, style=":")
         for axis, split in zip(axes[len(splits) :], missed, strict=True):
             tables = [_table(run, split, plan) for run in members]
             _draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], plan, label)
     _draw_references(axes, splits, plan)
-    _draw_legend(figure, groups, plan)
+    first: list[Any] = []
+    if runs[0].env in DOMAINS:
+        _draw_do_nothing(axes, splits, runs, plan)
+        first = [Line2D([], [], color=_MUTED, linestyle=":", label="episode 1")]
+    _draw_legend(figure, groups, plan, first)
     yield "learning_curves", figure
 
 
@@ -259,10 +270,10 @@ def _having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], fil
     return groups
 
 
-def _table(run: RunResult, split: str, plan: Plan) -> EvaluationTable:
-    """The evaluations in the last episode of a meta-episode."""
+def _table(run: RunResult, split: str, plan: Plan, episode: int | None = None) -> EvaluationTable:
+    """The evaluations in an episode of a meta-episode, the last one by default."""
     assert run.evaluations is not None
-    return run.evaluations.select(split, plan.deterministic, run.episodes_per_task)
+    return run.evaluations.select(split, plan.deterministic, run.episodes_per_task if episode is None else episode)
 
 
 def _has_successes(run: RunResult, split: str, plan: Plan) -> bool:
@@ -350,6 +361,15 @@ def _draw_references(axes: Sequence[Axes], splits: Sequence[str], plan: Plan) ->
         _draw_reference(axis, value, "best possible", above=True)
         _draw_reference(axis, worst, "never found", above=False)
         axis.set_ylim(worst - room, max(best) + room)
+
+
+def _draw_do_nothing(axes: Sequence[Axes], splits: Sequence[str], runs: Sequence[RunResult], plan: Plan) -> None:
+    """The return of a robot that stands still, on the tasks of each split that were evaluated."""
+    domain = domain_of(runs[0].env)
+    for axis, split in zip(axes, splits, strict=False):
+        tasks = np.concatenate([_table(run, split, plan).tasks for run in runs])
+        value = float(domain.do_nothing_returns(np.unique(tasks, axis=0), _horizon(plan)).mean())
+        _draw_reference(axis, value, "doing nothing", above=True)
 
 
 def _draw_reference(axis: Axes, value: float, name: str, above: bool) -> None:
@@ -716,12 +736,31 @@ def _keep_right(positions: np.ndarray, distance: float = 0.1) -> np.ndarray:
     return np.array([*points, positions[-1] + asides[-1], positions[-1]])
 
 
+# Fig. 8b to d
+
+
+def paths(plan: Plan) -> Drawing:
+    """
+    Where the trained agent goes in the locomotion domains (Fig. 8b to d).
+
+    :param plan: what to draw
+    :return: a figure of each group's first seed
+    """
+    chosen = {label: run for label, members in plan.groups.items() for run in members[::-1] if run.paths is not None}
+    if not chosen:
+        raise NothingToDraw(f"no {PATHS_FILE} in {_folders(plan.runs)}")
+    for label, run in chosen.items():
+        assert run.paths is not None
+        yield _stem("paths", label, chosen), paths_figure(run.paths, domain_of(run.env), display_name(label))
+
+
 #: The figures by name; learning curves first, as most runs allow them.
 FIGURES: dict[str, Callable[[Plan], Drawing]] = {
     "learning_curves": learning_curves,
     "return_map": return_map,
     "reward_maps": reward_maps,
     "trajectories": trajectories,
+    "paths": paths,
     "imagination": imagination,
 }
 #: Numbers of the paper's figures.
@@ -732,6 +771,9 @@ ALIASES = {
     "fig7": "learning_curves",
     "fig8": "trajectories",
     "fig8a": "trajectories",
+    "fig8b": "paths",
+    "fig8c": "paths",
+    "fig8d": "paths",
 }
 
 

@@ -2,7 +2,7 @@
 
 ``run.json`` says what was run, ``evaluations.csv`` holds the evaluations during training and ``final_evaluation.csv`` the
 more thorough one at its end, ``progress.csv`` (and ``progress_from_<steps>.csv`` of a continued run) is what was logged,
-``reward_maps.npz`` and ``trajectories.npz`` are recordings of the trained agent.
+``reward_maps.npz``, ``trajectories.npz`` and ``paths.npz`` are recordings of the trained agent.
 
 Nothing here draws or trains; :mod:`sb3_ldm.figures` and whoever else looks at finished runs start from :func:`load_run`.
 """
@@ -28,6 +28,7 @@ PROGRESS_FILE = "progress.csv"
 TIMESTEPS = "time/total_timesteps"
 REWARD_MAPS_FILE = "reward_maps.npz"
 TRAJECTORIES_FILE = "trajectories.npz"
+PATHS_FILE = "paths.npz"
 
 REQUIRED_METADATA = ("algo", "env", "seed", "frames", "episodes_per_task")
 
@@ -172,6 +173,21 @@ class SavedTrajectories:
 
 
 @dataclass(frozen=True)
+class SavedPaths:
+    """
+    Where the trained agent's robot goes in the locomotion domains.
+
+    :param tasks: the tasks, shape [k, task_dim]
+    :param splits: names of the splits that they are from, shape [k]
+    :param paths: positions in metres before each step, NaN after an early end, shape [k, n_episodes, horizon, position_dim]
+    """
+
+    tasks: np.ndarray
+    splits: np.ndarray
+    paths: np.ndarray
+
+
+@dataclass(frozen=True)
 class RunResult:
     """
     What a finished (or running) run left in its folder; a file that is not there is None or empty.
@@ -183,6 +199,7 @@ class RunResult:
     :param progress: columns of ``progress.csv`` and of what continues it, NaN where nothing was logged
     :param reward_maps: of ``reward_maps.npz``
     :param trajectories: of ``trajectories.npz``
+    :param paths: of ``paths.npz``
     """
 
     path: Path
@@ -192,6 +209,7 @@ class RunResult:
     progress: Mapping[str, np.ndarray]
     reward_maps: SavedRewardMaps | None
     trajectories: SavedTrajectories | None
+    paths: SavedPaths | None
 
     @property
     def algo(self) -> str:
@@ -269,6 +287,7 @@ def load_run(path: str | Path) -> RunResult:
         "final_evaluation": (FINAL_FILE, load_evaluations),
         "reward_maps": (REWARD_MAPS_FILE, load_reward_maps),
         "trajectories": (TRAJECTORIES_FILE, load_trajectories),
+        "paths": (PATHS_FILE, load_paths),
     }
     loaded: dict[str, Any] = {}
     for name, (file, load) in optional.items():
@@ -433,6 +452,22 @@ def load_trajectories(path: Path) -> SavedTrajectories:
             "expected beliefs [k, n_episodes, size, size] or [k, n_episodes, size * size]"
         )
     return SavedTrajectories(tasks, splits.astype(str), positions, beliefs)
+
+
+def load_paths(path: Path) -> SavedPaths:
+    """
+    :param path: a ``paths.npz``
+    :return: its arrays
+    :raises ValueError: if an array is missing or shapes disagree
+    """
+    arrays = _load_arrays(path, ("tasks", "split", "paths"))
+    tasks, splits, paths = arrays["tasks"], arrays["split"], arrays["paths"]
+    if paths.ndim != 4 or len(paths) != len(tasks) or splits.shape != (len(tasks),):
+        raise ValueError(
+            f"{path} has tasks {tasks.shape}, split {splits.shape} and paths {paths.shape}, "
+            "expected [k, task_dim], [k] and [k, n_episodes, horizon, position_dim]"
+        )
+    return SavedPaths(tasks, splits.astype(str), paths)
 
 
 def _square(values: np.ndarray, n_leading: int) -> np.ndarray:

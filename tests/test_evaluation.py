@@ -1,6 +1,7 @@
 """The meta-evaluation: what it measures, and that it leaves everything as it was."""
 
 import csv
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ldm import LDM, RL2
+from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.callbacks import EVALUATION_COLUMNS, MetaEvalCallback
 from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.results import load_paths
+from sb3_ldm.zoo.recordings import save_paths
 
 STAY, UP, RIGHT = 0, 1, 2
 
@@ -292,3 +295,24 @@ def test_training_does_not_notice_evaluations(algorithm, wrap):
         model.learn(4 * 24, callback=callback)
         models.append(model)
     assert differing(parameters(models[0]), parameters(models[1])) == []
+
+
+def test_paths_hold_where_the_robot_was_before_each_step(tmp_path):
+    """Also under a VecNormalize, on fewer sub-environments than tasks, and with early ends."""
+    env = make_meta_vec_env("AntDirection-v0", 3, seed=0, env_kwargs={"horizon": 40})
+    model = RL2("MlpLstmPolicy", VecNormalize(env), seed=0)
+    model.learn(3 * 80)
+    eval_env = VecNormalize(make_meta_vec_env("AntDirection-v0", 3, seed=0, env_kwargs={"horizon": 40}), training=False)
+    before = deepcopy(eval_env.obs_rms.mean)
+    save_paths(model, eval_env, tmp_path / "paths.npz", deterministic=False)
+    saved = load_paths(tmp_path / "paths.npz")
+    assert saved.paths.shape == (4, 2, 40, 2)
+    # Start states are drawn from a box of 0.1 around the origin.
+    assert np.abs(saved.paths[:, :, 0]).max() <= 0.1
+    np.testing.assert_array_equal(saved.tasks, eval_env.get_attr("task_distribution", 0)[0].tasks("eval"))
+    ended = np.isnan(saved.paths).any(-1)
+    assert ended.any() and not ended[:, :, 0].any()
+    # Once a path has ended it does not go on, and no step is longer than an ant can be fast.
+    assert (np.diff(ended.astype(int), axis=-1) >= 0).all()
+    assert np.nanmax(np.abs(np.diff(saved.paths, axis=2))) < 1.0
+    assert model.get_vec_normalize_env().training and not np.array_equal(eval_env.obs_rms.mean, before)

@@ -10,7 +10,9 @@ import pytest
 from sb3_ldm import figures
 from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
 from sb3_ldm.envs import gridworld
-from sb3_ldm.results import group_runs, load_run
+from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.locomotion_figures import velocities
+from sb3_ldm.results import group_runs, load_paths, load_run
 from sb3_ldm.summary import display_name, format_frames, summary_table
 
 TASKS = gridworld.grid_navi_tasks()
@@ -355,3 +357,37 @@ def test_broken_files_are_named(ldm_run, tmp_path):
 @pytest.mark.parametrize(("frames", "text"), [(0, "0"), (960, "960"), (61_440, "61.4k"), (999_999, "1M"), (1e7, "10M")])
 def test_format_frames(frames, text):
     assert format_frames(frames) == text
+
+
+@pytest.mark.parametrize("env_id", list(DOMAINS))
+def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
+    """Learning curves of the first and the last episode, and paths, from files in the form that runs write."""
+    domain = DOMAINS[env_id]
+    tasks, folder = domain.make_tasks().tasks("eval"), tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "run.json", {"algo": "ldm", "env": env_id, "seed": 0, "frames": 200, "episodes_per_task": 2})
+    rows = [
+        [step, split, 0, " ".join(map(str, task)), episode, -300.0 + step, 200, ""]
+        for step in (100, 200)
+        for split in ("train", "eval")
+        for task in tasks
+        for episode in (1, 2)
+    ]
+    write_csv(folder / "evaluations.csv", EVALUATION_COLUMNS, rows)
+    paths = np.random.default_rng(0).normal(size=(len(tasks), 2, 200, domain.position_dim)).cumsum(2)
+    paths[0, 1, 50:] = np.nan
+    np.savez(folder / "paths.npz", tasks=tasks, split=np.full(len(tasks), "eval"), paths=paths)
+    written = figures.draw_figures([folder], tmp_path / "figures")
+    assert sorted(path.name for path in written) == ["learning_curves.png", "paths.png", "summary.md"]
+    assert all(path.read_bytes().startswith(PNG) for path in written[:2])
+
+
+def test_paths_of_another_form_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "paths.npz", tasks=np.zeros((2, 1)), split=np.full(2, "eval"), paths=np.zeros((3, 2, 5, 1)))
+    with pytest.raises(ValueError, match=r"paths\.npz has tasks \(2, 1\)"):
+        load_paths(tmp_path / "paths.npz")
+
+
+def test_velocities_are_distances_over_time() -> None:
+    """A robot that moves 0.1 m in each step of 0.05 s."""
+    np.testing.assert_allclose(velocities(0.1 * np.arange(30)), np.full(20, 2.0))

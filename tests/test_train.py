@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.ldm import LDM
 from sb3_ldm.train import DEFAULTS, main, with_defaults
 from sb3_ldm.zoo import experiment
@@ -95,9 +96,13 @@ def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monk
     algo = name.split("-")[0]
     small = ["n_envs:4", "batch_size:480", *(["vae_buffer_size:100"] if algo == "ldm" else [])]
     options = ["--algo", algo, "--env", env_id, "-conf", name, "-n", "480", "-f", str(tmp_path), "--eval-freq", "-1"]
+    if env_id in DOMAINS:
+        options += ["--env-kwargs", "horizon:20"]
     main([*options, "--verbose", "0", "-params", *small])
-    run = json.loads((tmp_path / algo / f"{env_id}_1" / "run.json").read_text())
-    assert run["frames"] == 480 and run["env"] == env_id
+    folder = tmp_path / algo / f"{env_id}_1"
+    run = json.loads((folder / "run.json").read_text())
+    assert run["frames"] in (480, 4 * 2 * 20 * 3) and run["env"] == env_id
+    assert (folder / ("paths.npz" if env_id in DOMAINS else "trajectories.npz")).is_file()
 
 
 def test_an_unknown_configuration_is_named_before_work_starts() -> None:

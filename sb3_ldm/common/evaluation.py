@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
@@ -176,7 +177,8 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
     if normalizer is not None:
         normalizer.training = False
         if trained_with is not None and trained_with is not normalizer:
-            sync_envs_normalization(model.get_env(), env)  # type: ignore[arg-type]
+            # SB3's sync_envs_normalization wants the same wrappers around both; a recorder may be around this one.
+            normalizer.obs_rms, normalizer.ret_rms = deepcopy(trained_with.obs_rms), deepcopy(trained_with.ret_rms)
     try:
         with th.random.fork_rng():
             th.manual_seed(seed)

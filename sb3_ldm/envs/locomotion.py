@@ -114,7 +114,6 @@ class Domain(ABC):
     action_dim: ClassVar[int]
     position_dim: ClassVar[int] = 2  #: coordinates that place the robot in the world
     terminates: ClassVar[bool] = False  #: whether the episode ends when the robot is not healthy
-    do_nothing_return: ClassVar[float]  #: mean return of an agent on the eval tasks that stands still for a whole episode
 
     @abstractmethod
     def make_tasks(self) -> TaskDistribution:
@@ -135,6 +134,14 @@ class Domain(ABC):
         :param after: raw observations after the step, shape [..., raw_dim]
         :param tasks: shape [..., task_dim]
         :return: the tasks' rewards, shape [...]
+        """
+
+    @abstractmethod
+    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
+        """
+        :param tasks: shape [..., task_dim]
+        :param horizon: steps of an episode
+        :return: return of a robot that stands still at the start, shape [...]
         """
 
     def positions(self, raw: np.ndarray) -> np.ndarray:
@@ -173,7 +180,6 @@ class AntDirection(Domain):
     state_dim = 27
     action_dim = 8
     terminates = True
-    do_nothing_return = 200.0
 
     def make_tasks(self) -> TaskDistribution:
         return DirectionTasks()
@@ -187,6 +193,9 @@ class AntDirection(Domain):
         forward = velocity[..., 0] * np.cos(angle) + velocity[..., 1] * np.sin(angle)
         return forward - 0.5 * control_cost(actions) - contact_cost(after) + 1.0
 
+    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
+        return np.full(tasks.shape[:-1], float(horizon))
+
 
 class AntGoal(Domain):
     """
@@ -199,7 +208,6 @@ class AntGoal(Domain):
     base_id = "Ant-v5"
     state_dim = 107
     action_dim = 8
-    do_nothing_return = -350.0
 
     def make_tasks(self) -> TaskDistribution:
         return GoalTasks()
@@ -210,6 +218,9 @@ class AntGoal(Domain):
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         distance = np.abs(after[..., :2] - tasks).sum(-1)
         return -distance - 0.1 * control_cost(actions) - contact_cost(after)
+
+    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
+        return -horizon * np.abs(tasks).sum(-1)
 
 
 class HalfCheetahVelocity(Domain):
@@ -223,7 +234,6 @@ class HalfCheetahVelocity(Domain):
     state_dim = 20
     action_dim = 6
     position_dim = 1
-    do_nothing_return = -350.0
 
     def make_tasks(self) -> TaskDistribution:
         return VelocityTasks()
@@ -235,6 +245,9 @@ class HalfCheetahVelocity(Domain):
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         velocity = (after[..., 0] - before[..., 0]) / TIMESTEP
         return -np.abs(velocity - tasks[..., 0]) - 0.05 * control_cost(actions)
+
+    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
+        return -horizon * np.abs(tasks[..., 0])
 
 
 #: The domains by the names of their registered environments.

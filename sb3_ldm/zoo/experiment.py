@@ -31,7 +31,7 @@ from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.tasks import unseen_split
 from sb3_ldm.ldm import LDM
 from sb3_ldm.zoo.configs import resolve_config
-from sb3_ldm.zoo.recordings import save_reward_maps, save_trajectories
+from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories
 
 FINAL_REPEATS = 10
 
@@ -172,19 +172,22 @@ class MetaExperimentManager(ExperimentManager):
         """The final evaluation, and what figures are drawn from."""
         self._save_run(model)
         env, path = self._create_eval_env(), Path(self.save_path)
-        splits = evaluation_splits(env, final=True)
+        splits, tasks = evaluation_splits(env, final=True), task_distribution_of(env)
         for deterministic in (False, True):
             for split in splits:
-                repeats = 1 if deterministic else FINAL_REPEATS
+                # Of infinitely many tasks there are as many different ones as one likes.
+                repeats = 1 if deterministic or not tasks.is_finite(split) else FINAL_REPEATS
                 result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
                 append_evaluation(path / "final_evaluation.csv", model.num_timesteps, split, deterministic, result)
                 kind = "most likely" if deterministic else "sampled"
                 reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
                 print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
         if has_probes(env):
-            save_trajectories(model, env, path / "trajectories.npz", split=splits[-1], seed=self.seed)
+            save_trajectories(model, env, path / "trajectories.npz", split=splits[1], seed=self.seed)
             if isinstance(model, LDM) and model.n_mixture > 0:
                 save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
+        if env.has_attr("position"):
+            save_paths(model, env, path / "paths.npz", split=splits[1], seed=self.seed)
         env.close()
         if model.env is not None:
             model.env.close()

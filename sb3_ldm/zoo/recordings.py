@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ldm.common.evaluation import record_meta, task_distribution_of
+from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import get_probes, visited_probes
+from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
 from sb3_ldm.ldm import LDM
 from sb3_ldm.ldm.reward_maps import belief_maps, sample_reward_maps
 
@@ -63,3 +65,61 @@ def save_trajectories(
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
         arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
     np.savez_compressed(path, **arrays)
+
+
+class PathRecorder(VecEnvWrapper):
+    """
+    Gathers where robots are before each step, for whole meta-episodes.
+
+    :param venv: environments that tell their ``position``
+    """
+
+    def __init__(self, venv: VecEnv):
+        super().__init__(venv)
+        self.layout = observation_layout(venv.observation_space)
+        #: Of each meta-episode that ended, its task and its paths ``(N, H, position_dim)``, NaN after an early end.
+        self.finished: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        shape = (self.num_envs, self.layout.episodes_per_task, self.layout.max_episode_steps)
+        self._paths = np.full((*shape, len(self.get_attr("position", 0)[0])), np.nan)
+        self._episode, self._step = (np.zeros(self.num_envs, dtype=int) for _ in range(2))
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._paths[np.arange(self.num_envs), self._episode, self._step] = self.get_attr("position")
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(obs, np.ndarray)
+        _, ends = read_next_states(original_obs(self.venv, obs), dones, infos, self.layout)
+        self._step = np.where(ends, 0, self._step + 1)
+        self._episode += ends
+        for i in np.flatnonzero(dones):
+            self.finished.append((infos[i]["task"], self._paths[i].copy()))
+            self._paths[i], self._episode[i] = np.nan, 0
+        return obs, rewards, dones, infos
+
+
+def save_paths(
+    model: BaseAlgorithm, env: VecEnv, path: Path, split: str = "eval", deterministic: bool = True, seed: int = 0
+) -> None:
+    """
+    Save where a robot goes in one meta-episode on every task of a split (Figure 8b to d): ``tasks``, ``split`` and ``paths``
+    ``(n_tasks, N, H, position_dim)``, the position before each step.
+
+    :param model: the agent
+    :param env: environments that tell their ``position``, to run on
+    :param path: the npz file
+    :param split: the tasks
+    :param deterministic: whether the agent takes its most likely actions
+    :param seed: of the environments and of the agent's actions
+    """
+    tasks, recorder = evaluation_tasks(env, split), PathRecorder(env)
+    evaluate_meta(model, recorder, tasks=tasks, deterministic=deterministic, seed=seed)
+    # Sub-environments without a task of their own repeat one; the first of each is taken.
+    found = {tuple(task): paths for task, paths in reversed(recorder.finished)}
+    paths = np.stack([found[tuple(task)] for task in tasks]).astype(np.float32)
+    np.savez_compressed(path, tasks=tasks, split=np.full(len(tasks), split), paths=paths)
