@@ -1,0 +1,54 @@
+"""Watching trained agents."""
+
+import sys
+from pathlib import Path
+
+import imageio.v2
+import numpy as np
+import pytest
+
+from sb3_ldm.enjoy import main as enjoy
+from sb3_ldm.train import main as train
+from sb3_ldm.zoo import experiment
+from sb3_ldm.zoo.video import caption
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log folder of an agent that was trained for one rollout."""
+    folder = tmp_path_factory.mktemp("logs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train"])
+        patch.setattr(experiment, "FINAL_REPEATS", 1)
+        options = ["--algo", "rl2", "--eval-freq", "-1", "--verbose", "0", "-n", "1", "-f", str(folder)]
+        train([*options, "-params", "n_envs:2", "batch_size:240", "normalize:True"])
+    return folder
+
+
+def test_a_video_shows_every_step_of_a_meta_episode_per_task(logs: Path, tmp_path: Path) -> None:
+    video = tmp_path / "videos" / "agent.gif"
+    enjoy(["--algo", "rl2", "-f", str(logs), "--video", str(video), "--n-tasks", "1"])
+    frames = imageio.v2.mimread(video, memtest=False)
+    # Of frames that do not differ a GIF keeps one.
+    assert 1 < len(frames) <= 120 and frames[0].shape[:2] == (240, 224)
+
+
+def test_the_zoo_s_script_runs_on_unseen_tasks(
+    logs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["enjoy"])
+    enjoy(["--algo", "rl2", "-f", str(logs), "-n", "240", "--no-render"])
+    assert "2 Episodes" in capsys.readouterr().out
+    assert "task_split:'test'" in sys.argv
+
+
+def test_what_does_not_exist_is_named(logs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"split='tests'.*train, test"):
+        enjoy(["-f", str(logs), "--split", "tests"])
+    with pytest.raises(ValueError, match="no trained ldm for GridNavi-v0"):
+        enjoy(["--algo", "ldm", "-f", str(logs), "--video", str(tmp_path / "agent.gif")])
+
+
+def test_frames_have_even_sides() -> None:
+    picture = caption(np.zeros((101, 77, 3), np.uint8), "text")
+    assert picture.shape == (118, 78, 3) and picture[:16].max() == 255 and picture[16:117, :77].max() == 0
