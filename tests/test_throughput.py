@@ -38,7 +38,7 @@ def test_json_holds_raw_samples(result):
     assert result["config"]["workers"] == [4] and result["env"] == "GridNavi-v0"
     assert {"cpu", "commit", "versions"} <= result["machine"].keys()
     assert result["algorithms"]["stock"]["policy_kwargs"]["features_extractor_class"] == "EmbeddingExtractor"
-    assert [record["algo"] for record in result["throughput"]] == ["stock", "rl2", "ldm", "ldm_zoo"]
+    assert [record["algo"] for record in result["throughput"]] == ["stock", "stock_two", "rl2", "ldm", "ldm_zoo"]
     for record in result["throughput"]:
         assert len(record["seconds"]) == len(record["train_seconds"]) == TINY.rounds
         assert all(0 < train < whole for train, whole in zip(record["train_seconds"], record["seconds"], strict=True))
@@ -73,12 +73,14 @@ def test_targets_are_judged_at_the_best_threads(result):
         return {**case, "seconds": [seconds] * 3, "train_seconds": [seconds / 2] * 3}
 
     made_up = [record("stock", n, threads, 40.0 / threads) for n in (16, 64) for threads in (1, 2)]
+    made_up += [record("stock_two", n, 1, 60.0) for n in (16, 64)]
     made_up += [record(algo, n, threads, 6.0) for algo in ("rl2", "ldm") for n in (16, 64) for threads in (1, 2)]
     parts = [{part: 4.0 if part == OTHER else 1.0 for part in PARTS}]
     breakdown = [{"algo": "ldm", "n_envs": 64, "threads": 1, "frames": 100_000, "parts": parts}]
     found = throughput.targets({**result, "throughput": made_up, "breakdown": breakdown})
-    assert [target.met for target in found] == [False, True, False, True, False, False, True]
+    assert [target.met for target in found] == [False, True, False, True, None, None, False, False, True]
     assert found[0].measured.startswith("3.33 ") and "1 against 2" in found[0].measured
+    assert found[4].measured.startswith("10.00 ") and found[4].wanted == "-"
 
 
 def test_stopwatch_does_not_count_twice_and_restores(monkeypatch):
@@ -116,6 +118,8 @@ def test_contestants_do_the_same_and_threads_are_left_alone():
         sizes[algo] = {name: tuple(value.shape) for name, value in model.policy.named_parameters()}
         assert (model.n_epochs, model.n_steps, model.batch_size) == (4, 8, 8)
     assert sizes["stock"] == sizes["rl2"] == sizes["ldm"]
+    two = throughput.make_model(Case("stock_two", 2, 1, 2, 16), horizon=4).policy
+    assert set(sizes["stock"]) < {name for name, _ in two.named_parameters()} and two.lstm_critic is not None
     for algo in ("ldm", "ldm_zoo"):
         assert throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4).imagination_starts == 0
     with throughput.pytorch_threads():
