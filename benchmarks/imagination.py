@@ -8,6 +8,7 @@ maps of many random mixtures peak: ``python -m benchmarks.imagination --updates 
 import argparse
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import read_next_states
 from sb3_ldm.envs.gridworld import cells
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
+from sb3_ldm.ldm.reward_maps import RewardMaps, decode_mixtures
+from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
+from sb3_ldm.zoo.experiment import current_commit
+from sb3_ldm.zoo.recordings import write_reward_maps
 
 _STEPS = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
 NETWORK = {
@@ -107,13 +112,13 @@ def collect(buffer: MetaEpisodeBuffer, n_envs: int, n_meta_episodes: int, seed: 
     return last_tasks
 
 
-def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> dict[str, Any]:
+def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> tuple[dict[str, Any], RewardMaps]:
     """
     :param config: network and imagination parameters
     :param updates: gradient steps of the latent dynamics network
     :param n_maps: mixtures to look at
     :param seed: of everything
-    :return: where the maps peak and how high, with the training's last ELBO parts
+    :return: where the maps peak and how high, with the training's last ELBO parts; and the maps
     """
     th.manual_seed(seed)
     fields = ImaginationConfig.__dataclass_fields__
@@ -133,15 +138,14 @@ def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> dict[
     imagination = Imagination(model, n_normal, 8, imagination_config, generator)
     imagination.start()
     worker_tasks = collect(MetaEpisodeBuffer(n_normal, layout, n_normal), n_normal, n_normal, seed + 1, imagination)
-    _, latents = imagination.sample_final_mixtures(n_maps, generator)
-    features = layout.encode_actions(probes.actions)
-    maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
-    peaks = cells()[maps.argmax(1)]
+    decoded = decode_mixtures(imagination, worker_tasks, probes, n_maps, generator)
+    maps, peaks = decoded.maps, decoded.peaks()
     on_test, on_train = ((peaks[:, None] == split[None]).all(-1) for split in (test, train))
     rewarded = (maps > 0.45).sum(1)
     # How well the unmixed beliefs know their own tasks.
+    features = layout.encode_actions(probes.actions)
     own = imagination.expected_rewards(imagination._final_mu, probes.states, features, probes.next_states, generator)
-    return {
+    result = {
         **{name: round(value, 3) for name, value in parts.items()},
         "in_test": round(float(on_test.any(1).mean()), 3),
         "in_train": round(float(on_train.any(1).mean()), 3),
@@ -152,6 +156,7 @@ def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> dict[
         "no_goal": round(float((rewarded == 0).mean()), 3),
         "own_task_right": round(float((cells()[own.argmax(1)] == np.array(worker_tasks)).all(-1).mean()), 3),
     }
+    return result, decoded
 
 
 def main() -> None:
@@ -160,11 +165,20 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--maps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", type=Path, help="folder for the reward maps, from which sb3_ldm.figures draws Figure 4")
     parser.add_argument("-p", "--params", nargs="+", action=StoreDict, default={}, help="name:value, as in zoo_configs")
     arguments = parser.parse_args()
     th.set_num_threads(1)
     start = time.time()
-    result = study(arguments.params, arguments.updates, arguments.maps, arguments.seed)
+    result, maps = study(arguments.params, arguments.updates, arguments.maps, arguments.seed)
+    if arguments.save is not None:
+        arguments.save.mkdir(parents=True, exist_ok=True)
+        write_reward_maps(maps, arguments.save / REWARD_MAPS_FILE)
+        run = {"algo": "ldm", "env": "GridNavi-v0", "seed": arguments.seed, "frames": 0, "episodes_per_task": 4}
+        run |= {"label": arguments.save.name, "hyperparameters": {**NETWORK, **arguments.params}, "updates": arguments.updates}
+        (arguments.save / RUN_FILE).write_text(
+            json.dumps({**run, "commit": current_commit(), "result": result}, indent=2) + "\n"
+        )
     print(json.dumps({"params": arguments.params, **result, "seconds": round(time.time() - start, 1)}))
 
 

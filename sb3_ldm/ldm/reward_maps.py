@@ -1,5 +1,6 @@
 """Looking at imagination: which tasks do mixtures of beliefs make? (paper section 5.1.1, Figure 4 and 8a)"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBatch
 from sb3_ldm.common.probes import get_probes
 from sb3_ldm.envs.tasks import TaskProbes, unseen_split
+from sb3_ldm.ldm.imagination import Imagination
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
 
 
@@ -47,10 +49,23 @@ def sample_reward_maps(env: MixtureVecEnv, n_maps: int = 64, seed: int = 0) -> R
     worker_tasks = env.final_tasks
     if any(task is None for task in worker_tasks):
         raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
-    imagination, probes = env.imagination, get_probes(env)
-    generator = th.Generator(imagination.device).manual_seed(seed)
+    generator = th.Generator(env.imagination.device).manual_seed(seed)
+    return decode_mixtures(env.imagination, worker_tasks, get_probes(env), n_maps, generator)
+
+
+def decode_mixtures(
+    imagination: Imagination, worker_tasks: Sequence[np.ndarray], probes: TaskProbes, n_maps: int, generator: th.Generator
+) -> RewardMaps:
+    """
+    :param imagination: with the final beliefs of meta-episodes
+    :param worker_tasks: the task of each normal worker's meta-episode
+    :param probes: typical transitions of the tasks
+    :param n_maps: number of mixtures
+    :param generator: source of randomness
+    :return: the maps
+    """
     weights, latents = imagination.sample_final_mixtures(n_maps, generator)
-    features = env.layout.encode_actions(probes.actions)
+    features = imagination.latent_dynamics.layout.encode_actions(probes.actions)
     maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
     tasks, index = np.unique(np.array(worker_tasks), axis=0, return_inverse=True)
     per_task = np.zeros((n_maps, len(tasks)))

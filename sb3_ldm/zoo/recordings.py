@@ -13,7 +13,7 @@ from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import get_probes, visited_probes
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
 from sb3_ldm.ldm import LDM
-from sb3_ldm.ldm.reward_maps import belief_maps, sample_reward_maps
+from sb3_ldm.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
 
 
 def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) -> None:
@@ -26,7 +26,14 @@ def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) ->
     :param seed: of the mixtures
     """
     assert model.mixture_env is not None
-    maps = sample_reward_maps(model.mixture_env, n_maps, seed)
+    write_reward_maps(sample_reward_maps(model.mixture_env, n_maps, seed), path)
+
+
+def write_reward_maps(maps: RewardMaps, path: Path) -> None:
+    """
+    :param maps: reward maps of mixtures
+    :param path: the npz file
+    """
     np.savez_compressed(
         path,
         weights=maps.weights.astype(np.float32),
