@@ -1,0 +1,180 @@
+"""
+How much of the physics' speed is left when an agent trains on it? Frames/s of LDM and RL2, each with its preset, against
+stepping the same backend with random actions, in turns in one run: ``python -m benchmarks.physics [--quick] [--out DIR]``.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+import yaml
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from benchmarks.throughput import (
+    Record,
+    describe_machine,
+    frames_of,
+    load_average,
+    pytorch_threads,
+    spread,
+    table,
+    train_rollouts,
+)
+from sb3_ldm import LDM, RL2, make_meta_vec_env
+from sb3_ldm.common.recurrent import SequencePPO
+from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.zoo.configs import config_path
+
+DEFAULT_OUT = "benchmarks/results/physics"
+ALGORITHMS: dict[str, type[SequencePPO]] = {"rl2": RL2, "ldm": LDM}
+#: LDM's share of the physics' speed that is wanted, with both cores.
+TARGETS = {"AntDirection-v0": 0.6, "AntGoal-v0": 0.6, "HalfCheetahVelocity-v0": 0.35}
+#: Values of zoo_configs that are no parameters of the algorithm, or must hold from the start.
+_NOT_PARAMETERS = ("n_envs", "n_timesteps", "policy", "normalize", "learning_rate", "imagination_starts")
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    What is measured, and how long.
+
+    :param envs: domains
+    :param threads: threads of physics and torch
+    :param rounds: samples of each
+    :param rollouts: rollouts in a sample
+    """
+
+    envs: tuple[str, ...] = tuple(DOMAINS)
+    threads: int = 2
+    rounds: int = 5
+    rollouts: int = 2
+
+
+def make_env(env_id: str, n_envs: int) -> VecEnv:
+    """
+    :param env_id: a domain
+    :param n_envs: number of environments
+    :return: them, on the fastest backend that is installed
+    """
+    return make_meta_vec_env(env_id, n_envs, seed=0)
+
+
+def make_model(algo: str, env_id: str) -> SequencePPO:
+    """
+    :param algo: name of the algorithm
+    :param env_id: a domain
+    :return: the algorithm with its preset, which imagines from the start
+    """
+    preset = yaml.safe_load(config_path(algo).read_text(encoding="utf-8"))[env_id]
+    parameters = {name: value for name, value in preset.items() if name not in _NOT_PARAMETERS}
+    env = VecNormalize(make_env(env_id, preset["n_envs"]), gamma=preset["gamma"])
+    model = ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters)
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def step_randomly(env: VecEnv, frames: int) -> None:
+    """
+    :param env: environments that have been reset
+    :param frames: steps of all of them together
+    """
+    shape = env.action_space.shape
+    assert shape is not None
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (frames // env.num_envs, env.num_envs, *shape)).astype(np.float32)
+    for action in actions:
+        env.step(action)
+
+
+def measure(env_id: str, config: Config) -> Record:
+    """
+    :param env_id: a domain
+    :param config: what is measured
+    :return: seconds of every sample of physics and of each algorithm, and the frames in a sample
+    """
+    models = {algo: make_model(algo, env_id) for algo in ALGORITHMS}
+    frames = config.rollouts * frames_of(models["ldm"])
+    env = make_env(env_id, models["ldm"].n_envs)
+    env.reset()
+    contestants = {"physics": functools.partial(step_randomly, env, frames)}
+    contestants |= {algo: functools.partial(train_rollouts, model, config.rollouts) for algo, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():
+        run()
+    for _ in range(config.rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    backend = type(getattr(env, "backend", env)).__name__
+    return {"env": env_id, "backend": backend, "n_envs": env.num_envs, "frames": frames, "seconds": seconds}
+
+
+def run(config: Config) -> Record:
+    """
+    :param config: what is measured
+    :return: all results, as they stand in the JSON
+    """
+    load = load_average()
+    with pytorch_threads():
+        th.set_num_threads(config.threads)
+        domains = []
+        for env_id in config.envs:
+            print(f"{env_id}: physics and {len(ALGORITHMS)} algorithms take turns, {config.rounds} rounds", flush=True)
+            domains.append(measure(env_id, config))
+    machine = {**describe_machine(), "load_before": load}
+    return json.loads(json.dumps({"config": asdict(config), "machine": machine, "domains": domains}))
+
+
+def report(result: Record) -> str:
+    """
+    :param result: the JSON
+    :return: a markdown page
+    """
+    rows = []
+    for domain in result["domains"]:
+        rates = {name: domain["frames"] / np.array(seconds) for name, seconds in domain["seconds"].items()}
+        for name, rate in rates.items():
+            share = spread(100 * rate / rates["physics"])
+            wanted = TARGETS[domain["env"]] if name == "ldm" else None
+            verdict = "-" if wanted is None else f"{'pass' if share.median >= 100 * wanted else 'FAIL'} ({100 * wanted:.0f}%)"
+            label = "physics, random actions" if name == "physics" else name.upper()
+            rows.append([domain["env"], label, spread(rate).text(0), f"{share.text(1)}%", verdict])
+    config, machine = result["config"], result["machine"]
+    backends = ", ".join(dict.fromkeys(domain["backend"] for domain in result["domains"]))
+    return "\n".join(
+        [
+            "# Training against bare physics\n",
+            f"Made by `python -m benchmarks.physics` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit {machine['commit']}, "
+            f"{machine['date']}, {config['threads']} threads, backend {backends}; load average before: {machine['load_before']}. "
+            f"Medians, with the extremes of {config['rounds']} rounds in brackets; shares are of the same round.\n",
+            table(["", "", "frames/s", "of the physics", "target"], rows),
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    :param arguments: the command line, that of the process by default
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a glimpse: two rounds of one rollout")
+    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the results (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    result: dict[str, Any] = run(Config(rounds=2, rollouts=1) if options.quick else Config())
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "physics.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (options.out / "physics.md").write_text(report(result), encoding="utf-8")
+    sys.stdout.write("\n" + report(result))
+
+
+if __name__ == "__main__":
+    main()
