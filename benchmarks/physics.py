@@ -155,8 +155,8 @@ def report(result: Record) -> str:
             "# Training against bare physics\n",
             f"Made by `python -m benchmarks.physics` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit "
             f"{machine['commit']}, {machine['date']}, {config['threads']} threads, backend {backends}; load average before: "
-            f"{machine['load_before']}. Medians, with the extremes of {config['rounds']} rounds in brackets; shares are of the "
-            "same round.\n",
+            f"{machine['load_before']}. Medians, with the extremes of {config['rounds']} rounds in brackets; shares are of "
+            "the same round.\n",
             table(["", "", "frames/s", "of the physics", "target"], rows),
         ]
     )

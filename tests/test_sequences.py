@@ -33,7 +33,7 @@ def run(function, lstm, features, states, starts, weights):
 
 @st.composite
 def sequences(draw):
-    n_seq, length = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    n_seq, length = draw(st.integers(1, 4)), draw(st.integers(1, 12))
     starts = draw(st.lists(st.booleans(), min_size=n_seq * length, max_size=n_seq * length))
     return n_seq, length, starts, draw(st.integers(1, 2)), draw(st.integers(0, 2**31))
 
@@ -65,7 +65,21 @@ def test_there_is_no_loop_over_time(n_starts):
     starts[th.randperm(200)[:n_starts]] = 1.0
     states = (th.zeros(1, 4, HIDDEN), th.zeros(1, 4, HIDDEN))
     process_sequence(th.randn(200, INPUTS), states, starts, lstm)
-    assert len(calls) <= 2
+    # A call for each doubling of the pieces' lengths, and one for the last states.
+    assert len(calls) <= 2 + np.ceil(np.log2(50))
+
+
+def test_padding_is_at_most_half_of_a_call():
+    """One long episode beside many short ones must not make all of them long."""
+    lstm = th.nn.LSTM(INPUTS, HIDDEN)
+    processed = []
+    lstm.register_forward_hook(lambda _, inputs, __: processed.append(inputs[0].shape[0] * inputs[0].shape[1]))
+    starts = th.zeros(2, 256)
+    starts[1, ::3] = 1.0
+    states = (th.zeros(1, 2, HIDDEN), th.zeros(1, 2, HIDDEN))
+    outputs, _ = process_sequence(th.randn(512, INPUTS), states, starts.flatten(), lstm, need_states=False)
+    assert outputs.shape == (512, HIDDEN)
+    assert 512 <= sum(processed) < 2 * 512
 
 
 def filled(n_steps, n_envs, seed=0):

@@ -88,18 +88,21 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         inputs = self.lstm_output_dim + (self.layout.state_dim if self.layout is not None else 0)
         self.mlp_extractor = MlpExtractor(inputs, self.net_arch, self.activation_fn, self.device)
 
-    def encode(self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor) -> tuple[th.Tensor, LSTMStates]:
+    def encode(
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor, need_states: bool = True
+    ) -> tuple[th.Tensor, LSTMStates]:
         """
         Encoder-p: what the heads get to know after the observations so far.
 
         :param obs: shape ``(n_seq * length, obs_dim)``
         :param lstm_states: states before the first step
         :param episode_starts: shape ``(n_seq * length,)``
+        :param need_states: see :func:`~sb3_ldm.common.recurrent.sequences.process_sequence`
         :return: encoding ``(n_seq * length, hidden_size)``, followed by the state where heads see it, and the states after the
             last step
         """
         features = self.extract_features(obs)
-        encoding, states = process_sequence(features, lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+        encoding, states = process_sequence(features, lstm_states, episode_starts, self.lstm_actor, need_states)  # type: ignore[arg-type]
         if self.layout is not None:
             encoding = th.cat([encoding, obs[..., self.layout.state]], dim=-1)
         return encoding, states
@@ -127,7 +130,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         if not self.shared_lstm:
             return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
-        encoding, _ = self.encode(obs, lstm_states.pi, episode_starts)
+        encoding, _ = self.encode(obs, lstm_states.pi, episode_starts, need_states=False)
         latent_pi, latent_vf = self.mlp_extractor(encoding)
         log_prob: th.Tensor
         entropy: th.Tensor | None
@@ -153,5 +156,5 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     ) -> th.Tensor:
         if not self.shared_lstm:
             return super().predict_values(obs, lstm_states, episode_starts)  # type: ignore[arg-type]
-        encoding, _ = self.encode(obs, lstm_states, episode_starts)
+        encoding, _ = self.encode(obs, lstm_states, episode_starts, need_states=False)
         return self.value_net(self.mlp_extractor.forward_critic(encoding))

@@ -11,6 +11,7 @@ def process_sequence(
     lstm_states: LSTMStates,
     episode_starts: th.Tensor,
     lstm: nn.LSTM,
+    need_states: bool = True,
 ) -> tuple[th.Tensor, LSTMStates]:
     """
     Run the LSTM over a batch of sequences; its state is zeroed wherever an episode starts.
@@ -21,7 +22,8 @@ def process_sequence(
     :param lstm_states: hidden and cell state before the first step, each ``(n_layers, n_seq, hidden_size)``
     :param episode_starts: 1 where a step is the first of its episode, shape ``(n_seq * length,)``
     :param lstm: the recurrent network
-    :return: outputs ``(n_seq * length, hidden_size)`` and the states after the last step
+    :param need_states: whether the states after the last step are wanted, which take time where episodes start inside
+    :return: outputs ``(n_seq * length, hidden_size)`` and the states after the last step, or any if they are not wanted
     """
     n_seq = lstm_states[0].shape[1]
     if len(features) == n_seq and isinstance(lstm, nn.LSTM) and lstm.num_layers == 1:
@@ -34,7 +36,7 @@ def process_sequence(
     keep = (1.0 - starts[:, 0]).view(1, n_seq, 1)
     initial_states = (keep * lstm_states[0], keep * lstm_states[1])
     if starts.shape[1] > 1 and bool(starts[:, 1:].any()):
-        return _process_split(inputs, initial_states, starts, lstm)
+        return _process_split(inputs, initial_states, starts, lstm, need_states)
     outputs, final_states = lstm(inputs.transpose(0, 1), initial_states)
     return outputs.transpose(0, 1).flatten(0, 1), final_states
 
@@ -53,15 +55,16 @@ def lstm_step(inputs: th.Tensor, states: LSTMStates, lstm: nn.LSTM) -> tuple[th.
 
 
 def _process_split(
-    inputs: th.Tensor, initial_states: LSTMStates, starts: th.Tensor, lstm: nn.LSTM
+    inputs: th.Tensor, initial_states: LSTMStates, starts: th.Tensor, lstm: nn.LSTM, need_states: bool
 ) -> tuple[th.Tensor, LSTMStates]:
     """
-    Cut the sequences at their inner episode starts, pad the pieces and run all of them in one call.
+    Cut the sequences at their inner episode starts, and run the pieces of about the same length in one padded call.
 
     :param inputs: shape ``(n_seq, length, features_dim)``
     :param initial_states: states at the first step of each sequence
     :param starts: 1 where an episode starts, shape ``(n_seq, length)``
     :param lstm: the recurrent network
+    :param need_states: whether the states after the last step are wanted
     :return: as :func:`process_sequence`
     """
     n_seq, length = starts.shape
@@ -71,21 +74,41 @@ def _process_split(
     # The pieces lie one behind the other in the flat batch, so a piece ends where the next one begins.
     flat_begin = sequence * length + begin
     lengths = th.diff(flat_begin, append=flat_begin.new_tensor([n_seq * length]))
-    longest = int(lengths.max())
-    offsets = th.arange(longest, device=inputs.device)
-    valid = offsets < lengths.unsqueeze(1)
-    index = (flat_begin.unsqueeze(1) + offsets).clamp(max=n_seq * length - 1)
-    pieces = inputs.flatten(0, 1)[index].transpose(0, 1)
-
+    flat_inputs = inputs.flatten(0, 1)
     at_sequence_start = (begin == 0).view(1, -1, 1)
     states = tuple(th.where(at_sequence_start, state[:, sequence], 0.0) for state in initial_states)
-    outputs, (hidden, cell) = lstm(pieces, states)
 
+    outputs, places = [], []
+    # Lengths of a group are at most twice as different, so that at most half of a call is padding.
+    group_of = th.log2(lengths.float()).ceil()
+    for group in group_of.unique():
+        members = (group_of == group).nonzero().flatten()
+        offsets = th.arange(int(lengths[members].max()), device=inputs.device)
+        valid = offsets < lengths[members].unsqueeze(1)
+        index = (flat_begin[members].unsqueeze(1) + offsets).clamp(max=n_seq * length - 1)
+        output, _ = lstm(flat_inputs[index.T], tuple(state[:, members] for state in states))
+        outputs.append(output.transpose(0, 1)[valid])
+        places.append(index[valid])
+    ordered = th.cat(outputs)[th.cat(places).argsort()]
+    return ordered, _last_states(flat_inputs, states, sequence, flat_begin, lengths, lstm) if need_states else initial_states
+
+
+def _last_states(
+    inputs: th.Tensor, states: LSTMStates, sequence: th.Tensor, flat_begin: th.Tensor, lengths: th.Tensor, lstm: nn.LSTM
+) -> LSTMStates:
+    """
+    States after the last piece of each sequence.
+
+    :param inputs: shape ``(n_seq * length, features_dim)``
+    :param states: states before the pieces
+    :param sequence: the sequence that each piece is of
+    :param flat_begin: where each piece begins
+    :param lengths: lengths of the pieces
+    :param lstm: the recurrent network
+    :return: hidden and cell state, each ``(n_layers, n_seq, hidden_size)``
+    """
     last = th.cat([(sequence[1:] != sequence[:-1]).nonzero().flatten(), sequence.new_tensor([len(sequence) - 1])])
-    if bool((lengths[last] == longest).all()):
-        final_states = (hidden[:, last], cell[:, last])
-    else:
-        # The padded call ran past the end of the shorter pieces; only a packed one stops there.
-        packed = nn.utils.rnn.pack_padded_sequence(pieces[:, last], lengths[last].cpu(), enforce_sorted=False)
-        _, final_states = lstm(packed, (states[0][:, last], states[1][:, last]))
-    return outputs.transpose(0, 1)[valid], final_states
+    # Padded calls run past the end of the shorter pieces; only a packed one stops there.
+    pieces = [inputs[begin : begin + length] for begin, length in zip(flat_begin[last], lengths[last], strict=True)]
+    packed = nn.utils.rnn.pack_sequence(pieces, enforce_sorted=False)
+    return lstm(packed, (states[0][:, last], states[1][:, last]))[1]
