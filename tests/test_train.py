@@ -88,6 +88,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         assert maps["maps"].shape[1] == 49
     assert not checkpoint.exists()
 
+    before = (run / "final_evaluation.csv").read_text()
+    result = subprocess.run(command(tmp_path, total, "-i", str(run / "GridNavi-v0.zip")), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert max(evaluated_timesteps(run)) == total and (run / "final_evaluation.csv").read_text() == before
+
 
 @pytest.mark.parametrize(("name", "env_id"), [(n, e) for n, p in available_configs().items() for e in environments_in(p)])
 def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,11 @@ class MixtureVecEnv(VecEnvWrapper):
         kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
         return Transitions(*(array[kept] for array in drawn))
 
+    @property
+    def has_final_beliefs(self) -> bool:
+        """Whether every normal worker has finished a meta-episode, so that there are beliefs to mix and look at."""
+        return all(task is not None for task in self.final_tasks)
+
     def mean_imaginary_returns(self) -> np.ndarray | None:
         """:return: mean imaginary return of each episode index ``(episodes_per_task,)``, None before the first one ended"""
         return np.mean(self.imaginary_returns, axis=0) if self.imaginary_returns else None

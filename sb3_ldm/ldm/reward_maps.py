@@ -46,11 +46,10 @@ def sample_reward_maps(env: MixtureVecEnv, n_maps: int = 64, seed: int = 0) -> R
     :return: the maps
     :raises ValueError: if no meta-episode has ended yet
     """
-    worker_tasks = env.final_tasks
-    if any(task is None for task in worker_tasks):
+    if not env.has_final_beliefs:
         raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
     generator = th.Generator(env.imagination.device).manual_seed(seed)
-    return decode_mixtures(env.imagination, worker_tasks, get_probes(env), n_maps, generator)
+    return decode_mixtures(env.imagination, env.final_tasks, get_probes(env), n_maps, generator)
 
 
 def decode_mixtures(

@@ -173,6 +173,8 @@ class MetaExperimentManager(ExperimentManager):
         self._save_run(model)
         env, path = self._create_eval_env(), Path(self.save_path)
         splits, tasks = evaluation_splits(env, final=True), task_distribution_of(env)
+        # A run that is continued with nothing left to train is evaluated again.
+        drop_evaluations_after(path / "final_evaluation.csv", model.num_timesteps - 1)
         for deterministic in (False, True):
             for split in splits:
                 # Of infinitely many tasks there are as many different ones as one likes.
@@ -184,7 +186,13 @@ class MetaExperimentManager(ExperimentManager):
                 print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
         if has_probes(env):
             save_trajectories(model, env, path / "trajectories.npz", split=splits[1], seed=self.seed)
-            if isinstance(model, LDM) and model.n_mixture > 0:
+            # Where nothing was left to train, there are no beliefs to look at.
+            if (
+                isinstance(model, LDM)
+                and model.n_mixture > 0
+                and model.mixture_env is not None
+                and model.mixture_env.has_final_beliefs
+            ):
                 save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
         if env.has_attr("position"):
             save_paths(model, env, path / "paths.npz", split=splits[1], seed=self.seed)
