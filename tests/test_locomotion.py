@@ -62,6 +62,15 @@ def base(env: gym.Env) -> Any:
     return env.unwrapped
 
 
+def test_a_few_velocities_stand_for_all() -> None:
+    tasks = DOMAINS["HalfCheetahVelocity-v0"].make_tasks()
+    np.testing.assert_allclose(tasks.representatives("train", 4)[:, 0], [0.125, 0.375, 3.125, 3.375])
+    np.testing.assert_allclose(tasks.representatives("test", 5)[:, 0], [0.75, 1.25, 1.75, 2.25, 2.75])
+    for split in ("train", "test", "all"):
+        some = tasks.representatives(split, 100)[:, 0]
+        assert some.mean() == pytest.approx(sample("HalfCheetahVelocity-v0", split).mean(), abs=0.1)
+
+
 def actions(rng: np.random.Generator, env: VecEnv) -> np.ndarray:
     """Random actions of all sub-environments."""
     shape = env.action_space.shape

@@ -94,6 +94,18 @@ class VelocityTasks(TaskDistribution):
     def tasks(self, split: str) -> np.ndarray:
         return np.array([[0.75], [1.25], [1.75], [2.25], [2.75]]) if split == "eval" else super().tasks(split)
 
+    def representatives(self, split: str, n_tasks: int, seed: int = 0) -> np.ndarray:
+        """Velocities that are evenly spread, so that a few stand for all."""
+        if self.validate_split(split) == "eval":
+            return self.tasks(split)
+        lengths = np.array([high - low for low, high in self.RANGES[split]])
+        # Along the ranges laid end to end.
+        places = (np.arange(n_tasks) + 0.5) / n_tasks * lengths.sum()
+        which = np.searchsorted(np.cumsum(lengths), places)
+        offsets = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+        lows = np.array([low for low, _ in self.RANGES[split]])
+        return (lows[which] + places - offsets[which])[:, None]
+
 
 def _choose_range(ranges: Any, rng: np.random.Generator) -> tuple[float, float]:
     """One of some ranges, with probabilities proportional to their lengths."""
