@@ -1,6 +1,7 @@
 """
 How much of the physics' speed is left when an agent trains on it? Frames/s of LDM and RL2, each with its preset, against
-stepping the same backend with random actions, in turns in one run: ``python -m benchmarks.physics [--quick] [--out DIR]``.
+stepping the same backend with random actions and no meta-episodes around it, in turns in one run:
+``python -m benchmarks.physics [--quick] [--out DIR]``.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from benchmarks.throughput import (
 )
 from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.recurrent import SequencePPO
+from sb3_ldm.common.vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.zoo.configs import config_path
 
@@ -82,16 +84,21 @@ def make_model(algo: str, env_id: str) -> SequencePPO:
     return model
 
 
-def step_randomly(env: VecEnv, frames: int) -> None:
+def step_randomly(env: VecEnv, actions: np.ndarray) -> None:
     """
-    :param env: environments that have been reset
-    :param frames: steps of all of them together
+    :param env: environments that have been reset; of a batched backend, the backend itself is stepped
+    :param actions: shape ``(n_steps, n_envs, action_dim)``
     """
-    shape = env.action_space.shape
-    assert shape is not None
-    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (frames // env.num_envs, env.num_envs, *shape)).astype(np.float32)
+    if not isinstance(env, BatchedMetaVecEnv):
+        for action in actions:
+            env.step(action)
+        return
+    tasks = np.stack(env.get_attr("task"))
     for action in actions:
-        env.step(action)
+        step = env.backend.step(action)
+        ended = np.flatnonzero(step.terminated | step.truncated)
+        if len(ended):
+            env.backend.reset(ended, tasks[ended])
 
 
 def measure(env_id: str, config: Config) -> Record:
@@ -104,7 +111,9 @@ def measure(env_id: str, config: Config) -> Record:
     frames = config.rollouts * frames_of(models["ldm"])
     env = make_env(env_id, models["ldm"].n_envs)
     env.reset()
-    contestants = {"physics": functools.partial(step_randomly, env, frames)}
+    shape = (frames // env.num_envs, env.num_envs, models["ldm"].layout.action_dim)
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
+    contestants = {"physics": functools.partial(step_randomly, env, actions)}
     contestants |= {algo: functools.partial(train_rollouts, model, config.rollouts) for algo, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():

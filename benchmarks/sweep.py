@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from rl_zoo3.utils import ALGOS
 
+from sb3_ldm.common.latent_dynamics import LatentDynamics
 from sb3_ldm.results import RunResult, load_run
 from sb3_ldm.summary import format_frames
 from sb3_ldm.zoo import register
@@ -47,9 +48,14 @@ def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwi
     :param otherwise: values of what is not given, those of the algorithm's class
     :return: values of the run that are not the configuration's, by name
     """
-    mine, theirs = ({**flat(otherwise), **flat(given)} for given in (options, defaults))
+    mine, theirs = ({**_given(flat(otherwise)), **flat(given)} for given in (options, defaults))
     names = [name for name in dict.fromkeys([*mine, *theirs]) if name not in _IGNORED]
     return {name: mine[name] for name in names if name in mine and mine[name] != theirs.get(name)}
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without parameters that have no default, or have None instead of a mapping."""
+    return {name: value for name, value in options.items() if value is not inspect.Parameter.empty and value is not None}
 
 
 def defaults_for(run: RunResult) -> Mapping[str, Any]:
@@ -65,8 +71,21 @@ def changes(run: RunResult) -> dict[str, Any]:
     :param run: a run
     :return: what its hyperparameters have that the defaults have not
     """
-    parameters = inspect.signature(ALGOS[run.algo]).parameters
-    return differences(run.hyperparameters, defaults_for(run), {name: one.default for name, one in parameters.items()})
+    otherwise = {}
+    if is_complete(run):
+        otherwise = {name: one.default for name, one in inspect.signature(ALGOS[run.algo]).parameters.items()}
+        networks = inspect.signature(LatentDynamics).parameters if run.algo == "ldm" else {}
+        otherwise["vae_kwargs"] = {name: one.default for name, one in networks.items()}
+    found = differences(run.hyperparameters, defaults_for(run), otherwise)
+    return {**found, **flat(run.metadata.get("env_kwargs") or {}, "env_kwargs.")}
+
+
+def is_complete(run: RunResult) -> bool:
+    """
+    :param run: a run
+    :return: whether all of its hyperparameters were written down, so that what is missing is the algorithm's default
+    """
+    return "n_envs" in run.hyperparameters
 
 
 def row(run: RunResult, name: str) -> list[str]:
@@ -77,7 +96,8 @@ def row(run: RunResult, name: str) -> list[str]:
     """
     table = run.last_evaluation
     changed = ", ".join(f"{key}: {value}" for key, value in changes(run).items())
-    cells = [name, str(run.seed), format_frames(run.frames), f"`{changed}`" if changed else "-"]
+    shown = (f"`{changed}`" if changed else "-") + ("" if is_complete(run) else " (others were not recorded)")
+    cells = [name, str(run.seed), format_frames(run.frames), shown]
     shares = run.logged("imagination/share_unseen")[1]
     if table is None:
         return [*cells, "-", "-", "-", "-"]

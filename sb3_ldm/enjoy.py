@@ -8,20 +8,32 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sb3_ldm.envs.tasks import TaskDistribution
+    from sb3_ldm.zoo.video import TrainedAgent
 
 #: Options whose default differs from rl_zoo3's.
 DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0"}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sb3_ldm.enjoy", description=__doc__, add_help=False)
-    parser.add_argument("--algo", default=DEFAULTS["--algo"])
-    parser.add_argument("--env", default=DEFAULTS["--env"])
-    parser.add_argument("-f", "--folder", default="logs")
-    parser.add_argument("--exp-id", type=int, default=0)
-    parser.add_argument("--load-best", action="store_true")
-    parser.add_argument("--stochastic", action="store_true")
+    from rl_zoo3.utils import StoreDict
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_ldm.enjoy",
+        description=__doc__,
+        epilog="All other options are those of rl_zoo3.enjoy: see python -m rl_zoo3.enjoy --help.",
+    )
+    parser.add_argument("--algo", default=DEFAULTS["--algo"], help="algorithm (default: %(default)s)")
+    parser.add_argument("--env", default=DEFAULTS["--env"], help="environment (default: %(default)s)")
+    parser.add_argument("-f", "--folder", default="logs", help="log folder (default: %(default)s)")
+    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the latest)")
+    parser.add_argument("--load-best", action="store_true", help="the best model instead of the last")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="besides those of the run")
     parser.add_argument("--split", help="tasks to show; by default test, or eval where test has infinitely many")
     parser.add_argument("--video", type=Path, help="file to record to, such as agent.mp4")
     parser.add_argument("--n-tasks", type=int, default=5, help="tasks in the video at most, evenly chosen")
@@ -31,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """
     :param arguments: the command line, that of the process by default
+    :raises ValueError: if there is no such run or split
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     has_display = bool(os.environ.get("DISPLAY")) or sys.platform != "linux"
@@ -39,34 +52,45 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
     options, others = _parser().parse_known_args(arguments)
 
-    import rl_zoo3.enjoy
+    import gymnasium as gym
 
     from sb3_ldm.envs.tasks import unseen_split
     from sb3_ldm.zoo import register
+    from sb3_ldm.zoo.video import find_trained
 
     register()
-    import gymnasium as gym
-    import numpy as np
-
-    tasks = gym.make(options.env).get_wrapper_attr("task_distribution")
-    split = tasks.validate_split(options.split or unseen_split(tasks))
-    if options.video is None:
-        given = ["--algo", options.algo, "--env", options.env, "-f", options.folder, "--exp-id", str(options.exp_id)]
-        given += ["--load-best"] * options.load_best + ["--stochastic"] * options.stochastic + ["--seed", str(options.seed)]
-        if not has_display and "--no-render" not in others:
-            others = [*others, "--no-render"]
-        if "--env-kwargs" not in others:
-            others = [*others, "--env-kwargs", f"task_split:'{split}'"]
-        sys.argv = [sys.argv[0], *given, *others]
-        rl_zoo3.enjoy.enjoy()
+    agent = find_trained(options.algo, options.env, options.folder, options.exp_id, options.load_best)
+    env_kwargs = {**agent.env_kwargs, **options.env_kwargs}
+    tasks = gym.make(options.env, **env_kwargs).get_wrapper_attr("task_distribution")
+    split = tasks.validate_split(options.split or options.env_kwargs.get("task_split") or unseen_split(tasks))
+    env_kwargs["task_split"] = split
+    if options.video is not None:
+        _record(options, agent, tasks, split, env_kwargs)
         return
 
-    from sb3_ldm.zoo.video import load_trained, record_video
+    import rl_zoo3.enjoy
+
+    given = ["--algo", options.algo, "--env", options.env, "-f", options.folder, "--exp-id", str(options.exp_id)]
+    given += ["--load-best"] * options.load_best + ["--stochastic"] * options.stochastic + ["--seed", str(options.seed)]
+    if not has_display and "--no-render" not in others:
+        others = [*others, "--no-render"]
+    sys.argv = [sys.argv[0], *given, *others, "--env-kwargs", *(f"{name}:{value!r}" for name, value in env_kwargs.items())]
+    rl_zoo3.enjoy.enjoy()
+
+
+def _record(
+    options: argparse.Namespace, agent: "TrainedAgent", tasks: "TaskDistribution", split: str, env_kwargs: dict[str, Any]
+) -> None:
+    """Record the agent on some tasks of the split."""
+    import numpy as np
+    from rl_zoo3.utils import ALGOS
+
+    from sb3_ldm.zoo.video import record_video
 
     shown = tasks.representatives(split, options.n_tasks)
     shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(options.n_tasks, len(shown))).round().astype(int))]
-    model, statistics = load_trained(options.algo, options.env, options.folder, options.exp_id, options.load_best)
-    record_video(model, options.env, shown, options.video, statistics, not options.stochastic, options.seed)
+    model = ALGOS[options.algo].load(agent.model, device="cpu")
+    record_video(model, options.env, shown, options.video, agent.statistics, env_kwargs, not options.stochastic, options.seed)
     print(f"Recorded {options.algo} on {len(shown)} {split} tasks of {options.env} in {options.video}")
 
 

@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
-from sb3_ldm.envs.locomotion import DOMAINS, domain_of
+from sb3_ldm.envs.locomotion import DOMAINS, HORIZON, domain_of
 from sb3_ldm.locomotion_figures import paths_figure
 from sb3_ldm.results import (
     EVALUATIONS_FILE,
@@ -368,7 +368,9 @@ def _draw_do_nothing(axes: Sequence[Axes], splits: Sequence[str], runs: Sequence
     domain = domain_of(runs[0].env)
     for axis, split in zip(axes, splits, strict=False):
         tasks = np.concatenate([_table(run, split, plan).tasks for run in runs])
-        value = float(domain.do_nothing_returns(np.unique(tasks, axis=0), _horizon(plan)).mean())
+        # Not the longest episode that was seen: the ant may always fall before the end.
+        horizon = (runs[0].metadata.get("env_kwargs") or {}).get("horizon", HORIZON)
+        value = float(domain.do_nothing_returns(np.unique(tasks, axis=0), horizon).mean())
         _draw_reference(axis, value, "doing nothing", above=True)
 
 

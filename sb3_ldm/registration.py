@@ -73,6 +73,11 @@ def make_grid_navi_extrapolation(
     )
 
 
+# gymnasium reads it to show what can only be drawn to arrays in a window.
+for _maker in (make_grid_navi, make_grid_navi_extrapolation):
+    _maker.metadata = GridNavi.metadata  # type: ignore[attr-defined]
+
+
 def _make_grid(
     tasks: GridNaviTasks,
     task_split: str,
@@ -137,14 +142,19 @@ def make_batched_locomotion(
     episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
     horizon: int = locomotion.HORIZON,
     render_mode: str | None = None,
+    **kwargs: Any,
 ) -> BatchedMetaVecEnv:
     """
     Make the EnvPool backend of a locomotion environment, which has as many threads as torch and cannot draw pictures;
     parameters as of :func:`make_locomotion`.
 
     :param n_envs: number of environments
+    :param kwargs: none; those of the gymnasium environment need another backend
     :return: the vectorised environment
+    :raises ValueError: if there is an option that only gymnasium's environment has
     """
+    if kwargs:
+        raise ValueError(f"env_kwargs={kwargs!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'.")
     backend = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads())
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
 

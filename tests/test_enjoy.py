@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import imageio.v2
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sb3_ldm.enjoy import main as enjoy
 from sb3_ldm.train import main as train
 from sb3_ldm.zoo import experiment
-from sb3_ldm.zoo.video import caption
+from sb3_ldm.zoo.video import caption, find_trained
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,38 @@ def test_the_zoo_s_script_runs_on_unseen_tasks(
 
 def test_what_does_not_exist_is_named(logs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"split='tests'.*train, test"):
-        enjoy(["-f", str(logs), "--split", "tests"])
+        enjoy(["--algo", "rl2", "-f", str(logs), "--split", "tests"])
     with pytest.raises(ValueError, match="no trained ldm for GridNavi-v0"):
         enjoy(["--algo", "ldm", "-f", str(logs), "--video", str(tmp_path / "agent.gif")])
+
+
+def test_an_agent_is_shown_in_the_environment_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out goals take the place of the test goals, and a shorter horizon stays."""
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
+    options = ["--algo", "rl2", "--verbose", "0", "-n", "1", "-f", str(tmp_path), "--eval-freq", "40"]
+    options += ["--env-kwargs", "validation_tasks:6", "horizon:5"]
+    train([*options, "-params", "n_envs:2", "batch_size:40", "normalize:True"])
+    monkeypatch.setattr(sys, "argv", ["enjoy"])
+    enjoy(["--algo", "rl2", "-f", str(tmp_path), "-n", "40", "--no-render"])
+    assert sys.argv[-3:] == ["validation_tasks:6", "horizon:5", "task_split:'validation'"]
+    agent = find_trained("rl2", "GridNavi-v0", str(tmp_path), best=True)
+    assert agent.model.name == "best_model.zip" and agent.statistics is not None
+    assert agent.statistics.name == "best_vecnormalize.pkl"
+
+
+@pytest.mark.parametrize("env_id", ["GridNavi-v0", "GridNaviExtrapolation-v0"])
+def test_a_window_can_be_asked_for(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gymnasium shows pictures in a window where the environment only draws to arrays."""
+    wrapped: list[gym.Env] = []
+
+    def in_a_window(env: gym.Env) -> gym.Env:
+        wrapped.append(env)
+        return env
+
+    monkeypatch.setattr(gym.wrappers, "HumanRendering", in_a_window)
+    gym.make(env_id, render_mode="human")
+    assert wrapped and wrapped[0].render_mode == "rgb_array"
 
 
 def test_frames_have_even_sides() -> None:

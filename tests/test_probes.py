@@ -43,3 +43,15 @@ def test_evaluation_logs_the_coverage_of_a_walk() -> None:
     callback.evaluate()
     logged = model.logger.name_to_value
     assert [logged[f"eval/{split}_coverage_{k}"] for split in ("train", "test") for k in (1, 2)] == [5.0] * 4
+
+
+def test_sub_environments_that_fill_up_a_round_are_not_counted(monkeypatch) -> None:
+    """Ten environments for 18 tasks: the second round has two too many."""
+    model = Scripted("MlpLstmPolicy", grid_vec_env(3, episodes=2, horizon=4))
+    model.set_logger(Logger(None, []))
+    counted = []
+    monkeypatch.setattr(MetaEvalCallback, "_log_coverage", lambda _, __, batch: counted.append(batch.rewards.shape[1]))
+    callback = MetaEvalCallback(grid_vec_env(10, episodes=2, horizon=4), splits=("train",))
+    callback.init_callback(model)
+    callback.evaluate()
+    assert counted == [18]

@@ -1,11 +1,12 @@
 """The table of many runs."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from benchmarks.sweep import changes, differences, main, sweep_table
+from benchmarks.sweep import changes, differences, is_complete, main, sweep_table
 from sb3_ldm.results import load_run
 from sb3_ldm.zoo.configs import config_path
 
@@ -43,3 +44,21 @@ def test_the_table_has_a_row_for_each_run_with_its_numbers(tmp_path: Path) -> No
     assert cells["run"] == "group/one" and cells["other than the default"] == "-"
     assert cells["unseen solved"] == f"{sampled.n_reached:.1f} of 27"
     assert 0 < float(cells["imagined unseen"]) < 1
+
+
+def test_the_committed_table_has_every_run() -> None:
+    folders = sorted(path for path in RESULTS.glob("gridworld*/*") if path.is_dir())
+    assert (RESULTS / "gridworld_sweep.md").read_text() == sweep_table(folders)
+
+
+def test_what_was_not_written_down_is_not_made_up() -> None:
+    partly = load_run(RESULTS / "gridworld_exploration" / "mixed_current_beliefs")
+    assert not is_complete(partly)
+    assert "reward_likelihood" not in changes(partly) and "others were not recorded" in sweep_table([partly.path])
+
+
+def test_nested_defaults_and_the_environment_count() -> None:
+    run = load_run(RESULTS / "gridworld" / "ldm_seed2")
+    options = {**run.hyperparameters, "vae_kwargs": {**run.hyperparameters["vae_kwargs"], "dropout_place": "embeddings"}}
+    same = replace(run, metadata={**run.metadata, "hyperparameters": options, "env_kwargs": {"horizon": 20}})
+    assert changes(same) == {"env_kwargs.horizon": 20}

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, evaluation_tasks, meta_episode_recorder
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import coverage, get_probes, has_probes, visited_probes
 
+BEST_NORMALIZER_FILE = "best_vecnormalize.pkl"  #: statistics that the best model was evaluated with
 EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
 
 
@@ -97,11 +99,15 @@ class MetaEvalCallback(BaseCallback):
             )
             self._log(split, evaluations[split])
             if recorder is not None:
-                self._log_coverage(split, recorder)
+                # Only those that were asked for: the others fill up the last round of sub-environments.
+                self._log_coverage(split, recorder.get(np.arange(len(tasks) * self.n_repeats)))
         self.last_evaluations = evaluations
         score = float(self.last_evaluations[self.splits[0]].mean_returns[-1])
         if self.best_model_save_path is not None and score > self.best_mean_return:
             self.model.save(self.best_model_save_path / "best_model")
+            normalizer = self.model.get_vec_normalize_env()
+            if normalizer is not None:
+                normalizer.save(str(self.best_model_save_path / BEST_NORMALIZER_FILE))
         self.best_mean_return = max(self.best_mean_return, score)
 
     def _log(self, split: str, evaluation: MetaEvaluation) -> None:
@@ -114,10 +120,10 @@ class MetaEvalCallback(BaseCallback):
         if self.log_path is not None:
             append_evaluation(self.log_path / "evaluations.csv", self.num_timesteps, split, self.deterministic, evaluation)
 
-    def _log_coverage(self, split: str, recorder: MetaEpisodeBuffer) -> None:
+    def _log_coverage(self, split: str, batch: MetaEpisodeBatch) -> None:
         """How many of the probed tasks (on the gridworld, cells) were visited up to the end of each episode."""
         probes, layout = get_probes(self.env), observation_layout(self.env.observation_space)
-        visited = visited_probes(recorder.get(np.arange(len(recorder))), layout, probes)
+        visited = visited_probes(batch, layout, probes)
         for i, value in enumerate(coverage(visited, len(probes.tasks))):
             self.logger.record(f"eval/{split}_coverage_{i + 1}", value)
 
@@ -151,14 +157,22 @@ class LatestCheckpointCallback(BaseCallback):
     :param save_freq: time steps (of all sub-environments together) between checkpoints
     :param save_path: folder of the checkpoint
     :param normalize_path: where the statistics of a ``VecNormalize`` go, ``vecnormalize.pkl`` in the same folder by default
+    :param on_save: called with the model after each checkpoint
     """
 
-    def __init__(self, save_freq: int, save_path: str | Path, normalize_path: str | Path | None = None):
+    def __init__(
+        self,
+        save_freq: int,
+        save_path: str | Path,
+        normalize_path: str | Path | None = None,
+        on_save: Callable[[BaseAlgorithm], None] | None = None,
+    ):
         super().__init__()
         if save_freq < 1:
             raise ValueError(f"save_freq={save_freq}: use at least 1 time step between checkpoints.")
         self.save_freq = save_freq
         self.save_path = Path(save_path)
+        self.on_save = on_save
         self.normalize_path = self.save_path / "vecnormalize.pkl" if normalize_path is None else Path(normalize_path)
         self._last = 0
 
@@ -183,6 +197,8 @@ class LatestCheckpointCallback(BaseCallback):
         if getattr(self.model, "replay_buffer", None) is not None:
             _replace(self.save_path / "checkpoint_replay_buffer.pkl", self.model.save_replay_buffer)  # type: ignore[attr-defined]
         _replace(self.save_path / "checkpoint.zip", self.model.save)
+        if self.on_save is not None:
+            self.on_save(self.model)
 
 
 def _replace(path: Path, save: Callable[[Path], None]) -> None:

@@ -36,7 +36,7 @@ class BatchedLocomotion:
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if not has_envpool():
-            raise ImportError("backend='batched' of the locomotion environments needs EnvPool: pip install sb3_ldm[envpool]")
+            raise ImportError("backend='batched' of the locomotion environments needs EnvPool: pip install -e '.[envpool]'")
         self.num_envs = num_envs
         self.domain = domain
         self.max_episode_steps = max_episode_steps

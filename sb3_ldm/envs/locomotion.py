@@ -101,7 +101,7 @@ class VelocityTasks(TaskDistribution):
         lengths = np.array([high - low for low, high in self.RANGES[split]])
         # Along the ranges laid end to end.
         places = (np.arange(n_tasks) + 0.5) / n_tasks * lengths.sum()
-        which = np.searchsorted(np.cumsum(lengths), places)
+        which = np.searchsorted(np.cumsum(lengths), places, side="right")
         offsets = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
         lows = np.array([low for low, _ in self.RANGES[split]])
         return (lows[which] + places - offsets[which])[:, None]

@@ -1,3 +1,5 @@
+"""Where hyperparameters are: ``zoo_configs/<name>.yml``, a file for each algorithm and each preset."""
+
 from importlib.util import find_spec
 from pathlib import Path
 

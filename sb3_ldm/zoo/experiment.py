@@ -89,7 +89,9 @@ class MetaExperimentManager(ExperimentManager):
     def create_callbacks(self) -> None:
         path = Path(self.save_path)
         if self.save_freq > 0:
-            self.callbacks.append(LatestCheckpointCallback(self.save_freq, path, Path(self.params_path) / "vecnormalize.pkl"))
+            self.callbacks.append(
+                LatestCheckpointCallback(self.save_freq, path, Path(self.params_path) / "vecnormalize.pkl", self._save_run)
+            )
         evaluation = None
         if self.eval_freq > 0:
             eval_env = self._create_eval_env()

@@ -1,21 +1,25 @@
 """Videos of trained agents."""
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from huggingface_sb3 import EnvironmentName
 from PIL import Image, ImageDraw
-from rl_zoo3.utils import ALGOS, get_model_path
+from rl_zoo3.utils import get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_ldm.common.callbacks import BEST_NORMALIZER_FILE
 from sb3_ldm.common.evaluation import evaluate_meta
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
+from sb3_ldm.results import RUN_FILE
 
 
 class FrameRecorder(VecEnvWrapper):
@@ -23,12 +27,13 @@ class FrameRecorder(VecEnvWrapper):
     Takes a picture of the first sub-environment before each step, with its task and the episode's index and return so far.
 
     :param venv: environments with ``render_mode="rgb_array"``
+    :param write: called with every picture, ``(height, width, 3)``, uint8
     """
 
-    def __init__(self, venv: VecEnv):
+    def __init__(self, venv: VecEnv, write: Callable[[np.ndarray], None]):
         super().__init__(venv)
         self.layout = observation_layout(venv.observation_space)
-        self.frames: list[np.ndarray] = []  #: pictures, ``(height, width, 3)``, uint8
+        self.write = write
 
     def reset(self) -> VecEnvObs:
         self._episode, self._return = 1, 0.0
@@ -38,7 +43,7 @@ class FrameRecorder(VecEnvWrapper):
         picture = self.venv.get_images()[0]
         assert picture is not None, "the environment was made without render_mode='rgb_array'"
         task = np.array2string(np.asarray(self.get_attr("task", 0)[0]), precision=2, floatmode="maxprec")
-        self.frames.append(caption(picture, f"task {task}  episode {self._episode}  return {self._return:.1f}"))
+        self.write(caption(picture, f"task {task}  episode {self._episode}  return {self._return:.1f}"))
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -64,28 +69,39 @@ def caption(picture: np.ndarray, text: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def load_trained(
-    algo: str, env_id: str, folder: str, exp_id: int = 0, best: bool = False
-) -> tuple[BaseAlgorithm, Path | None]:
+@dataclass(frozen=True)
+class TrainedAgent:
     """
-    Load an agent from a run's folder in the zoo's layout.
+    What a run's folder in the zoo's layout holds of its agent.
 
+    :param model: path of the agent
+    :param statistics: of the ``VecNormalize`` that it was trained with, None if it was trained without
+    :param env_kwargs: of the environment that it was trained on
+    """
+
+    model: Path
+    statistics: Path | None
+    env_kwargs: dict[str, Any]
+
+
+def find_trained(algo: str, env_id: str, folder: str, exp_id: int = 0, best: bool = False) -> TrainedAgent:
+    """
     :param algo: name of the algorithm
     :param env_id: id of the environment
     :param folder: the log folder
     :param exp_id: number of the run, 0 for the latest
     :param best: the best model of the evaluations instead of the last
-    :return: the agent, and the statistics of its ``VecNormalize`` if it was trained with one
+    :return: the agent
     :raises ValueError: if there is no such run
     """
     try:
         _, model_path, log_path = get_model_path(exp_id, folder, algo, EnvironmentName(env_id), load_best=best)
-    except AssertionError as error:
+    except (AssertionError, ValueError) as error:
         raise ValueError(f"folder={folder!r} has no trained {algo} for {env_id}: {error}") from None
-    config = Path(log_path) / env_id / "config.yml"
-    hyperparameters = yaml.unsafe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    statistics = Path(log_path) / env_id / "vecnormalize.pkl" if dict(hyperparameters).get("normalize") else None
-    return ALGOS[algo].load(model_path, device="cpu"), statistics
+    statistics = Path(log_path) / (BEST_NORMALIZER_FILE if best else f"{env_id}/vecnormalize.pkl")
+    run = Path(log_path) / RUN_FILE
+    env_kwargs = json.loads(run.read_text(encoding="utf-8")).get("env_kwargs") or {} if run.is_file() else {}
+    return TrainedAgent(Path(model_path), statistics if statistics.is_file() else None, env_kwargs)
 
 
 def record_video(
@@ -94,6 +110,7 @@ def record_video(
     tasks: np.ndarray,
     path: Path,
     statistics: Path | None = None,
+    env_kwargs: dict[str, Any] | None = None,
     deterministic: bool = True,
     seed: int = 0,
 ) -> None:
@@ -105,20 +122,22 @@ def record_video(
     :param tasks: ``(n, task_dim)``
     :param path: the file; its ending says the format, such as ``.mp4`` or ``.gif``
     :param statistics: of the ``VecNormalize`` that it was trained with, None if it was trained without
+    :param env_kwargs: of the environment
     :param deterministic: whether the agent takes its most likely actions
     :param seed: of the environment and of the agent's actions
     """
     import imageio.v2
 
-    env: VecEnv = make_meta_vec_env(env_id, 1, seed=seed, backend="dummy", env_kwargs={"render_mode": "rgb_array"})
+    options = {**(env_kwargs or {}), "render_mode": "rgb_array"}
+    env: VecEnv = make_meta_vec_env(env_id, 1, seed=seed, backend="dummy", env_kwargs=options)
     fps = int(env.get_attr("metadata", 0)[0].get("render_fps", 20))
     if statistics is not None:
         env = VecNormalize.load(str(statistics), env)
         env.training = env.norm_reward = False
-    recorder = FrameRecorder(env)
-    evaluate_meta(model, recorder, tasks=tasks, deterministic=deterministic, seed=seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Blocks of two pixels, as both sides are even: the encoder need not scale the pictures.
-    options: dict[str, Any] = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps, "macro_block_size": 2}
-    imageio.v2.mimsave(path, list(recorder.frames), **options)
-    recorder.close()
+    how: dict[str, Any] = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps, "macro_block_size": 2}
+    writer: Any = imageio.v2.get_writer(path, **how)
+    with writer:
+        evaluate_meta(model, FrameRecorder(env, writer.append_data), tasks=tasks, deterministic=deterministic, seed=seed)
+    env.close()
