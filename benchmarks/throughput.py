@@ -150,11 +150,11 @@ QUICK = Config(
     profile_algos=("ldm",),
     profile_rounds=2,
     scaling_workers=(8, 64),
-    scaling_episodes=(1, 4),
-    scaling_hidden=(32, 128),
+    scaling_episodes=(4,),
+    scaling_hidden=(128,),
     scaling_threads=(1,),
     scaling_rounds=1,
-    memory_algos=("ldm",),
+    memory_algos=(),
 )
 
 
