@@ -66,6 +66,9 @@ class BatchedWalk:
         self.current = np.zeros((num_envs, 1))
         self.elapsed = np.zeros(num_envs, dtype=int)
 
+    def seed(self, seeds):
+        """Nothing but the tasks is random."""
+
     def reset(self, indices, tasks):
         self.positions[indices], self.current[indices], self.elapsed[indices] = 0, tasks, 0
         return self.positions[indices]
