@@ -61,6 +61,9 @@ class Config:
     rollouts: int = 2
 
 
+QUICK = Config(rounds=2, rollouts=1)
+
+
 def make_env(env_id: str, n_envs: int) -> VecEnv:
     """
     :param env_id: a domain
@@ -140,7 +143,8 @@ def run(config: Config) -> Record:
             print(f"{env_id}: physics and {len(ALGORITHMS)} algorithms take turns, {config.rounds} rounds", flush=True)
             domains.append(measure(env_id, config))
     machine = {**describe_machine(), "load_before": load}
-    return json.loads(json.dumps({"config": asdict(config), "machine": machine, "domains": domains}))
+    command = "python -m benchmarks.physics" + (" --quick" if config == QUICK else "")
+    return json.loads(json.dumps({"command": command, "config": asdict(config), "machine": machine, "domains": domains}))
 
 
 def report(result: Record) -> str:
@@ -162,7 +166,7 @@ def report(result: Record) -> str:
     return "\n".join(
         [
             "# Training against bare physics\n",
-            f"Made by `python -m benchmarks.physics` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit "
+            f"Made by `{result['command']}` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit "
             f"{machine['commit']}, {machine['date']}, {config['threads']} threads, backend {backends}; load average before: "
             f"{machine['load_before']}. Medians, with the extremes of {config['rounds']} rounds in brackets; shares are of "
             "the same round.\n",
@@ -179,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a glimpse: two rounds of one rollout")
     parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = run(Config(rounds=2, rollouts=1) if options.quick else Config())
+    result: dict[str, Any] = run(QUICK if options.quick else Config())
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "physics.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (options.out / "physics.md").write_text(report(result), encoding="utf-8")
