@@ -37,6 +37,7 @@ from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.embedding import EmbeddingExtractor
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.figures import COLOURS
 from sb3_ldm.zoo.configs import config_path
 
@@ -363,15 +364,38 @@ def take_turns(contestants: Sequence[Contestant], rounds: int, sample: Callable[
     return samples
 
 
-def sample_speed(contestant: Contestant) -> tuple[float, float]:
+def sample_speed(contestant: Contestant) -> dict[str, float]:
     """
     :param contestant: whose turn it is
-    :return: seconds of the whole loop, and of ``train()`` in it
+    :return: ``seconds`` of the whole loop, ``train_seconds`` of ``train()`` in it and, of RL2, ``lstm_seconds``
     """
     with Stopwatch() as watch:
         watch.watch(contestant.model, "train", "train")
         train_rollouts(contestant.model, contestant.rollouts)
-    return watch.total, watch.seconds["train"]
+    times = {"seconds": watch.total, "train_seconds": watch.seconds["train"]}
+    return times | ({"lstm_seconds": sample_lstm(contestant)} if contestant.case.algo == "rl2" else {})
+
+
+def sample_lstm(contestant: Contestant) -> float:
+    """
+    What a training loop can at best be bound by: its LSTM alone, forwards and backwards through as many sequences.
+
+    :param contestant: whose turn it is
+    :return: seconds of that part of ``train()``, with random inputs, in the same shards on the same threads
+    """
+    model: Any = contestant.model
+    lstm = model.policy.lstm_actor
+    n_sequences = model.batch_size // model.n_steps
+    shift = th.zeros(lstm.input_size, requires_grad=True)  # makes the inputs' gradients needed, as those of embeddings
+    inputs = th.randn(model.n_steps, n_sequences, lstm.input_size)
+    shards = inputs.split(-(-n_sequences // n_shards(n_sequences, contestant.case.threads)), dim=1)
+    parameters = [shift, *lstm.parameters()]
+    n_minibatches = contestant.rollouts * model.n_epochs * (model.n_envs // n_sequences)
+    start = time.perf_counter()
+    with one_thread_per_operation() as n_threads:
+        for _ in range(n_minibatches):
+            backward_in_shards(lambda shard: (lstm(shard + shift)[0].sum(), None), shards, parameters, n_threads)
+    return time.perf_counter() - start
 
 
 def sample_parts(contestant: Contestant) -> dict[str, float]:
@@ -389,12 +413,11 @@ def measure_speed(contestants: Sequence[Contestant], rounds: int) -> list[Record
     """
     :param contestants: who takes turns
     :param rounds: samples of each
-    :return: an entry for each with ``seconds`` and ``train_seconds`` of every sample
+    :return: an entry for each with what :func:`sample_speed` gives, of every sample
     """
     records = []
     for contestant, samples in zip(contestants, take_turns(contestants, rounds, sample_speed), strict=True):
-        seconds, train_seconds = zip(*samples, strict=True)
-        records.append(contestant.record(seconds=list(seconds), train_seconds=list(train_seconds)))
+        records.append(contestant.record(**{name: [sample[name] for sample in samples] for name in samples[0]}))
     return records
 
 
@@ -748,6 +771,17 @@ def speed_table(result: Record) -> str:
     return table(header, rows)
 
 
+def hardware_table(result: Record) -> str:
+    """:return: how much of the update is the LSTM's arithmetic, as Markdown"""
+    ppo, rows = result["algorithms"]["rl2"], []
+    for record in select(result["throughput"], algo="rl2"):
+        lstm = np.array(record["lstm_seconds"])
+        steps = record["frames"] * ppo["n_epochs"]
+        share = spread(100 * lstm / np.array(record["train_seconds"]))
+        rows.append([str(record["n_envs"]), str(record["threads"]), spread(steps / lstm).text(0), f"{share.text(0)}%"])
+    return table(["workers", "threads", "`nn.LSTM` alone, steps/s forwards and backwards", "share of `train()`"], rows)
+
+
 def breakdown_table(result: Record) -> str:
     """:return: where the time goes, as Markdown"""
     rows = []
@@ -825,6 +859,10 @@ def report(result: Record) -> str:
             "## Frames per second\n",
             "Ratios to stock are at the same number of threads.\n",
             speed_table(result),
+            "## How near to the matrix unit\n",
+            "What the LSTM's own arithmetic takes, measured in the same rounds on as many sequences of random inputs: RL2's "
+            "`train()` cannot be faster than this.\n",
+            hardware_table(result),
             f"## Where the time goes, {config['profile_workers']} workers\n",
             "Shares of the loop. *Other* is what is neither a network call, nor an update, nor the environment: Python, "
             "NumPy, filling the buffers, putting the VAE's batches together, advantages, callbacks.\n",

@@ -37,7 +37,7 @@ def test_a_minibatch_is_cut_into_shards_that_are_neither_small_nor_large(sequenc
 
 
 def test_more_threads_get_more_shards():
-    assert [n_shards(32, threads) for threads in (1, 2, 4, 8, 64)] == [2, 2, 4, 8, 8]
+    assert [n_shards(32, threads) for threads in (1, 2, 4, 8, 64)] == [2, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])

@@ -43,6 +43,11 @@ def test_json_holds_raw_samples(result):
         assert len(record["seconds"]) == len(record["train_seconds"]) == TINY.rounds
         assert all(0 < train < whole for train, whole in zip(record["train_seconds"], record["seconds"], strict=True))
         assert record["frames"] == record["rollouts"] * 4 * 2 * 4
+        assert ("lstm_seconds" in record) == (record["algo"] == "rl2")
+        # On so few units, the LSTM is a small part of the update.
+        assert all(
+            0 < lstm < train for lstm, train in zip(record.get("lstm_seconds", ()), record["train_seconds"], strict=False)
+        )
     assert result["memory"]["vae_buffer_bytes"] < 40e6
     cases = [tuple(record[name] for name in ("algo", "n_envs", "episodes", "hidden")) for record in result["scaling"]]
     assert len(cases) == len(set(cases)) == 2 * 4

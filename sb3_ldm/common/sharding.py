@@ -14,7 +14,7 @@ Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 
 #: Sequences in a shard. An LSTM is slow on fewer, and with more its activations do not fit into a core's cache.
-MIN_SEQUENCES, MAX_SEQUENCES = 4, 16
+MIN_SEQUENCES, MAX_SEQUENCES = 2, 16
 
 
 def n_shards(n_sequences: int, n_threads: int) -> int:
@@ -24,7 +24,7 @@ def n_shards(n_sequences: int, n_threads: int) -> int:
     :return: into how many shards the minibatch is best cut
     """
     wanted = max(MIN_SEQUENCES, min(MAX_SEQUENCES, math.ceil(n_sequences / n_threads)))
-    return max(1, math.ceil(n_sequences / wanted))
+    return max(1, min(math.ceil(n_sequences / wanted), n_sequences // MIN_SEQUENCES))
 
 
 def even_slices(size: int, number: int) -> list[slice]:
