@@ -1,21 +1,17 @@
 """Latent Dynamics Mixture."""
 
-import io
-import pathlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
@@ -26,10 +22,8 @@ from sb3_ldm.rl2 import RL2
 
 SelfLDM = TypeVar("SelfLDM", bound="LDM")
 
-_GENERATORS = ("_imagination_generator", "_vae_generator")
 
-
-class LDM(RL2):
+class LDM(LatentDynamicsPPO, RL2):
     """
     Latent Dynamics Mixture (Lee and Chung, NeurIPS 2021, https://arxiv.org/abs/2105.13524).
 
@@ -69,9 +63,7 @@ class LDM(RL2):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MlpLstmPolicy}
-    latent_dynamics: LatentDynamics
-    replay_buffer: MetaEpisodeBuffer
-    mixture_env: MixtureVecEnv | None
+    generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *LatentDynamicsPPO.generators)
 
     def __init__(
         self,
@@ -127,6 +119,19 @@ class LDM(RL2):
         super().__init__(
             policy,
             env,
+            dropout_rate=dropout_rate,
+            latent_dim=latent_dim,
+            kl_weight=kl_weight,
+            n_elbo_terms=n_elbo_terms,
+            n_decoded_steps=n_decoded_steps,
+            reward_likelihood=reward_likelihood,
+            bernoulli_rewards=bernoulli_rewards,
+            decoder_inputs=decoder_inputs,
+            vae_kwargs=vae_kwargs,
+            vae_learning_rate=vae_learning_rate,
+            vae_buffer_size=vae_buffer_size,
+            vae_batch_size=vae_batch_size,
+            vae_updates=vae_updates,
             learning_rate=learning_rate,
             n_steps=n_steps,
             batch_size=batch_size,
@@ -161,24 +166,7 @@ class LDM(RL2):
         self.imagination_dropout = imagination_dropout
         self.n_candidates = n_candidates
         self.require_goal = require_goal
-        self.dropout_rate = dropout_rate
-        self.latent_dim = latent_dim
-        self.kl_weight = kl_weight
-        self.n_elbo_terms = n_elbo_terms
-        self.n_decoded_steps = n_decoded_steps
-        self.reward_likelihood = reward_likelihood
-        self.bernoulli_rewards = bernoulli_rewards
-        self.decoder_inputs = decoder_inputs
-        self.vae_kwargs = {} if vae_kwargs is None else vae_kwargs
-        self.vae_learning_rate = vae_learning_rate
-        self.vae_buffer_size = vae_buffer_size
-        self.vae_batch_size = vae_batch_size
-        self.vae_updates = vae_updates
         self._imagination_generator: th.Generator | None = None
-        self._vae_generator: th.Generator | None = None
-        self._vae_rng: np.random.Generator | None = None
-        self._generator_states: dict[str, th.Tensor] = {}
-        self.mixture_env = None
 
         if _init_setup_model:
             self._setup_model()
@@ -210,54 +198,27 @@ class LDM(RL2):
             require_goal=self.require_goal,
         )
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self._setup_generators()
-        # Forked, so that the policy's random stream does not know of the latent dynamics network.
-        with th.random.fork_rng(devices=[]):
-            # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
-            th.default_generator.manual_seed(self._network_seed)
-            self.latent_dynamics = LatentDynamics(
-                self.layout,
-                latent_dim=self.latent_dim,
-                dropout_rate=self.dropout_rate,
-                kl_weight=self.kl_weight,
-                n_elbo_terms=self.n_elbo_terms,
-                n_decoded_steps=self.n_decoded_steps,
-                reward_likelihood=self.reward_likelihood,
-                bernoulli_rewards=self.bernoulli_rewards,
-                decoder_inputs=self.decoder_inputs,
-                learning_rate=self.vae_learning_rate,
-                **self.vae_kwargs,
-            ).to(self.device)
-        self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_normal)
-        self._setup_mixture_env()
+    @property
+    def n_recorded(self) -> int:
+        """Number of workers whose meta-episodes the latent dynamics network is trained on: the normal ones."""
+        return self.n_normal
 
-    def _setup_generators(self) -> None:
-        """Random streams of their own for what LDM adds to RL2; kept where a saved model brought its own."""
-        imagination_seed, vae_seed, batch_seed, self._network_seed = (
-            np.random.SeedSequence(self.seed).generate_state(4).tolist()
-        )
-        self._imagination_generator = th.Generator(self.device).manual_seed(imagination_seed)
-        self._vae_generator = th.Generator(self.device).manual_seed(vae_seed)
-        if self._vae_rng is None:
-            self._vae_rng = np.random.default_rng(batch_seed)
-        for name, state in self._generator_states.items():
-            generator = getattr(self, name)
-            # A state saved on another kind of device has another form; the streams then start anew.
-            if state.shape == generator.get_state().shape:
-                generator.set_state(state)
+    @property
+    def mixture_env(self) -> MixtureVecEnv | None:
+        """The env in which some workers imagine, around the user's; None without an env."""
+        assert self.recording_env is None or isinstance(self.recording_env, MixtureVecEnv)
+        return self.recording_env
 
-    def _setup_mixture_env(self) -> None:
-        """Wrap the user's env, for collecting rollouts only."""
-        self.mixture_env = None
-        if self.env is None:
-            return
+    def _make_generators(self, seeds: Sequence[int]) -> None:
+        super()._make_generators(seeds)
+        self._imagination_generator = th.Generator(self.device).manual_seed(seeds[0])
+
+    def _make_recording_env(self, env: VecEnv) -> MixtureVecEnv:
         assert self._imagination_generator is not None
         imagination = Imagination(
             self.latent_dynamics, self.n_normal, self.n_mixture, self.imagination_config, self._imagination_generator
         )
-        self.mixture_env = MixtureVecEnv(self.env, imagination, self.replay_buffer, self._stats_window_size)
+        return MixtureVecEnv(env, imagination, self.replay_buffer, self._stats_window_size)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -271,21 +232,9 @@ class LDM(RL2):
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
                 stacklevel=4,
             )
-        for name, value, least in (
-            ("vae_batch_size", self.vae_batch_size, 1),
-            ("vae_updates", self.vae_updates, 0),
-            ("imagination_starts", self.imagination_starts, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value}: use at least {least}.")
+        if self.imagination_starts < 0:
+            raise ValueError(f"imagination_starts={self.imagination_starts}: use at least 0.")
         self.imagination_config.validate(self.reward_likelihood)
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        super().set_env(env, force_reset)
-        if self.replay_buffer.layout != self.layout:
-            self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_normal)
-        self.replay_buffer.set_workers(self.n_normal)
-        self._setup_mixture_env()
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = callback if isinstance(callback, list) else [callback]
@@ -295,40 +244,24 @@ class LDM(RL2):
         given = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in callbacks]
         return super()._init_callback([*given, RewardMapCallback()], progress_bar)
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        obs_before = self._last_obs
-        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+    def _start_recording(self) -> None:
+        self._enable_imagination()
+        super()._start_recording()
+
+    def _enable_imagination(self) -> None:
         assert self.mixture_env is not None
         self.mixture_env.enabled = self.num_timesteps >= self.imagination_starts
-        if self._last_obs is not obs_before or not self.mixture_env.started:
-            self.mixture_env.start(self._last_obs, self._last_episode_starts)  # type: ignore[arg-type]
-        return prepared
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        assert self.mixture_env is not None and self.mixture_env.venv is env
-        self.mixture_env.enabled = self.num_timesteps >= self.imagination_starts
-        return super().collect_rollouts(self.mixture_env, callback, rollout_buffer, n_rollout_steps)
+        self._enable_imagination()
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         super().train()
-        assert self._vae_rng is not None
-        parts = self.latent_dynamics.update(
-            self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
-        )
-        for name, value in parts.items():
-            self.logger.record(f"latent_dynamics/{name}", value)
         if self.n_mixture > 0 and self.mixture_env is not None:
             self.logger.record("imagination/share_imagining", self.mixture_env.imagining.mean())
-        self.logger.record("latent_dynamics/meta_episodes", len(self.replay_buffer))
 
     def dump_logs(self, iteration: int = 0) -> None:
         assert self.mixture_env is not None
@@ -348,41 +281,3 @@ class LDM(RL2):
         progress_bar: bool = False,
     ) -> SelfLDM:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        self._generator_states = {name: getattr(self, name).get_state() for name in _GENERATORS}
-        super().save(path, exclude, include)
-
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """
-        Save the buffer of meta-episodes to its own file, as SB3 does with replay buffers (``CheckpointCallback`` too).
-
-        :param path: file, or its path
-        """
-        save_to_pkl(path, self.replay_buffer, self.verbose)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """
-        Load a buffer of meta-episodes.
-
-        :param path: file, or its path
-        :raises ValueError: if its meta-episodes have another layout than the model's
-        """
-        buffer = load_from_pkl(path, self.verbose)
-        if not isinstance(buffer, MetaEpisodeBuffer) or buffer.layout != self.layout:
-            raise ValueError(f"{path} holds no meta-episodes of the model's layout {self.layout}.")
-        buffer.set_workers(self.n_normal)
-        self.replay_buffer = buffer
-        self._setup_mixture_env()
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "latent_dynamics", "mixture_env", *_GENERATORS]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, "latent_dynamics", "latent_dynamics.optimizer"], variables

@@ -4,18 +4,16 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer, Transitions
-from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
+from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer, RecordingVecEnv, Transitions
 from sb3_ldm.ldm.imagination import Imagination
 
 N_COMPARED = 128  #: transitions with, and as many without, the high reward that candidates are compared on
 
 
-class MixtureVecEnv(VecEnvWrapper):
+class MixtureVecEnv(RecordingVecEnv):
     """
     The last ``n_mixture`` sub-environments are mixture workers: their reward, and the reward slot of their observations, come
     from the decoder. Transitions of the other, normal workers update the beliefs and enter the buffer.
@@ -32,10 +30,8 @@ class MixtureVecEnv(VecEnvWrapper):
     """
 
     def __init__(self, venv: VecEnv, imagination: Imagination, buffer: MetaEpisodeBuffer, stats_window_size: int = 100):
-        super().__init__(venv)
-        self.layout = observation_layout(venv.observation_space)
+        super().__init__(venv, buffer, imagination.latent_dynamics)
         self.imagination = imagination
-        self.buffer = buffer
         self.normalizer = unwrap_vec_normalize(venv)
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
@@ -43,65 +39,31 @@ class MixtureVecEnv(VecEnvWrapper):
         #: Whether meta-episodes that begin from now on are imaginary; else mixture workers get the true rewards.
         self.enabled = True
         self.final_tasks: list[Any] = [None] * self.n_normal
-        self.started = False
         self._rng = np.random.default_rng(imagination.generator.initial_seed())
 
-    def reset(self) -> VecEnvObs:
-        obs = self.venv.reset()
-        self.start(obs)  # type: ignore[arg-type]
-        return obs
-
     def start(self, obs: np.ndarray, episode_starts: np.ndarray | None = None) -> None:
-        """
-        Begin meta-episodes with all workers, where the environments have already been reset.
-
-        :param obs: what their reset returned
-        :param episode_starts: whether each worker begins a meta-episode, if some are in the midst of one: the buffer must not
-            take the rest of it for a whole one
-        """
-        self._states = original_obs(self.venv, obs)[:, self.layout.state]
+        super().start(obs, episode_starts)
         self._episode = np.zeros(self.n_mixture, dtype=np.int64)
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
-        self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.n_normal])
         self.imagination.start()
         self.imagining = np.full(self.n_mixture, self.enabled and not self.imagination.config.require_goal)
-        self.started = True
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
-        self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
-        true_obs, true_rewards = original_obs(self.venv, obs), original_rewards(self.venv, rewards)
-        next_states, episode_ends = read_next_states(true_obs, dones, infos, self.layout)
-        actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
-        features = self.layout.encode_actions(actions)
-
+        step = self.record(obs, rewards, dones, infos)
         normal, mixture = slice(0, self.n_normal), slice(self.n_normal, self.num_envs)
         if self.n_mixture > 0 and self.imagining.any():
-            imaginary = self.imagination.rewards(self._states[mixture], features[mixture], next_states[mixture])
+            imaginary = self.imagination.rewards(step.states[mixture], step.actions[mixture], step.next_states[mixture])
             obs, rewards = obs.copy(), rewards.copy()
-            self._imagine(imaginary, obs, rewards, dones, infos, true_rewards)
-            self._record_returns(imaginary, episode_ends[mixture], dones[mixture])
-        if dones.any() or len(self.buffer) == 0:
-            self.imagination.latent_dynamics.check_rewards(true_rewards[normal])
-        self.buffer.add(
-            self._states[normal],
-            actions[normal],
-            true_rewards[normal],
-            next_states[normal],
-            episode_ends[normal],
-            dones[normal],
-        )
-        self.imagination.observe(next_states[normal], features[normal], true_rewards[normal], dones[normal])
+            self._imagine(imaginary, obs, rewards, dones, infos, step.rewards)
+            self._record_returns(imaginary, step.episode_ends[mixture], dones[mixture])
+        self.imagination.observe(step.next_states[normal], step.actions[normal], step.rewards[normal], dones[normal])
         if dones[mixture].any():
             has_task = self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
             self.imagining[dones[mixture]] = has_task & self.enabled
         for i in np.flatnonzero(dones[normal]):
             self.final_tasks[i] = infos[i].get("task")
-        self._states = true_obs[:, self.layout.state]
         return obs, rewards, dones, infos
 
     def _experience(self) -> Transitions | None:

@@ -4,13 +4,17 @@ from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeB
 from sb3_ldm.common.latent_dynamics.elbo import elbo, kl_to_previous
 from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
 from sb3_ldm.common.latent_dynamics.networks import Belief, BeliefEncoder, RewardDecoder
+from sb3_ldm.common.latent_dynamics.ppo import LatentDynamicsPPO
+from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
 
 __all__ = [
     "Belief",
     "BeliefEncoder",
     "LatentDynamics",
+    "LatentDynamicsPPO",
     "MetaEpisodeBatch",
     "MetaEpisodeBuffer",
+    "RecordingVecEnv",
     "RewardDecoder",
     "Transitions",
     "elbo",

@@ -1,0 +1,229 @@
+"""Recurrent PPO with an auxiliary latent dynamics network: what LDM and variBAD have in common."""
+
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
+from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
+from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO
+
+
+class LatentDynamicsPPO(SequencePPO):
+    """
+    :class:`~sb3_ldm.common.recurrent.SequencePPO` that gathers true meta-episodes while it collects rollouts, and trains a
+    latent dynamics network on them after each of its own updates.
+
+    :param policy: the policy to use
+    :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
+    :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model
+    :param latent_dim: dimension of the latent model m
+    :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
+    :param n_elbo_terms: random ELBO terms per update, None for all
+    :param n_decoded_steps: random decoded steps per update, None for all
+    :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any
+    :param bernoulli_rewards: the two values, lower first
+    :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
+    :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
+    :param vae_learning_rate: learning rate of the latent dynamics network
+    :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
+    :param vae_batch_size: meta-episodes per update
+    :param vae_updates: updates per rollout; 0 freezes the network
+    :param kwargs: of :class:`~sb3_ldm.common.recurrent.SequencePPO`
+    :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
+    """
+
+    #: Attributes that hold random streams of their own, which are saved with the model.
+    generators: ClassVar[tuple[str, ...]] = ("_vae_generator",)
+    latent_dynamics: LatentDynamics
+    replay_buffer: MetaEpisodeBuffer
+
+    def __init__(
+        self,
+        policy: str | type[MetaLstmPolicy],
+        env: GymEnv | str,
+        dropout_rate: float = 0.5,
+        latent_dim: int = 32,
+        kl_weight: float = 1.0,
+        n_elbo_terms: int | None = None,
+        n_decoded_steps: int | None = None,
+        reward_likelihood: str = "gaussian",
+        bernoulli_rewards: Sequence[float] = (0.0, 1.0),
+        decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
+        vae_kwargs: dict[str, Any] | None = None,
+        vae_learning_rate: float = 1e-3,
+        vae_buffer_size: int = 10_000,
+        vae_batch_size: int = 25,
+        vae_updates: int = 2,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(policy, env, _init_setup_model=False, **kwargs)
+        self.dropout_rate = dropout_rate
+        self.latent_dim = latent_dim
+        self.kl_weight = kl_weight
+        self.n_elbo_terms = n_elbo_terms
+        self.n_decoded_steps = n_decoded_steps
+        self.reward_likelihood = reward_likelihood
+        self.bernoulli_rewards = bernoulli_rewards
+        self.decoder_inputs = decoder_inputs
+        self.vae_kwargs = {} if vae_kwargs is None else vae_kwargs
+        self.vae_learning_rate = vae_learning_rate
+        self.vae_buffer_size = vae_buffer_size
+        self.vae_batch_size = vae_batch_size
+        self.vae_updates = vae_updates
+        #: The env that rollouts are collected in, around the user's; None without an env.
+        self.recording_env: RecordingVecEnv | None = None
+        self._vae_generator: th.Generator | None = None
+        self._vae_rng: np.random.Generator | None = None
+        self._generator_states: dict[str, th.Tensor] = {}
+
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def n_recorded(self) -> int:
+        """Number of workers, the first ones, whose meta-episodes the latent dynamics network is trained on."""
+        return self.n_envs
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        seeds = np.random.SeedSequence(self.seed).generate_state(4).tolist()
+        self._make_generators(seeds)
+        for name, state in self._generator_states.items():
+            generator = getattr(self, name)
+            # A state saved on another kind of device has another form; the streams then start anew.
+            if state.shape == generator.get_state().shape:
+                generator.set_state(state)
+        # Forked, so that the policy's random stream does not know of the latent dynamics network.
+        with th.random.fork_rng(devices=[]):
+            # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
+            th.default_generator.manual_seed(seeds[3])
+            self.latent_dynamics = self._make_latent_dynamics().to(self.device)
+        self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded)
+        self._setup_recording_env()
+
+    def _make_generators(self, seeds: Sequence[int]) -> None:
+        """Random streams of what is added to recurrent PPO; NumPy's is kept where a saved model brought its own."""
+        self._vae_generator = th.Generator(self.device).manual_seed(seeds[1])
+        if self._vae_rng is None:
+            self._vae_rng = np.random.default_rng(seeds[2])
+
+    def _make_latent_dynamics(self, **kwargs: Any) -> LatentDynamics:
+        return LatentDynamics(
+            self.layout,
+            latent_dim=self.latent_dim,
+            dropout_rate=self.dropout_rate,
+            kl_weight=self.kl_weight,
+            n_elbo_terms=self.n_elbo_terms,
+            n_decoded_steps=self.n_decoded_steps,
+            reward_likelihood=self.reward_likelihood,
+            bernoulli_rewards=self.bernoulli_rewards,
+            decoder_inputs=self.decoder_inputs,
+            learning_rate=self.vae_learning_rate,
+            **self.vae_kwargs,
+            **kwargs,
+        )
+
+    def _setup_recording_env(self) -> None:
+        """Wrap the user's env, for collecting rollouts only."""
+        self.recording_env = None if self.env is None else self._make_recording_env(self.env)
+
+    def _make_recording_env(self, env: VecEnv) -> RecordingVecEnv:
+        return RecordingVecEnv(env, self.replay_buffer, self.latent_dynamics)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        for name, value, least in (("vae_batch_size", self.vae_batch_size, 1), ("vae_updates", self.vae_updates, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value}: use at least {least}.")
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        if self.replay_buffer.layout != self.layout:
+            self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded)
+        self.replay_buffer.set_workers(self.n_recorded)
+        self._setup_recording_env()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        obs_before = self._last_obs
+        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self.recording_env is not None
+        if self._last_obs is not obs_before or not self.recording_env.started:
+            self._start_recording()
+        return prepared
+
+    def _start_recording(self) -> None:
+        assert self.recording_env is not None
+        self.recording_env.start(self._last_obs, self._last_episode_starts)  # type: ignore[arg-type]
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        assert self.recording_env is not None and self.recording_env.venv is env
+        return super().collect_rollouts(self.recording_env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        super().train()
+        assert self._vae_rng is not None
+        parts = self.latent_dynamics.update(
+            self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
+        )
+        for name, value in parts.items():
+            self.logger.record(f"latent_dynamics/{name}", value)
+        self.logger.record("latent_dynamics/meta_episodes", len(self.replay_buffer))
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        self._generator_states = {name: getattr(self, name).get_state() for name in self.generators}
+        super().save(path, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Save the buffer of meta-episodes to its own file, as SB3 does with replay buffers (``CheckpointCallback`` too).
+
+        :param path: file, or its path
+        """
+        save_to_pkl(path, self.replay_buffer, self.verbose)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """
+        Load a buffer of meta-episodes.
+
+        :param path: file, or its path
+        :raises ValueError: if its meta-episodes have another layout than the model's
+        """
+        buffer = load_from_pkl(path, self.verbose)
+        if not isinstance(buffer, MetaEpisodeBuffer) or buffer.layout != self.layout:
+            raise ValueError(f"{path} holds no meta-episodes of the model's layout {self.layout}.")
+        buffer.set_workers(self.n_recorded)
+        self.replay_buffer = buffer
+        self._setup_recording_env()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "latent_dynamics", "recording_env", *self.generators]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        return [*state_dicts, "latent_dynamics", "latent_dynamics.optimizer"], variables

@@ -1,0 +1,83 @@
+"""A VecEnv whose meta-episodes are gathered for the latent dynamics network."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
+from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
+
+
+class TrueStep(NamedTuple):
+    """What a step of the environments was before normalisation, ``(n_envs, ...)`` each."""
+
+    states: np.ndarray  #: s_t
+    actions: np.ndarray  #: a_t, one-hot or vector
+    rewards: np.ndarray  #: r_{t+1}
+    next_states: np.ndarray  #: s_{t+1}, the terminal state where an episode ended
+    episode_ends: np.ndarray  #: whether it ended an episode
+
+
+class RecordingVecEnv(VecEnvWrapper):
+    """
+    Puts the true transitions of the first ``buffer.n_workers`` sub-environments into the buffer.
+
+    A ``VecNormalize`` below is looked through: the buffer gets original states and rewards.
+
+    :param venv: vectorised meta-episode environments
+    :param buffer: gathers their meta-episodes
+    :param latent_dynamics: the network that is trained on them, which refuses rewards that it cannot model
+    """
+
+    def __init__(self, venv: VecEnv, buffer: MetaEpisodeBuffer, latent_dynamics: LatentDynamics):
+        super().__init__(venv)
+        self.layout = observation_layout(venv.observation_space)
+        self.buffer = buffer
+        self.latent_dynamics = latent_dynamics
+        self.started = False
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        self.start(obs)  # type: ignore[arg-type]
+        return obs
+
+    def start(self, obs: np.ndarray, episode_starts: np.ndarray | None = None) -> None:
+        """
+        Begin meta-episodes with all workers, where the environments have already been reset.
+
+        :param obs: what their reset returned
+        :param episode_starts: whether each worker begins a meta-episode, if some are in the midst of one: the buffer must not
+            take the rest of it for a whole one
+        """
+        self._states = original_obs(self.venv, obs)[:, self.layout.state]
+        self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.buffer.n_workers])
+        self.started = True
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        self.record(obs, rewards, dones, infos)  # type: ignore[arg-type]
+        return obs, rewards, dones, infos
+
+    def record(self, obs: np.ndarray, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> TrueStep:
+        """
+        :param obs: what the environments returned, and so on
+        :return: the step that led there, of all sub-environments
+        """
+        true_obs, true_rewards = original_obs(self.venv, obs), original_rewards(self.venv, rewards)
+        next_states, episode_ends = read_next_states(true_obs, dones, infos, self.layout)
+        actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
+        step = TrueStep(self._states, self.layout.encode_actions(actions), true_rewards, next_states, episode_ends)
+        n = self.buffer.n_workers
+        if dones.any() or len(self.buffer) == 0:
+            self.latent_dynamics.check_rewards(true_rewards[:n])
+        self.buffer.add(step.states[:n], actions[:n], true_rewards[:n], next_states[:n], episode_ends[:n], dones[:n])
+        self._states = true_obs[:, self.layout.state]
+        return step
