@@ -4,10 +4,12 @@ from pathlib import Path
 
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.ldm import LDM
+from sb3_ldm.mixreg import Mixreg
 from sb3_ldm.registration import register_envs
 from sb3_ldm.rl2 import RL2
+from sb3_ldm.varibad import VariBAD
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
-__all__ = ["LDM", "RL2", "make_meta_vec_env"]
+__all__ = ["LDM", "RL2", "Mixreg", "VariBAD", "make_meta_vec_env"]
 
 register_envs()

@@ -1,5 +1,6 @@
 """The registered environment ids; each makes meta-episodes, ready for a recurrent algorithm."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,75 +20,48 @@ from sb3_ldm.envs.gridworld import (
     grid_navi_extrapolation_tasks,
     grid_navi_tasks,
 )
+from sb3_ldm.envs.oracle import BatchedObserveTask, ObserveTask
+from sb3_ldm.envs.tasks import BatchedTaskEnv
 
 EPISODES_PER_TASK = 4  #: N of the paper's gridworld
 LOCOMOTION_EPISODES_PER_TASK = 2  #: N of the paper's MuJoCo domains
 
-_GRID_TASKS = {"GridNavi-v0": grid_navi_tasks, "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks}
+_GRID_TASKS: dict[str, Callable[[], GridNaviTasks]] = {
+    "GridNavi-v0": grid_navi_tasks,
+    "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks,
+}
 
 
-def make_grid_navi(
+def make_grid(
+    env_id: str,
     task_split: str = "train",
     episodes_per_task: int = EPISODES_PER_TASK,
     observation: GridObservation = "xy",
     horizon: int = HORIZON,
     validation_tasks: int = 0,
+    observe_task: bool = False,
     render_mode: str | None = None,
 ) -> MetaEpisodeWrapper:
     """
-    Make ``GridNavi-v0``. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
+    Make a gridworld. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
 
-    :param task_split: the split that goals are sampled from
+    :param env_id: ``"GridNavi-v0"``, or ``"GridNaviExtrapolation-v0"`` with the splits ``test1`` and ``test2`` besides
+    :param task_split: the split that goals are sampled from; ``"all"`` for the paper's oracle
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param observation: see :func:`~sb3_ldm.envs.gridworld.cell_states`
     :param horizon: steps of an episode, H in the paper
     :param validation_tasks: training goals to hold out as the split ``validation``
+    :param observe_task: append the goal to the state, for an oracle that need not search
     :param render_mode: None or ``"rgb_array"``
     :return: the environment
     """
-    return _make_grid(
-        grid_navi_tasks().hold_out(validation_tasks), task_split, episodes_per_task, observation, horizon, render_mode
-    )
-
-
-def make_grid_navi_extrapolation(
-    task_split: str = "train",
-    episodes_per_task: int = EPISODES_PER_TASK,
-    observation: GridObservation = "xy",
-    horizon: int = HORIZON,
-    validation_tasks: int = 0,
-    render_mode: str | None = None,
-) -> MetaEpisodeWrapper:
-    """
-    Make ``GridNaviExtrapolation-v0``; parameters as of :func:`make_grid_navi`, splits ``test1`` and ``test2`` besides.
-
-    :return: the environment
-    """
-    return _make_grid(
-        grid_navi_extrapolation_tasks().hold_out(validation_tasks),
-        task_split,
-        episodes_per_task,
-        observation,
-        horizon,
-        render_mode,
-    )
+    tasks = _GRID_TASKS[env_id]().hold_out(validation_tasks)
+    env: gym.Env = GridNavi(task_split, observation, tasks, render_mode)
+    return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
 
 
 # gymnasium reads it to show what can only be drawn to arrays in a window.
-for _maker in (make_grid_navi, make_grid_navi_extrapolation):
-    _maker.metadata = GridNavi.metadata  # type: ignore[attr-defined]
-
-
-def _make_grid(
-    tasks: GridNaviTasks,
-    task_split: str,
-    episodes_per_task: int,
-    observation: GridObservation,
-    horizon: int,
-    render_mode: str | None,
-) -> MetaEpisodeWrapper:
-    env = GridNavi(task_split, observation, tasks, render_mode)
-    return MetaEpisodeWrapper(env, episodes_per_task, max_episode_steps=horizon)
+make_grid.metadata = GridNavi.metadata  # type: ignore[attr-defined]
 
 
 def make_batched_grid(
@@ -98,18 +72,22 @@ def make_batched_grid(
     observation: GridObservation = "xy",
     horizon: int = HORIZON,
     validation_tasks: int = 0,
+    observe_task: bool = False,
     render_mode: str | None = None,
 ) -> BatchedMetaVecEnv:
     """
-    Make the batched backend of a gridworld; parameters as of :func:`make_grid_navi`.
+    Make the batched backend of a gridworld; parameters as of :func:`make_grid`.
 
-    :param env_id: ``"GridNavi-v0"`` or ``"GridNaviExtrapolation-v0"``
     :param n_envs: number of environments
     :return: the vectorised environment
     """
     tasks = _GRID_TASKS[env_id]().hold_out(validation_tasks)
-    backend = BatchedGridNavi(n_envs, observation, tasks, max_episode_steps=horizon)
+    backend = _observed(BatchedGridNavi(n_envs, observation, tasks, max_episode_steps=horizon), observe_task)
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
+
+
+def _observed(backend: BatchedTaskEnv, observe_task: bool) -> BatchedTaskEnv:
+    return BatchedObserveTask(backend) if observe_task else backend
 
 
 def make_locomotion(
@@ -117,6 +95,7 @@ def make_locomotion(
     task_split: str = "train",
     episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
     horizon: int = locomotion.HORIZON,
+    observe_task: bool = False,
     render_mode: str | None = None,
     **kwargs: Any,
 ) -> MetaEpisodeWrapper:
@@ -124,15 +103,16 @@ def make_locomotion(
     Make a locomotion environment. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
 
     :param env_id: ``"AntDirection-v0"``, ``"AntGoal-v0"`` or ``"HalfCheetahVelocity-v0"``
-    :param task_split: the split that tasks are sampled from
+    :param task_split: the split that tasks are sampled from; ``"all"`` for the paper's oracle
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param horizon: steps of an episode, H in the paper
+    :param observe_task: append the task to the state, for an oracle that need not search
     :param render_mode: None or one of gymnasium's
     :param kwargs: of the gymnasium environment, for instance the size of pictures
     :return: the environment
     """
-    env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, **kwargs)
-    return MetaEpisodeWrapper(env, episodes_per_task, max_episode_steps=horizon)
+    env: gym.Env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, **kwargs)
+    return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
 
 
 def make_batched_locomotion(
@@ -141,6 +121,7 @@ def make_batched_locomotion(
     task_split: str = "train",
     episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
     horizon: int = locomotion.HORIZON,
+    observe_task: bool = False,
     render_mode: str | None = None,
     **kwargs: Any,
 ) -> BatchedMetaVecEnv:
@@ -155,30 +136,29 @@ def make_batched_locomotion(
     """
     if kwargs:
         raise ValueError(f"env_kwargs={kwargs!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'.")
-    backend = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads())
+    physics = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads())
+    backend = _observed(physics, observe_task)
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
-
-
-_ENTRY_POINTS = {
-    "GridNavi-v0": "sb3_ldm.registration:make_grid_navi",
-    "GridNaviExtrapolation-v0": "sb3_ldm.registration:make_grid_navi_extrapolation",
-}
 
 
 def register_envs() -> None:
     """Register the environments and their batched backends; calling it again changes nothing."""
-    for env_id, entry_point in _ENTRY_POINTS.items():
-        if env_id not in gym.registry:
-            # Both checks cost time in every step; the wrapper itself refuses a step before the reset.
-            gym.register(env_id, entry_point=entry_point, disable_env_checker=True, order_enforce=False)
+    for env_id in _GRID_TASKS:
+        _register(env_id, "make_grid")
         register_batched_backend(env_id, partial(make_batched_grid, env_id))
     for env_id in locomotion.DOMAINS:
-        if env_id not in gym.registry:
-            gym.register(
-                env_id,
-                entry_point="sb3_ldm.registration:make_locomotion",
-                kwargs={"env_id": env_id},
-                disable_env_checker=True,
-                order_enforce=False,
-            )
+        _register(env_id, "make_locomotion")
         register_batched_backend(env_id, partial(make_batched_locomotion, env_id), available=has_envpool)
+
+
+def _register(env_id: str, maker: str) -> None:
+    if env_id in gym.registry:
+        return
+    # Both checks cost time in every step; the wrapper itself refuses a step before the reset.
+    gym.register(
+        env_id,
+        entry_point=f"sb3_ldm.registration:{maker}",
+        kwargs={"env_id": env_id},
+        disable_env_checker=True,
+        order_enforce=False,
+    )

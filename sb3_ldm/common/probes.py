@@ -4,7 +4,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
-from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.envs.tasks import TaskProbes
 
 
@@ -13,7 +13,10 @@ def has_probes(env: VecEnv) -> bool:
     :param env: vectorised environments
     :return: whether their tasks can be probed (see :class:`~sb3_ldm.envs.tasks.TaskProbes`)
     """
-    return env.has_attr("task_probes")
+    # Where states are wrapped, for instance to hold the task, probes of the states below are of no use.
+    return (
+        env.has_attr("task_probes") and get_probes(env).states.shape[1] == observation_layout(env.observation_space).state_dim
+    )
 
 
 def get_probes(env: VecEnv) -> TaskProbes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics, Transitions
+from sb3_ldm.common.latent_dynamics import BeliefEncoder, LatentDynamics, Transitions
 from sb3_ldm.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 
 MIXTURE_WEIGHTS = ("per_worker", "per_dimension")
@@ -103,7 +103,9 @@ class Imagination:
         config: ImaginationConfig,
         generator: th.Generator,
     ):
+        assert isinstance(latent_dynamics.encoder, BeliefEncoder), f"{latent_dynamics.encoder} does not encode transitions"
         self.latent_dynamics = latent_dynamics
+        self.encoder = latent_dynamics.encoder
         self.n_normal, self.n_mixture = n_normal, n_mixture
         self.config = config
         self.generator = generator
@@ -114,10 +116,9 @@ class Imagination:
     @th.no_grad()
     def start(self) -> None:
         """Begin new meta-episodes with all workers."""
-        encoder = self.latent_dynamics.encoder
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._encoder_states = encoder.initial_states(self.n_normal)
-        self._mu, self._logvar = encoder.belief(self._encoder_states[0][-1])
+        self._encoder_states = self.encoder.initial_states(self.n_normal)
+        self._mu, self._logvar = self.encoder.belief(self._encoder_states[0][-1])
         if not self._has_final:
             self._final_mu, self._final_logvar = self._mu.clone(), self._logvar.clone()
         dimensions = self.latent_dynamics.latent_dim
@@ -281,22 +282,20 @@ class Imagination:
             self._end_meta_episodes(th.as_tensor(dones, device=self.device))
 
     def _encode_pending(self) -> None:
-        encoder = self.latent_dynamics.encoder
         next_states, actions, rewards = (
             th.as_tensor(np.stack(arrays), dtype=th.float32, device=self.device) for arrays in zip(*self._pending, strict=True)
         )
         self._pending.clear()
-        outputs, self._encoder_states = encoder(next_states, actions, rewards, self._encoder_states)
-        self._mu, self._logvar = encoder.belief(outputs[-1])
+        outputs, self._encoder_states = self.encoder(next_states, actions, rewards, self._encoder_states)
+        self._mu, self._logvar = self.encoder.belief(outputs[-1])
 
     def _end_meta_episodes(self, ended: th.Tensor) -> None:
         """Keep the beliefs of the workers whose meta-episode ended, and put them back to the prior, m_0."""
-        encoder = self.latent_dynamics.encoder
         self._final_mu[ended], self._final_logvar[ended] = self._mu[ended], self._logvar[ended]
         self._has_final = True
         for states in self._encoder_states:
             states[:, ended] = 0.0
-        self._mu[ended], self._logvar[ended] = encoder.belief(self._encoder_states[0][-1, ended])
+        self._mu[ended], self._logvar[ended] = self.encoder.belief(self._encoder_states[0][-1, ended])
 
     def _sample_weights(self, n_mixture: int, generator: th.Generator) -> th.Tensor:
         per_dimension = self.config.mixture_weights == "per_dimension"

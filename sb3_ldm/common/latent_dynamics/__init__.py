@@ -3,13 +3,14 @@
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer, Transitions
 from sb3_ldm.common.latent_dynamics.elbo import elbo, kl_to_previous
 from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
-from sb3_ldm.common.latent_dynamics.networks import Belief, BeliefEncoder, RewardDecoder
+from sb3_ldm.common.latent_dynamics.networks import Belief, BeliefEncoder, Encoder, RewardDecoder
 from sb3_ldm.common.latent_dynamics.ppo import LatentDynamicsPPO
 from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
 
 __all__ = [
     "Belief",
     "BeliefEncoder",
+    "Encoder",
     "LatentDynamics",
     "LatentDynamicsPPO",
     "MetaEpisodeBatch",

@@ -1,5 +1,6 @@
 """Whole meta-episodes for training the latent dynamics network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ class MetaEpisodeBatch:
     :param rewards: r_{t+1}, ``(T, batch)``
     :param next_states: s_{t+1}, the terminal state where an episode ends, ``(T, batch, state_dim)``
     :param mask: 1 for steps of the meta-episode, 0 for padding, ``(T, batch)``
+    :param observations: what the agent saw, from the first observation to the last one, ``(T + 1, batch, obs_dim)``; None
+        where the buffer was not asked for them
     """
 
     states: th.Tensor
@@ -26,11 +29,12 @@ class MetaEpisodeBatch:
     rewards: th.Tensor
     next_states: th.Tensor
     mask: th.Tensor
+    observations: th.Tensor | None = None
 
     def part(self, meta_episodes: slice) -> "MetaEpisodeBatch":
         """:return: some of the meta-episodes, with the padding of all"""
-        arrays = (self.states, self.actions, self.rewards, self.next_states, self.mask)
-        return MetaEpisodeBatch(*(array[:, meta_episodes] for array in arrays))
+        given = {name: array for name, array in vars(self).items() if array is not None}
+        return MetaEpisodeBatch(**{name: array[:, meta_episodes] for name, array in given.items()})
 
 
 class Transitions(NamedTuple):
@@ -62,6 +66,8 @@ class MetaEpisodeBuffer:
         self.layout = layout
         self.position = 0
         self.full = False
+        #: What the agent is shown of observations ``(..., obs_dim)``; where it is set, batches hold observations.
+        self.observe: Callable[[np.ndarray], np.ndarray] | None = None
         self._ring = self._allocate(capacity)
         self._lengths = np.zeros(capacity, dtype=np.int32)
         self.set_workers(n_workers)
@@ -198,9 +204,8 @@ class MetaEpisodeBuffer:
         ends = self._ring["episode_ends"][indices, :longest]
         mask = np.arange(longest) < lengths[:, None]
         states = self._states(indices, next_states, ends)
-        actions = self._ring["actions"][indices, :longest]
-        if self.layout.discrete:
-            actions = np.eye(self.layout.action_dim, dtype=np.float32)[actions]
+        rewards = self._ring["rewards"][indices, :longest]
+        actions = self.layout.encode_actions(self._ring["actions"][indices, :longest])
 
         def time_major(array: np.ndarray) -> th.Tensor:
             return th.as_tensor(np.ascontiguousarray(array.swapaxes(0, 1)), device=device)
@@ -208,10 +213,27 @@ class MetaEpisodeBuffer:
         return MetaEpisodeBatch(
             states=time_major(states),
             actions=time_major(actions),
-            rewards=time_major(self._ring["rewards"][indices, :longest]),
+            rewards=time_major(rewards),
             next_states=time_major(next_states),
             mask=time_major(mask.astype(np.float32)),
+            observations=None
+            if self.observe is None
+            else time_major(self.observe(self._observations(indices, states, next_states, rewards, ends))),
         )
+
+    def _observations(
+        self, indices: np.ndarray, states: np.ndarray, next_states: np.ndarray, rewards: np.ndarray, ends: np.ndarray
+    ) -> np.ndarray:
+        """All observations of meta-episodes, ``(batch, T + 1, obs_dim)``: a new episode's first state follows an end."""
+        layout, longest = self.layout, states.shape[1]
+        shown = next_states.copy()
+        shown[:, :-1][ends[:, :-1]] = states[:, 1:][ends[:, :-1]]
+        last = self._lengths[indices] - 1
+        rows = np.arange(len(indices))
+        shown[rows, last] = next_states[rows, last]
+        actions = self._ring["actions"][indices, :longest]
+        first = layout.first_observations(states[:, :1])
+        return np.concatenate([first, layout.observations(shown, actions, rewards, ends)], axis=1)
 
     def _states(self, indices: np.ndarray, next_states: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Recover s_t: the state before it, or the reset state where an episode starts."""
@@ -228,6 +250,7 @@ class MetaEpisodeBuffer:
         state["_ring"] = {name: array[: len(self)] for name, array in self._ring.items()}
         for name in ("_running", "_step", "_episode", "_at_reset", "_whole"):
             del state[name]
+        state["observe"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from sb3_ldm.common.latent_dynamics.elbo import (
     gaussian_log_likelihood,
     kl_to_previous,
 )
-from sb3_ldm.common.latent_dynamics.networks import DECODER_INPUTS, Belief, BeliefEncoder, RewardDecoder, dropout_mask
+from sb3_ldm.common.latent_dynamics.networks import DECODER_INPUTS, Belief, BeliefEncoder, Encoder, RewardDecoder, dropout_mask
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
 from sb3_ldm.common.sharding import backward_in_shards, even_slices, n_shards
 
@@ -40,6 +40,7 @@ class LatentDynamics(nn.Module):
     :param decoder_layers: sizes of the decoder's layers
     :param dropout_place: drop the decoder's ``embeddings`` or its ``inputs``
     :param learning_rate: of Adam
+    :param encoder: shares a module that infers beliefs, instead of an encoder-v of its own
     :raises ValueError: if a parameter is out of its range
     """
 
@@ -60,6 +61,7 @@ class LatentDynamics(nn.Module):
         decoder_layers: Sequence[int] = (64, 32),
         dropout_place: str = "embeddings",
         learning_rate: float = 1e-3,
+        encoder: Encoder | None = None,
     ):
         super().__init__()
         if not 0.0 <= dropout_rate < 1.0:
@@ -84,7 +86,11 @@ class LatentDynamics(nn.Module):
         self.n_decoded_steps = n_decoded_steps
         self.reward_likelihood = reward_likelihood
         self.low, self.high = float(low), float(high)
-        self.encoder = BeliefEncoder(layout, latent_dim, encoder_hidden_size, encoder_embeddings)
+        self.encoder: Encoder
+        if encoder is None:
+            self.encoder = BeliefEncoder(layout, latent_dim, encoder_hidden_size, encoder_embeddings)
+        else:
+            self.encoder = encoder
         self.decoder = RewardDecoder(layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place)
         self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
 
@@ -115,9 +121,7 @@ class LatentDynamics(nn.Module):
         :param batch: meta-episodes of T steps
         :return: mu and logvar, ``(T + 1, batch, latent_dim)`` each
         """
-        states = self.encoder.initial_states(batch.rewards.shape[1])
-        outputs, _ = self.encoder(batch.next_states, batch.actions, batch.rewards, states)
-        return self.encoder.belief(th.cat([states[0][-1:], outputs]))
+        return self.encoder.beliefs(batch)
 
     def dropout_mask(self, shape: Sequence[int], generator: th.Generator | None = None) -> th.Tensor | None:
         """

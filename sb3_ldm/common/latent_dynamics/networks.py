@@ -2,16 +2,29 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch as th
 from torch import nn
 
 from sb3_ldm.common.embedding import Embedding
+from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
 from sb3_ldm.common.recurrent.sequences import LSTMStates, lstm_step
 
 DECODER_INPUTS = ("state", "action", "next_state")
 Belief = tuple[th.Tensor, th.Tensor]
+
+
+class Encoder(Protocol):
+    """Whatever infers beliefs along meta-episodes; a module."""
+
+    def beliefs(self, batch: MetaEpisodeBatch) -> Belief:
+        """
+        :param batch: meta-episodes of T steps
+        :return: mu and logvar of m_0..m_{H+}, ``(T + 1, batch, latent_dim)`` each
+        """
+        ...
 
 
 def dropout_mask(shape: Sequence[int], rate: float, generator: th.Generator | None, device: th.device | str) -> th.Tensor:
@@ -58,6 +71,15 @@ class BeliefEncoder(nn.Module):
     def belief(self, hidden: th.Tensor) -> Belief:
         """:return: mu and logvar for outputs of the LSTM, ``(..., latent_dim)`` each"""
         return self.mu(hidden), self.logvar(hidden)
+
+    def beliefs(self, batch: MetaEpisodeBatch) -> Belief:
+        """
+        :param batch: meta-episodes of T steps
+        :return: mu and logvar of m_0..m_{H+}, ``(T + 1, batch, latent_dim)`` each; m_0 is that of no transition
+        """
+        states = self.initial_states(batch.rewards.shape[1])
+        outputs, _ = self(batch.next_states, batch.actions, batch.rewards, states)
+        return self.belief(th.cat([states[0][-1:], outputs]))
 
     def forward(
         self, next_states: th.Tensor, actions: th.Tensor, rewards: th.Tensor, states: LSTMStates

@@ -103,14 +103,19 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
         :param batch_size: transitions per minibatch, rounded to whole sequences; None for one minibatch
         """
+        self.prepare()
+        n_minibatches = n_sequence_minibatches(self.n_envs, self.buffer_size, batch_size)
+        order = th.as_tensor(np.random.permutation(self.n_envs), device=self.device)
+        yield from order.tensor_split(n_minibatches)
+
+    def prepare(self) -> dict[str, th.Tensor]:
+        """:return: the rollout as tensors, ``(n_envs, n_steps, ...)`` each"""
         assert self.full, "Rollout buffer must be full before sampling from it"
         if not self.generator_ready:
             self.tensors = {name: self._by_sequence(name) for name in _SEQUENCE_FIELDS}
             self._mask = th.ones_like(self.tensors["returns"])
             self.generator_ready = True
-        n_minibatches = n_sequence_minibatches(self.n_envs, self.buffer_size, batch_size)
-        order = th.as_tensor(np.random.permutation(self.n_envs), device=self.device)
-        yield from order.tensor_split(n_minibatches)
+        return self.tensors
 
     def _by_sequence(self, name: str) -> th.Tensor:
         """Time-major array ``(n_steps, n_envs, ...)`` as a sequence-major tensor ``(n_envs, n_steps, ...)``."""

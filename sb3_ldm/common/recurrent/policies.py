@@ -84,6 +84,12 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             **kwargs,
         )
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        lstm = {"lstm_hidden_size": self.lstm_actor.hidden_size, "n_lstm_layers": self.lstm_actor.num_layers}
+        shared = {"shared_lstm": self.shared_lstm, "enable_critic_lstm": self.enable_critic_lstm}
+        given = {"lstm_kwargs": self.lstm_kwargs, "state_in_heads": self.state_in_heads}
+        return super()._get_constructor_parameters() | lstm | shared | given
+
     def _build_mlp_extractor(self) -> None:
         inputs = self.lstm_output_dim + (self.layout.state_dim if self.layout is not None else 0)
         self.mlp_extractor = MlpExtractor(inputs, self.net_arch, self.activation_fn, self.device)

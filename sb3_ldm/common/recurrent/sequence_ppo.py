@@ -131,15 +131,21 @@ class SequencePPO(RecurrentPPO):
     def _setup_model(self) -> None:
         self._check_parameters()
         super()._setup_model()
-        self.rollout_buffer = SequenceRolloutBuffer(
-            self.n_steps,
-            self.observation_space,
-            self.action_space,
-            self.device,
-            gae_lambda=self.gae_lambda,
-            gamma=self.gamma,
-            n_envs=self.n_envs,
-        )
+        self.rollout_buffer = self._make_rollout_buffer()
+
+    def _make_rollout_buffer(self) -> SequenceRolloutBuffer:
+        return SequenceRolloutBuffer(**self._rollout_buffer_arguments())
+
+    def _rollout_buffer_arguments(self) -> dict[str, Any]:
+        return {
+            "buffer_size": self.n_steps,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "device": self.device,
+            "gae_lambda": self.gae_lambda,
+            "gamma": self.gamma,
+            "n_envs": self.n_envs,
+        }
 
     def _check_parameters(self) -> None:
         """Resolve what depends on the env, and refuse or warn about what cannot be meant; runs before any work."""
