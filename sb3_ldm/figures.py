@@ -45,6 +45,7 @@ from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_n
 
 #: One colour an algorithm in every figure; told apart with any kind of colour vision.
 COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}
+COLOURS |= {"oracle": "#555555", "goal_oracle": "#9a9a9a"}
 COLOURS |= {"ldm-paper": "#e08a3c", "ldm-release": "#b58900"}
 _OTHER_COLOURS = ("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b")
 
@@ -54,7 +55,7 @@ _EMPTY_CELL = "#f1f1f1"
 _GRID_LINE = "#ffffff"
 _PATH = ("#86b3e6", "#3c74b4", "#12325c")
 _PATH_MAP = LinearSegmentedColormap.from_list("path", _PATH)
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -114,6 +115,8 @@ class Plan(NamedTuple):
         :param label: a group
         :return: its colour, that of its algorithm if this is the only such group
         """
+        if label in COLOURS:
+            return COLOURS[label]
         algos = {name: members[0].label for name, members in self.groups.items()}
         algo = algos[label]
         if algo in COLOURS and list(algos.values()).count(algo) == 1:
@@ -176,7 +179,7 @@ def draw_figures(
 
 def _write(name: str, plan: Plan, folder: Path, file_format: str) -> list[Path]:
     written = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for stem, figure in FIGURES[name](plan):
             written.append(folder / f"{stem}.{file_format}")
             figure.savefig(written[-1])

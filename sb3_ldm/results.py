@@ -301,7 +301,8 @@ def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -
 
     :param runs: the runs
     :param label_by: what tells groups apart: ``"algo"`` for the runs' :attr:`~RunResult.label`, ``"path"`` for every folder
-        on its own, or any key of ``run.json`` or of its hyperparameters, such as ``"beta"``
+        on its own, ``"name"`` for the folder's name without ``_seed<k>``, or any key of ``run.json`` or of its
+        hyperparameters, such as ``"beta"``
     :return: runs by label, sorted by seed, labels in order of appearance
     """
     runs = list(runs)
@@ -316,12 +317,14 @@ def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -
 def _label_part(run: RunResult, key: str, parent: Path) -> str:
     if key == "algo":
         return run.label
+    if key == "name":
+        return re.sub(r"_seed\d+$", "", run.path.resolve().name)
     if key == "path":
         return run.path.resolve().relative_to(parent).as_posix()
     for values in (run.metadata, run.hyperparameters):
         if key in values:
             return f"{key}={values[key]}"
-    known = ["algo", "path", *(name for name in run.metadata if name != "hyperparameters"), *run.hyperparameters]
+    known = ["algo", "path", "name", *(name for name in run.metadata if name != "hyperparameters"), *run.hyperparameters]
     raise ValueError(f"{run.path / RUN_FILE} has no {key!r} to label runs by, it has {', '.join(dict.fromkeys(known))}")
 
 

@@ -10,6 +10,7 @@ from sb3_ldm.results import EvaluationTable, RunResult, group_runs, load_run
 
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
+DISPLAY_NAMES |= {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")

@@ -1,0 +1,245 @@
+"""
+Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms run on which environment, with which seeds.
+
+.. code-block:: yaml
+
+    title: The gridworld
+    source: paper, Figure 3
+    env: GridNavi-v0
+    n_timesteps: 2.0e+7
+    seeds: [0, 1, 2]
+    variants:
+      ldm:                                   # zoo_configs/ldm.yml as it is
+      ldm-paper: {algo: ldm}                 # a preset
+      oracle: {algo: rl2, env_kwargs: {task_split: all}}
+      beta_2: {algo: ldm, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
+    learned: 22.0                            # training return below which an agent has not learned
+    expectations:                            # what the paper says, judged when results are reported
+      - {claim: LDM is better than RL2, split: test, better: ldm, worse: rl2}
+      - {claim: LDM solves 19 unseen tasks, split: test, variant: ldm, reached: 19}
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_ldm.results import FINAL_FILE, RUN_FILE
+from sb3_ldm.zoo.configs import available_configs, config_path
+from sb3_ldm.zoo.registration import ALGORITHMS
+
+FOLDER = Path(__file__).parent / "experiments"
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    One run of an experiment.
+
+    :param experiment: name of the experiment
+    :param variant: name of the variant
+    :param seed: seed
+    :param algo: name of the algorithm
+    :param config: name of the file of hyperparameters
+    :param env: id of the environment
+    :param n_timesteps: budget in time steps of all environments together
+    :param env_kwargs: of the environment
+    :param hyperparameters: what is not as in the file
+    """
+
+    experiment: str
+    variant: str
+    seed: int
+    algo: str
+    config: str
+    env: str
+    n_timesteps: int
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the run in its experiment."""
+        return f"{self.variant}_seed{self.seed}"
+
+    def results(self, root: Path = RESULTS) -> Path:
+        """
+        :param root: where all results are
+        :return: the folder of this run's results
+        """
+        return root / self.experiment / self.name
+
+    def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
+        """
+        :param folder: where the run's own folder is made
+        :param checkpoint: of an earlier attempt, to go on from there
+        :return: the command line that trains the run's agent
+        """
+        command = [sys.executable, "-m", "sb3_ldm.train", "--algo", self.algo, "--env", self.env, "--conf-file", self.config]
+        command += ["--seed", str(self.seed), "-n", str(self.n_timesteps), "-f", str(folder), "--verbose", "0"]
+        if self.env_kwargs:
+            command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
+        if self.hyperparameters:
+            command += ["--hyperparams", *(f"{name}:{value!r}" for name, value in self.merged_hyperparameters().items())]
+        return command if checkpoint is None else [*command, "-i", str(checkpoint)]
+
+    def merged_hyperparameters(self) -> dict[str, Any]:
+        """:return: the hyperparameters that differ; those that are mappings with what the file has in them besides"""
+        preset = yaml.safe_load(config_path(self.config).read_text(encoding="utf-8"))
+        defaults = preset.get(self.env, preset.get("default", {}))
+        merged = {}
+        for name, value in self.hyperparameters.items():
+            merged[name] = {**(defaults.get(name) or {}), **value} if isinstance(value, Mapping) else value
+        return merged
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """
+    Something that results should show, in the last episode of a meta-episode: that one variant is better than another, or that
+    a variant reaches a number.
+
+    :param claim: it, in words
+    :param split: the split that it is about
+    :param better: variant with the higher return
+    :param worse: variant with the lower return
+    :param variant: variant that reaches a number
+    :param returned: least mean return of it
+    :param reached: least number of tasks that it solves
+    """
+
+    claim: str
+    split: str
+    better: str | None = None
+    worse: str | None = None
+    variant: str | None = None
+    returned: float | None = None
+    reached: float | None = None
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants that it is about."""
+        return [name for name in (self.better, self.worse, self.variant) if name is not None]
+
+
+def is_finished(folder: Path, n_timesteps: int) -> bool:
+    """
+    :param folder: of a run
+    :param n_timesteps: its budget
+    :return: whether it was trained to the end and evaluated
+    """
+    if not (folder / RUN_FILE).is_file() or not (folder / FINAL_FILE).is_file():
+        return False
+    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["frames"] >= n_timesteps
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    An experiment.
+
+    :param name: its file's name
+    :param title: its name for people
+    :param source: what in the paper it belongs to
+    :param runs: all of its runs, the first seed of every variant first
+    :param learned: mean training return in the last episode below which an agent has not learned, None for no such limit
+    :param expectations: what its results should show
+    :param about: what a reader should know, a paragraph
+    """
+
+    name: str
+    title: str
+    source: str
+    runs: list[Run]
+    learned: float | None = None
+    expectations: Sequence[Expectation] = ()
+    about: str = ""
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants."""
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+    def finished(self, root: Path = RESULTS) -> list[Run]:
+        """
+        :param root: where all results are
+        :return: the runs that have results
+        """
+        return [run for run in self.runs if is_finished(run.results(root), run.n_timesteps)]
+
+
+def available_experiments(folder: Path = FOLDER) -> list[str]:
+    """:return: names of all experiments"""
+    return sorted(path.stem for path in folder.glob("*.yml"))
+
+
+def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
+    """
+    :param name: of an experiment
+    :param folder: where the experiments are
+    :return: the experiment
+    :raises ValueError: if there is none, or its file says something that is not understood
+    """
+    path = folder / f"{name}.yml"
+    if not path.is_file():
+        raise ValueError(f"experiment={name!r} does not exist, use one of {', '.join(available_experiments(folder))}")
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _refuse_unknown(data, (*_REQUIRED, "env_kwargs", "learned", "expectations", "about"), path)
+    missing = [key for key in _REQUIRED if key not in data]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}")
+    runs = [run for variant, given in data["variants"].items() for run in _runs_of(name, variant, given or {}, data, path)]
+    known = {run.variant for run in runs}
+    expectations = [_expectation(given, known, path) for given in data.get("expectations", ())]
+    about = data.get("about", "").strip()
+    runs.sort(key=lambda run: run.seed)
+    return Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about)
+
+
+def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
+    _refuse_unknown(given, [one.name for one in fields(Expectation)], path)
+    expectation = Expectation(**given)
+    unknown = sorted(set(expectation.variants) - variants)
+    if unknown or len(expectation.variants) != (1 if expectation.variant else 2):
+        raise ValueError(f"{path}: {given!r} needs variants of the experiment: better and worse, or one as variant")
+    return expectation
+
+
+_REQUIRED = ("title", "source", "env", "n_timesteps", "seeds", "variants")
+_VARIANT_KEYS = {one.name for one in fields(Run)} - {"experiment", "variant", "seed"} | {"seeds"}
+
+
+def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
+    _refuse_unknown(given, sorted(_VARIANT_KEYS), path)
+    algo = given.get("algo", variant)
+    if algo not in ALGORITHMS:
+        raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {', '.join(ALGORITHMS)}")
+    config = given.get("config", variant if variant in available_configs() else algo)
+    config_path(config)
+    return [
+        Run(
+            experiment=name,
+            variant=variant,
+            seed=seed,
+            algo=algo,
+            config=config,
+            env=given.get("env", data["env"]),
+            n_timesteps=int(given.get("n_timesteps", data["n_timesteps"])),
+            env_kwargs={**data.get("env_kwargs", {}), **given.get("env_kwargs", {})},
+            hyperparameters=given.get("hyperparameters", {}),
+        )
+        for seed in given.get("seeds", data["seeds"])
+    ]
+
+
+def _refuse_unknown(given: Any, known: Any, path: Path) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{path}: {given!r} is not a mapping")
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{path}: {', '.join(unknown)} is not understood, use {', '.join(known)}")

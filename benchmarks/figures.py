@@ -1,0 +1,130 @@
+"""
+Draw what an experiment has so far: ``python -m benchmarks.figures <experiment>``. Figures and tables go to
+``benchmarks/figures/<experiment>``: those of ``sb3_ldm.figures``, the comparison of all variants with intervals, and a table
+of every task.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.experiment import RESULTS, Experiment, available_experiments, load_experiment
+from benchmarks.statistics import iqm_interval, task_scores
+from sb3_ldm.figures import COLOURS, STYLE, draw_figures
+from sb3_ldm.results import RunResult, load_run
+from sb3_ldm.summary import display_name, ordered_splits, split_name
+
+FIGURES = Path(__file__).parent / "figures"
+_OTHER_COLOUR = "#6b6b6b"
+
+
+def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, list[RunResult]]:
+    """
+    :param experiment: an experiment
+    :param results: where all results are
+    :return: its finished runs by variant, seeds in order; variants without any are left out
+    """
+    variants: dict[str, list[RunResult]] = {variant: [] for variant in experiment.variants}
+    for run in experiment.finished(results):
+        variants[run.variant].append(load_run(run.results(results)))
+    return {variant: runs for variant, runs in variants.items() if runs}
+
+
+def comparison(variants: Mapping[str, Sequence[RunResult]], deterministic: bool = False) -> Figure:
+    """
+    Interquartile means over seeds and tasks of the first and of the last episode, with their intervals.
+
+    :param variants: finished runs by variant
+    :param deterministic: whether actions are the most likely ones
+    :return: a panel for each split
+    """
+    runs = [run for members in variants.values() for run in members]
+    splits = ordered_splits(runs)
+    last = max(run.episodes_per_task for run in runs)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(splits), 0.7 + 0.34 * len(variants)), layout="constrained")
+        for axis, split in zip(figure.subplots(1, len(splits), squeeze=False, sharey=True)[0], splits, strict=True):
+            for y, (variant, members) in enumerate(variants.items()):
+                colour = COLOURS.get(variant, _OTHER_COLOUR)
+                for episode, face, alpha in ((1, "white", 0.5), (last, colour, 1.0)):
+                    interval = iqm_interval(task_scores(members, split, episode, deterministic))
+                    axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=3, alpha=alpha)
+                    axis.plot(interval.point, y, "o", color=colour, markerfacecolor=face, markersize=5)
+            axis.set_title(f"{split_name(split)} tasks")
+            axis.set_xlabel("return")
+            axis.set_yticks(
+                range(len(variants)), [f"{display_name(variant)} ({len(variants[variant])})" for variant in variants]
+            )
+            axis.set_ylim(len(variants) - 0.5, -0.5)
+            axis.grid(axis="y", visible=False)
+        figure.suptitle(
+            f"interquartile mean and 95% interval: episode {last} (filled) and 1 (hollow); seeds in brackets", fontsize=8
+        )
+    return figure
+
+
+def task_table(variants: Mapping[str, Sequence[RunResult]], split: str, episode: int, deterministic: bool = False) -> str:
+    """
+    :param variants: finished runs by variant
+    :param split: of the final evaluation
+    :param episode: index of the episode, from 1
+    :param deterministic: whether actions are the most likely ones
+    :return: mean return over the seeds on each task, as Markdown
+    """
+    scores = {variant: task_scores(members, split, episode, deterministic).mean(0) for variant, members in variants.items()}
+    first = next(iter(variants.values()))[0]
+    assert first.final_evaluation is not None
+    table = first.final_evaluation.select(split, deterministic, episode)
+    tasks, _ = table.per_task(table.returns)
+    rows = [["task", *(display_name(variant) for variant in scores)], ["---", *(["---:"] * len(scores))]]
+    for i, task in enumerate(tasks):
+        name = ", ".join(f"{value:.3g}" for value in task)
+        rows.append([name, *(f"{values[i]:.2f}" for values in scores.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path = FIGURES) -> list[Path]:
+    """
+    :param experiment: an experiment
+    :param results: where all results are
+    :param out: where the figures of all experiments are
+    :return: the files that were written
+    :raises ValueError: if no run is finished
+    """
+    variants = load_variants(experiment, results)
+    if not variants:
+        raise ValueError(f"No run of {experiment.name} is finished: python -m benchmarks.run {experiment.name}")
+    runs = [run for members in variants.values() for run in members]
+    folder = out / experiment.name
+    written = draw_figures([run.path for run in runs], folder, label_by=("name",))
+    comparison(variants).savefig(folder / "comparison.png")
+    last = max(run.episodes_per_task for run in runs)
+    tables = [f"## {split_name(split)} tasks\n\n{task_table(variants, split, last)}" for split in ordered_splits(runs)]
+    header = f"# {experiment.title}: return in episode {last} on each task\n\nMeans over seeds, actions sampled.\n\n"
+    (folder / "per_task.md").write_text(header + "\n".join(tables), encoding="utf-8")
+    return [*written, folder / "comparison.png", folder / "per_task.md"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    :param arguments: the command line, that of the process by default
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
+    parser.add_argument("--out", type=Path, default=FIGURES, help="where all figures are")
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.experiment:
+            for path in draw_experiment(load_experiment(name), options.results, options.out):
+                print(path)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""
+Write the results of all experiments: ``python -m benchmarks.report`` draws their figures and makes ``benchmarks/RESULTS.md``
+of the files in ``benchmarks/results``.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.experiment import RESULTS, Expectation, Experiment, available_experiments, load_experiment
+from benchmarks.figures import FIGURES, draw_experiment, load_variants
+from benchmarks.statistics import iqm_interval, task_scores
+from sb3_ldm.results import RunResult
+from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+#: Shown on the page where an experiment has them, in this order.
+_SHOWN_FIGURES = ("comparison.png", "learning_curves.png", "return_map.png")
+
+Variants = Mapping[str, Sequence[RunResult]]
+
+
+def failed_seeds(runs: Sequence[RunResult], least_train_return: float | None) -> list[int]:
+    """
+    :param runs: runs that differ in their seed
+    :param least_train_return: in the last episode, of an agent that has learned
+    :return: the seeds whose agents have not
+    """
+    if least_train_return is None:
+        return []
+    means = task_scores(runs, "train", _last_episode(runs)).mean(axis=1)
+    return [run.seed for run, mean in zip(runs, means, strict=True) if mean < least_train_return]
+
+
+def _last_episode(runs: Sequence[RunResult]) -> int:
+    return max(run.episodes_per_task for run in runs)
+
+
+def _n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
+    tables = [
+        run.final_evaluation.select(split, False, _last_episode(runs)) for run in runs if run.final_evaluation is not None
+    ]
+    return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
+
+
+def _mean_and_std(values: Sequence[float], digits: int) -> str:
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], learned: float | None) -> list[str]:
+    """
+    :param variant: name of a variant
+    :param runs: its finished runs
+    :param splits: the splits of the columns
+    :param learned: training return of an agent that has learned
+    :return: its row of the table
+    """
+    failed = failed_seeds(runs, learned)
+    minutes = [run.metadata["wall_time_s"] / 60 for run in runs if "wall_time_s" in run.metadata]
+    cells = [
+        display_name(variant),
+        str(len(runs)) + (f" (not learned: {', '.join(map(str, failed))})" if failed else ""),
+        format_frames(max(run.frames for run in runs)),
+        _mean_and_std(minutes, 0) if minutes else "-",
+    ]
+    for split in splits:
+        cells.append(iqm_interval(task_scores(runs, split, _last_episode(runs))).text())
+    for split in splits:
+        reached = _n_reached(runs, split)
+        cells.append("-" if reached is None else _mean_and_std(reached, 1))
+    return cells
+
+
+def variants_table(variants: Variants, learned: float | None) -> str:
+    """
+    :param variants: finished runs by variant
+    :param learned: training return of an agent that has learned
+    :return: one row each, as Markdown; actions sampled, last episode
+    """
+    runs = [run for members in variants.values() for run in members]
+    splits = ordered_splits(runs)
+    header = ["", "seeds", "frames", "minutes"]
+    header += [f"{split_name(split)} return" for split in splits] + [f"{split_name(split)} tasks solved" for split in splits]
+    rows = [variant_row(variant, members, splits, learned) for variant, members in variants.items()]
+    told = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line[i] for i in told)} |" for line in lines) + "\n"
+
+
+def judge(expectation: Expectation, variants: Variants) -> str:
+    """
+    :param expectation: what results should show
+    :param variants: finished runs by variant
+    :return: whether they do, in words
+    """
+    lacking = [name for name in expectation.variants if name not in variants]
+    if lacking:
+        return f"not run yet: {', '.join(lacking)}"
+    if expectation.variant is not None:
+        runs, split = variants[expectation.variant], expectation.split
+        if expectation.reached is not None:
+            reached = _n_reached(runs, split)
+            assert reached is not None, f"{expectation.claim}: the environment does not tell success"
+            return _verdict(float(np.mean(reached)), expectation.reached, _mean_and_std(reached, 1))
+        assert expectation.returned is not None, f"{expectation.claim}: give returned or reached"
+        means = task_scores(runs, split, _last_episode(runs)).mean(axis=1).tolist()
+        return _verdict(float(np.mean(means)), expectation.returned, _mean_and_std(means, 2))
+    better, worse = (
+        iqm_interval(task_scores(variants[name], expectation.split, _last_episode(variants[name])))
+        for name in expectation.variants
+    )
+    numbers = f"{better.text()} against {worse.text()}"
+    if min(better.n_seeds, worse.n_seeds) < 2:
+        return f"{'as expected' if better.point > worse.point else 'NOT as expected'}, but one seed tells little: {numbers}"
+    if better.above(worse):
+        return f"as expected: {numbers}"
+    if worse.above(better):
+        return f"NOT as expected: {numbers}"
+    return f"undecided, the intervals overlap: {numbers}"
+
+
+def _verdict(value: float, least: float, text: str) -> str:
+    return f"{'as expected' if value >= least else 'NOT as expected'}: {text}"
+
+
+def section(experiment: Experiment, variants: Variants, figures: Path, page: Path) -> str:
+    """
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
+    :param figures: folder of its figures
+    :param page: the page that they are shown on
+    :return: its part of the page, as Markdown
+    """
+    lines = [f"## {experiment.title}", f"({experiment.source})", experiment.about]
+    if not variants:
+        lines.append(f"Not run yet: `python -m benchmarks.run {experiment.name}`.")
+        return "\n\n".join(line for line in lines if line) + "\n"
+    lines.append(variants_table(variants, experiment.learned).rstrip())
+    verdicts = [f"- {one.claim}: {judge(one, variants)}" for one in experiment.expectations]
+    lines.append("\n".join(verdicts))
+    for name in _SHOWN_FIGURES:
+        if (figures / name).is_file():
+            path = Path(os.path.relpath(figures / name, page.parent)).as_posix()
+            lines.append(f"![{name.removesuffix('.png').replace('_', ' ')}]({path})")
+    done = {
+        (run.variant, run.seed) for run in experiment.runs if run.seed in [one.seed for one in variants.get(run.variant, ())]
+    }
+    missing = [run.name for run in experiment.runs if (run.variant, run.seed) not in done]
+    if missing:
+        lines.append(f"Not run yet: {', '.join(missing)}.")
+    lines.append(f"```bash\npython -m benchmarks.run {experiment.name}\npython -m benchmarks.figures {experiment.name}\n```")
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = PAGE, draw: bool = True) -> str:
+    """
+    :param results: where all results are
+    :param figures: where all figures are
+    :param page: where the page will be
+    :param draw: whether to draw the figures again
+    :return: the page, as Markdown
+    """
+    parts = [
+        "# Results\n",
+        "Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Returns are those of the last episode "
+        "of a meta-episode, actions sampled: interquartile means over tasks and seeds with 95% stratified bootstrap intervals "
+        "(of one seed there is none). Numbers of solved tasks: mean and standard deviation over seeds. Minutes are of one "
+        "core.\n",
+    ]
+    for name in available_experiments():
+        experiment = load_experiment(name)
+        variants = load_variants(experiment, results)
+        if draw and variants:
+            draw_experiment(experiment, results, figures)
+        parts.append(section(experiment, variants, figures / name, page))
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    :param arguments: the command line, that of the process by default
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="where all figures are")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page")
+    parser.add_argument("--no-figures", action="store_true", help="leave the figures as they are")
+    options = parser.parse_args(arguments)
+    text = results_page(options.results, options.figures, options.out, not options.no_figures)
+    options.out.write_text(text, encoding="utf-8")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

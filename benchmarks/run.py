@@ -1,0 +1,270 @@
+"""
+Run what is missing of an experiment: ``python -m benchmarks.run <experiment> [--jobs N]``.
+
+Runs are processes of one thread each, several at a time. Killed and called again, it goes on from the last checkpoints.
+Results of a finished run are copied to ``benchmarks/results/<experiment>/<variant>_seed<k>``.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, is_finished, load_experiment
+from sb3_ldm.results import (
+    EVALUATIONS_FILE,
+    FINAL_FILE,
+    PATHS_FILE,
+    PROGRESS_FILE,
+    REWARD_MAPS_FILE,
+    RUN_FILE,
+    TRAJECTORIES_FILE,
+    load_evaluations,
+)
+from sb3_ldm.summary import format_frames
+
+RUNS = Path("runs")  #: where agents are trained
+#: What is kept of a run; progress of a continued run is in several files.
+RESULT_FILES = (RUN_FILE, EVALUATIONS_FILE, FINAL_FILE, REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE)
+CHECKPOINT = "checkpoint.zip"
+_POLL_S = 2.0
+
+
+def newest(folder: Path, file: str) -> Path | None:
+    """
+    :param folder: a run's own folder, with an RL Zoo folder for every attempt
+    :param file: name of a file
+    :return: the latest one, None if there is none
+    """
+    found = sorted(folder.glob(f"*/*/{file}"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def finished_folder(run: Run, folder: Path) -> Path | None:
+    """
+    :param run: a run
+    :param folder: its own folder
+    :return: the attempt that was trained to the end, None if there is none
+    """
+    final = newest(folder, FINAL_FILE)
+    return final.parent if final is not None and is_finished(final.parent, run.n_timesteps) else None
+
+
+def collect(attempt: Path, results: Path) -> None:
+    """
+    Copy what is kept of a run; what an interrupted copy leaves is no run, as its last file is missing.
+
+    :param attempt: the attempt that was trained to the end
+    :param results: folder of the results
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    progress = [path.name for path in sorted(attempt.glob(f"{Path(PROGRESS_FILE).stem}*.csv"))]
+    for name in [*progress, *(name for name in RESULT_FILES if name != RUN_FILE), RUN_FILE]:
+        if (attempt / name).is_file():
+            shutil.copyfile(attempt / name, results / name)
+
+
+@dataclass
+class Job:
+    """
+    A run and how it is going.
+
+    :param run: the run
+    :param folder: its own folder, where agents are trained
+    :param results: folder of its results
+    :param state: ``waiting``, ``running``, ``done`` or ``failed``
+    """
+
+    run: Run
+    folder: Path
+    results: Path
+    state: str = "waiting"
+    process: subprocess.Popen[bytes] | None = None
+    log: TextIO | None = None
+    _looked_at: tuple[Path, float] | None = None
+    _last: tuple[int, dict[str, float]] = field(default_factory=lambda: (0, {}))
+
+    @property
+    def log_path(self) -> Path:
+        """What the run prints."""
+        return self.folder / "log.txt"
+
+    def start(self) -> None:
+        """Train, from the last checkpoint if there is one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        self.log = self.log_path.open("a", encoding="utf-8")
+        command = self.run.command(self.folder, newest(self.folder, CHECKPOINT))
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
+        self.state = "running"
+
+    def update(self) -> None:
+        """See whether it has ended, and keep its results."""
+        if self.process is None or self.process.poll() is None:
+            return
+        self._close()
+        attempt = finished_folder(self.run, self.folder)
+        if attempt is None:
+            self.state = "failed"
+            return
+        collect(attempt, self.results)
+        self.state = "done"
+
+    def stop(self) -> None:
+        """End it; what it did since the last checkpoint is lost."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+            self._close()
+            self.state = "waiting"
+
+    def _close(self) -> None:
+        if self.log is not None:
+            self.log.close()
+
+    def last_evaluation(self) -> tuple[int, dict[str, float]]:
+        """:return: frames at the last evaluation, and the mean return of the last episode by split"""
+        path = self.results / EVALUATIONS_FILE if self.state == "done" else newest(self.folder, EVALUATIONS_FILE)
+        if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
+            self._looked_at = path, path.stat().st_mtime
+            self._last = _read_last(path)
+        return self._last
+
+
+def _read_last(path: Path) -> tuple[int, dict[str, float]]:
+    try:
+        table = load_evaluations(path).last()
+    except ValueError:  # it is being written
+        return 0, {}
+    if len(table) == 0:
+        return 0, {}
+    table = table.select(episode=int(table.episode.max()))
+    return int(table.timesteps[0]), {split: float(table.select(split).returns.mean()) for split in table.splits}
+
+
+def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS) -> list[Job]:
+    """
+    :param experiment: an experiment
+    :param root: where agents are trained
+    :param results: where all results are
+    :return: its runs; those that have results are done, and so are those that only lacked the copying
+    """
+    jobs = []
+    for run in experiment.runs:
+        job = Job(run, root / run.experiment / run.name, run.results(results))
+        attempt = finished_folder(run, job.folder)
+        if not is_finished(job.results, run.n_timesteps) and attempt is not None:
+            collect(attempt, job.results)
+        job.state = "done" if is_finished(job.results, run.n_timesteps) else "waiting"
+        jobs.append(job)
+    return jobs
+
+
+def status_table(jobs: Sequence[Job], title: str) -> Table:
+    """
+    :param jobs: all runs
+    :param title: of the experiment
+    :return: one row each
+    """
+    table = Table(title=title)
+    for name in ("run", "state", "frames", "of"):
+        table.add_column(name, justify="left" if name in ("run", "state") else "right")
+    looks = [job.last_evaluation() for job in jobs]
+    splits = list(dict.fromkeys(split for _, returns in looks for split in returns))
+    for split in splits:
+        table.add_column(split, justify="right")
+    for job, (frames, returns) in zip(jobs, looks, strict=True):
+        cells = [f"{returns[split]:.2f}" if split in returns else "-" for split in splits]
+        name = f"{job.run.experiment}/{job.run.name}"
+        table.add_row(name, job.state, format_frames(frames), format_frames(job.run.n_timesteps), *cells)
+    return table
+
+
+def run_jobs(jobs: Sequence[Job], n_jobs: int, title: str = "", console: Console | None = None) -> list[Job]:
+    """
+    Train everything that waits, several at a time; whoever interrupts it may call it again.
+
+    :param jobs: the runs, in the order in which they are started
+    :param n_jobs: how many at a time
+    :param title: of the status table
+    :param console: where the status table is shown
+    :return: the runs that failed
+    :raises ValueError: if ``n_jobs`` is not positive
+    """
+    if n_jobs < 1:
+        raise ValueError(f"jobs={n_jobs}: use at least 1.")
+    console = Console() if console is None else console
+    try:
+        with Live(status_table(jobs, title), console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
+            while any(job.state in ("waiting", "running") for job in jobs):
+                for job in jobs:
+                    job.update()
+                n_running = sum(job.state == "running" for job in jobs)
+                for job in [job for job in jobs if job.state == "waiting"][: n_jobs - n_running]:
+                    job.start()
+                live.update(status_table(jobs, title))
+                time.sleep(_POLL_S)
+    finally:
+        for job in jobs:
+            job.stop()
+    return [job for job in jobs if job.state == "failed"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    :param arguments: the command line, that of the process by default
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
+    parser.add_argument("--variants", nargs="+", help="only these variants")
+    parser.add_argument("--status", action="store_true", help="show how it stands, run nothing")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where agents are trained (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
+    options = parser.parse_args(arguments)
+    console = Console()
+    jobs: list[Job] = []
+    titles = []
+    for name in options.experiment:
+        try:
+            experiment = load_experiment(name)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        unknown = sorted(set(options.variants or ()) - set(experiment.variants))
+        if unknown:
+            sys.exit(f"error: variants={unknown}: {name} has {', '.join(experiment.variants)}")
+        titles.append(experiment.title)
+        jobs += [
+            job
+            for job in make_jobs(experiment, options.runs, options.results)
+            if (options.seeds is None or job.run.seed in options.seeds)
+            and (options.variants is None or job.run.variant in options.variants)
+        ]
+    title = ", ".join(titles)
+    if not options.status:
+        try:
+            failed = run_jobs(jobs, options.jobs, title, console)
+        except KeyboardInterrupt:
+            sys.exit("Interrupted: the same command goes on from the last checkpoints.")
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        for job in failed:
+            console.print(f"{job.run.name} failed, see {job.log_path}")
+    console.print(status_table(jobs, title))
+    if not options.status and any(job.state == "failed" for job in jobs):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

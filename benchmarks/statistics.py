@@ -1,0 +1,74 @@
+"""Aggregates over tasks and seeds, with intervals (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), by rliable."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rliable import library, metrics
+
+from sb3_ldm.results import RunResult
+
+REPETITIONS = 2000  #: of the bootstrap
+
+
+class Interval(NamedTuple):
+    """An interquartile mean and its 95% stratified bootstrap interval; without one for a single seed."""
+
+    point: float
+    low: float
+    high: float
+    n_seeds: int
+
+    def text(self, digits: int = 2) -> str:
+        """:return: for a table"""
+        if self.n_seeds < 2:
+            return f"{self.point:.{digits}f}"
+        return f"{self.point:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def above(self, other: "Interval") -> bool:
+        """:return: whether the whole interval is above the other one"""
+        return self.low > other.high
+
+
+def task_scores(runs: Sequence[RunResult], split: str, episode: int, deterministic: bool = False) -> np.ndarray:
+    """
+    :param runs: runs that differ in their seed
+    :param split: of the final evaluation
+    :param episode: index of the episode in its meta-episode, from 1
+    :param deterministic: whether actions are the most likely ones
+    :return: mean return of each seed on each task, ``(n_seeds, n_tasks)``
+    :raises ValueError: if runs were evaluated on different tasks, or not at all
+    """
+    rows, tasks = [], []
+    for run in runs:
+        if run.final_evaluation is None:
+            raise ValueError(f"{run.path} has no final evaluation")
+        table = run.final_evaluation.select(split, deterministic, episode)
+        played, returns = table.per_task(table.returns)
+        rows.append(returns)
+        tasks.append(played)
+    if any(one.shape != tasks[0].shape or not np.allclose(one, tasks[0]) for one in tasks):
+        raise ValueError(f"{', '.join(str(run.path) for run in runs)} were evaluated on different tasks of split {split!r}")
+    return np.stack(rows)
+
+
+def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int = 0) -> Interval:
+    """
+    :param scores: ``(n_seeds, n_tasks)``
+    :param repetitions: of the bootstrap
+    :param seed: of the bootstrap
+    :return: the interquartile mean, whose interval comes from resampling seeds for every task
+    """
+    point = float(metrics.aggregate_iqm(scores))
+    if len(scores) < 2:
+        return Interval(point, point, point, len(scores))
+    state = np.random.get_state()
+    np.random.seed(seed)  # what rliable resamples with
+    try:
+        _, intervals = library.get_interval_estimates(
+            {"": scores}, lambda given: np.array([metrics.aggregate_iqm(given)]), reps=repetitions
+        )
+    finally:
+        np.random.set_state(state)
+    low, high = intervals[""][:, 0]
+    return Interval(point, float(low), float(high), len(scores))

@@ -1,0 +1,344 @@
+"""Experiments as data: what they say, that they are run once, go on after a kill, and are reported as they are."""
+
+import csv
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks import experiment as experiments
+from benchmarks import report, run
+from benchmarks.experiment import Expectation, Experiment, Run, available_experiments, is_finished, load_experiment
+from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
+from benchmarks.statistics import iqm_interval, task_scores
+from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
+from sb3_ldm.zoo.configs import config_path
+
+DATA = {"title": "A title", "source": "a figure", "env": "GridNavi-v0", "n_timesteps": 100, "seeds": [0, 1]}
+
+#: Stands for training: writes what a run leaves, or a checkpoint before it waits to be killed.
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+folder, seed, frames, mode = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+attempt = folder / "ldm" / "GridNavi-v0_1"
+attempt.mkdir(parents=True, exist_ok=True)
+resumed = "-i" in sys.argv
+if mode == "fail":
+    sys.exit(3)
+(attempt / "checkpoint.zip").touch()
+if mode == "wait" and not resumed:
+    time.sleep(60)
+(attempt / "run.json").write_text(json.dumps({"frames": frames, "seed": seed, "resumed": resumed}))
+(attempt / "progress.csv").touch()
+(attempt / "progress_from_50.csv").touch()
+(attempt / "final_evaluation.csv").touch()
+(attempt / "secret.zip").touch()
+"""
+
+
+def write(folder: Path, name="tiny", **data) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yml").write_text(yaml.safe_dump({**DATA, "variants": {"ldm": None}, **data}))
+    return folder
+
+
+def jobs_of(experiment: Experiment, tmp_path: Path) -> list[run.Job]:
+    return run.make_jobs(experiment, tmp_path / "runs", tmp_path / "results")
+
+
+@pytest.fixture
+def scripted(tmp_path, monkeypatch):
+    """An experiment of four runs, whose training is a script; its mode by variant."""
+    modes: dict[str, str] = {}
+
+    def command(self, folder, checkpoint=None):
+        mode = modes.get(self.variant, "work")
+        words = [sys.executable, "-c", SCRIPT, str(folder), str(self.seed), str(self.n_timesteps), mode]
+        return words if checkpoint is None else [*words, "-i", str(checkpoint)]
+
+    monkeypatch.setattr(Run, "command", command)
+    monkeypatch.setattr(run, "_POLL_S", 0.02)
+    return load_experiment("tiny", write(tmp_path / "yml", variants={"ldm": None, "rl2": None})), modes
+
+
+# What experiments say
+
+
+@pytest.mark.parametrize("name", available_experiments())
+def test_every_experiment_can_be_read(name):
+    experiment = load_experiment(name)
+    assert experiment.runs and len({one.name for one in experiment.runs}) == len(experiment.runs)
+    for one in experiment.runs:
+        defaults = yaml.safe_load(config_path(one.config).read_text())
+        assert one.env in defaults or "default" in defaults
+        merged = one.merged_hyperparameters()
+        assert set(merged) == set(one.hyperparameters)
+
+
+def test_an_algorithm_is_one_line(tmp_path):
+    variants = {
+        "ldm": None,
+        "ldm-paper": {"algo": "ldm"},
+        "oracle": {"algo": "rl2", "env_kwargs": {"task_split": "all"}, "seeds": [5]},
+        "small": {"algo": "ldm", "hyperparameters": {"beta": 2.0, "vae_kwargs": {"decoder_layers": [8]}}, "n_timesteps": 7},
+    }
+    found = load_experiment("tiny", write(tmp_path, variants=variants))
+    assert found.variants == ["ldm", "ldm-paper", "small", "oracle"]
+    assert [(one.variant, one.seed) for one in found.runs] == [
+        *(("ldm", 0), ("ldm-paper", 0), ("small", 0)),
+        *(("ldm", 1), ("ldm-paper", 1), ("small", 1)),
+        ("oracle", 5),
+    ]
+    by_name = {one.variant: one for one in found.runs}
+    assert [by_name[name].config for name in found.variants] == ["ldm", "ldm-paper", "ldm", "rl2"]
+    assert by_name["small"].n_timesteps == 7 and by_name["ldm"].n_timesteps == 100
+    words = by_name["oracle"].command(Path("folder"))
+    assert words[words.index("--env-kwargs") + 1] == "task_split:'all'" and "--hyperparams" not in words
+    merged = by_name["small"].merged_hyperparameters()
+    assert merged["vae_kwargs"]["decoder_layers"] == [8] and merged["vae_kwargs"]["encoder_hidden_size"] == 64
+    assert by_name["ldm"].command(Path("f"), Path("c.zip"))[-2:] == ["-i", "c.zip"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"variants": {"maml": None}}, "algo='maml'"),
+        ({"variants": {"ldm": {"beta": 2.0}}}, "beta is not understood"),
+        ({"variants": {"ldm": {"config": "ldm-papers"}}}, "ldm-papers"),
+        ({"sees": [1]}, "sees is not understood"),
+        ({"expectations": [{"claim": "c", "split": "test", "better": "ldm", "worse": "rl3"}]}, "needs variants"),
+        ({"expectations": [{"claim": "c", "split": "test", "better": "ldm"}]}, "needs variants"),
+    ],
+)
+def test_what_is_not_understood_is_refused(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        load_experiment("tiny", write(tmp_path, **data))
+
+
+def test_a_missing_experiment_names_those_that_exist(tmp_path):
+    with pytest.raises(ValueError, match="use one of tiny"):
+        load_experiment("tny", write(tmp_path))
+    (tmp_path / "tiny.yml").write_text("title: x\n")
+    with pytest.raises(ValueError, match=r"lacks source, env, n_timesteps, seeds, variants"):
+        load_experiment("tiny", tmp_path)
+
+
+# Running them
+
+
+def test_what_is_missing_is_run_once(scripted, tmp_path):
+    experiment, _ = scripted
+    assert run.run_jobs(jobs_of(experiment, tmp_path), 2) == []
+    results = tmp_path / "results" / "tiny"
+    assert sorted(path.name for path in results.iterdir()) == ["ldm_seed0", "ldm_seed1", "rl2_seed0", "rl2_seed1"]
+    kept = sorted(path.name for path in (results / "ldm_seed1").iterdir())
+    assert kept == ["final_evaluation.csv", "progress.csv", "progress_from_50.csv", "run.json"]
+    assert json.loads((results / "ldm_seed1" / "run.json").read_text()) == {"frames": 100, "seed": 1, "resumed": False}
+    again = jobs_of(experiment, tmp_path)
+    assert [job.state for job in again] == ["done"] * 4
+    assert run.run_jobs(again, 1) == [] and all(job.process is None for job in again)
+
+
+def test_a_longer_budget_is_run_again(scripted, tmp_path):
+    experiment, _ = scripted
+    run.run_jobs(jobs_of(experiment, tmp_path), 4)
+    longer = replace(experiment, runs=[replace(one, n_timesteps=200) for one in experiment.runs])
+    jobs = jobs_of(longer, tmp_path)
+    assert [job.state for job in jobs] == ["waiting"] * 4
+    run.run_jobs(jobs, 4)
+    assert all(is_finished(job.results, 200) for job in jobs)
+
+
+def test_a_failed_run_stops_no_other_and_is_told(scripted, tmp_path, capsys):
+    experiment, modes = scripted
+    modes["rl2"] = "fail"
+    jobs = jobs_of(experiment, tmp_path)
+    failed = run.run_jobs(jobs, 2)
+    assert [job.run.name for job in failed] == ["rl2_seed0", "rl2_seed1"]
+    assert [job.state for job in jobs] == ["done", "failed", "done", "failed"]
+    modes.clear()
+    assert run.run_jobs(jobs_of(experiment, tmp_path), 2) == []
+
+
+def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
+    experiment, _ = scripted
+    jobs, most = jobs_of(experiment, tmp_path), []
+    start = run.Job.start
+
+    def counted(job):
+        start(job)
+        most.append(sum(one.state == "running" for one in jobs))
+
+    monkeypatch.setattr(run.Job, "start", counted)
+    run.run_jobs(jobs, 2)
+    assert max(most) == 2 and len(most) == 4
+    with pytest.raises(ValueError, match="jobs=0"):
+        run.run_jobs(jobs, 0)
+
+
+def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_path):
+    experiment, modes = scripted
+    modes["ldm"] = "wait"
+    jobs = jobs_of(experiment, tmp_path)
+    checkpoints = [job.folder / "ldm" / "GridNavi-v0_1" / "checkpoint.zip" for job in jobs if job.run.variant == "ldm"]
+
+    def interrupt():
+        deadline = time.time() + 30
+        while not all(path.exists() for path in checkpoints) and time.time() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run.run_jobs(jobs, 4)
+    thread.join()
+    assert all(job.process is None or job.process.poll() is not None for job in jobs)
+    again = jobs_of(experiment, tmp_path)
+    assert {job.run.name: job.state for job in again}["ldm_seed0"] == "waiting"
+    assert run.run_jobs(again, 4) == []
+    resumed = {job.run.name: json.loads((job.results / "run.json").read_text())["resumed"] for job in again}
+    assert resumed["ldm_seed0"] and resumed["ldm_seed1"] and not resumed["rl2_seed0"]
+
+
+def test_what_was_trained_but_not_copied_is_not_trained_again(scripted, tmp_path):
+    experiment, _ = scripted
+    run.run_jobs(jobs_of(experiment, tmp_path), 4)
+    for path in (tmp_path / "results").glob("*/*/run.json"):
+        path.unlink()
+    assert [job.state for job in jobs_of(experiment, tmp_path)] == ["done"] * 4
+
+
+def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
+    small = {"n_envs": 4, "batch_size": 20, "policy_kwargs": {"lstm_hidden_size": 8}}
+    options = {"env_kwargs": {"horizon": 5, "episodes_per_task": 2}, "seeds": [0]}
+    variants = {"rl2": {"hyperparameters": small}, "goal_oracle": {"algo": "rl2", "hyperparameters": small}}
+    variants["goal_oracle"]["env_kwargs"] = {"observe_task": True}
+    monkeypatch.setattr(experiments, "FOLDER", write(tmp_path / "yml", variants=variants, **options))
+    monkeypatch.setattr(load_experiment, "__defaults__", (tmp_path / "yml",))
+    folders = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    run.main(["tiny", "--jobs", "2", *folders])
+    assert "tiny/goal_oracle_seed0" in capsys.readouterr().out
+    experiment = load_experiment("tiny")
+    assert len(experiment.finished(tmp_path / "results")) == 2
+    written = draw_experiment(experiment, tmp_path / "results", tmp_path / "figures")
+    assert {"comparison.png", "per_task.md", "summary.md"} <= {path.name for path in written}
+    with pytest.raises(SystemExit, match="variants=\\['ldm'\\]"):
+        run.main(["tiny", "--variants", "ldm", *folders])
+    with pytest.raises(SystemExit, match="does not exist"):
+        run.main(["tny", *folders])
+
+
+# Reporting them
+
+
+def made_up_run(folder: Path, seed: int, returns, variant="ldm", env="GridNavi-v0", reached=None) -> None:
+    """A finished run with given returns in the last of two episodes on three train and three test tasks."""
+    path = folder / "tiny" / f"{variant}_seed{seed}"
+    path.mkdir(parents=True)
+    state = {"algo": "rl2" if variant == "rl2" else "ldm", "env": env, "seed": seed, "frames": 100, "episodes_per_task": 2}
+    (path / "run.json").write_text(json.dumps({**state, "hyperparameters": {}, "wall_time_s": 120.0}))
+    with open(path / "final_evaluation.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(EVALUATION_COLUMNS)
+        for split, offset in (("train", 0), ("test", 3)):
+            for i in range(3):
+                for episode in (1, 2):
+                    value = returns[split] + 0.1 * i if episode == 2 else -3.0
+                    solved = "" if reached is None else int(i < reached)
+                    writer.writerow([100, split, 0, f"{offset + i} 6", episode, value, 30, solved])
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    for seed in (0, 1, 2):
+        made_up_run(tmp_path / "results", seed, {"train": 20.0 + seed, "test": 10.0 + 0.1 * seed}, reached=2)
+        made_up_run(tmp_path / "results", seed, {"train": 22.0, "test": 5.0 + 3.0 * seed}, "rl2", reached=1)
+    variants = {"ldm": None, "rl2": None, "mixreg": None}
+    experiment = load_experiment("tiny", write(tmp_path / "yml", variants=variants, seeds=[0, 1, 2], learned=21.0))
+    return experiment, load_variants(experiment, tmp_path / "results")
+
+
+def test_the_interquartile_mean_leaves_the_extremes_out():
+    scores = np.array([[-100.0, 1.0, 2.0, 100.0], [-100.0, 1.0, 2.0, 100.0]])
+    interval = iqm_interval(scores)
+    assert interval.point == interval.low == interval.high == 1.5
+    assert interval.text() == "1.50 [1.50, 1.50]"
+    assert iqm_interval(scores[:1]).text(1) == "1.5"
+
+
+def test_intervals_are_reproducible_and_leave_the_random_state_alone():
+    scores = np.random.default_rng(0).normal(size=(4, 10))
+    state = np.random.get_state()[1].copy()
+    one, two, other = iqm_interval(scores), iqm_interval(scores), iqm_interval(scores, seed=1)
+    assert one == two and one != other
+    assert one.low < one.point < one.high
+    np.testing.assert_array_equal(state, np.random.get_state()[1])
+    assert iqm_interval(scores + 10).above(one) and not one.above(one)
+
+
+def test_scores_are_by_seed_and_task(made_up, tmp_path):
+    _, variants = made_up
+    scores = task_scores(variants["ldm"], "test", 2)
+    np.testing.assert_allclose(scores, [[10.0, 10.1, 10.2], [10.1, 10.2, 10.3], [10.2, 10.3, 10.4]])
+    assert (task_scores(variants["ldm"], "test", 1) == -3.0).all()
+    made_up_run(tmp_path / "other", 0, {"train": 0.0, "test": 0.0})
+    path = tmp_path / "other" / "tiny" / "ldm_seed0" / "final_evaluation.csv"
+    path.write_text(path.read_text().replace("5 6", "5 5"))
+    moved = load_variants(load_experiment("tiny", write(tmp_path / "yml2", seeds=[0])), tmp_path / "other")
+    with pytest.raises(ValueError, match="different tasks"):
+        task_scores([variants["ldm"][0], moved["ldm"][0]], "test", 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        ({"split": "test", "variant": "ldm", "reached": 2}, "as expected: 2.0 ± 0.0"),
+        ({"split": "test", "variant": "ldm", "reached": 2.5}, "NOT as expected: 2.0 ± 0.0"),
+        ({"split": "train", "variant": "rl2", "returned": 22.0}, "as expected: 22.10 ± 0.00"),
+        ({"split": "test", "better": "ldm", "worse": "rl2"}, "undecided, the intervals overlap: 10.20"),
+        ({"split": "train", "better": "rl2", "worse": "ldm"}, "as expected: 22.10 [22.10, 22.10] against 21.10 ["),
+        ({"split": "test", "better": "ldm", "worse": "mixreg"}, "not run yet: mixreg"),
+    ],
+)
+def test_expectations_are_judged_by_the_intervals(made_up, given, verdict):
+    assert report.judge(Expectation("claim", **given), made_up[1]).startswith(verdict)
+
+
+def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
+    _, variants = made_up
+    raised = [
+        replace(one, final_evaluation=replace(one.final_evaluation, returns=one.final_evaluation.returns + 50))
+        for one in variants["ldm"]
+    ]
+    both = {"ldm": raised, "rl2": variants["rl2"]}
+    better = Expectation("claim", "test", better="ldm", worse="rl2")
+    assert report.judge(better, both).startswith("as expected: 60.20 [")
+    assert report.judge(replace(better, better="rl2", worse="ldm"), both).startswith("NOT as expected: ")
+    one_seed = {**both, "ldm": raised[:1]}
+    assert report.judge(better, one_seed).startswith("as expected, but one seed tells little")
+
+
+def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
+    experiment, variants = made_up
+    assert report.failed_seeds(variants["ldm"], 21.0) == [0] and report.failed_seeds(variants["ldm"], None) == []
+    text = report.section(experiment, variants, tmp_path, tmp_path / "RESULTS.md")
+    assert "| LDM | 3 (not learned: 0) | 100 | 2 ± 0 |" in text and "2.0 ± 0.0" in text
+    assert "Not run yet: mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
+    table = task_table(variants, "test", 2)
+    assert "| 3, 6 | 10.10 | 8.00 |" in table
+    assert len(comparison(variants).axes) == 2
+
+
+def test_the_committed_page_is_that_of_the_committed_results():
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert page == report.results_page(draw=False)
