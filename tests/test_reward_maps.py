@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import configure
 from sb3_ldm import LDM
 from sb3_ldm.common.probes import get_probes, has_probes
 from sb3_ldm.envs.gridworld import cells
-from sb3_ldm.ldm.reward_maps import RewardMapCallback, belief_maps, sample_reward_maps
+from sb3_ldm.ldm.reward_maps import RewardMapCallback, belief_maps, imaginary_contrast, sample_reward_maps
 
 NETWORK = {"reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0), "vae_kwargs": {"encoder_hidden_size": 16}}
 N_ENVS, STEPS = 8, 12  # 2 episodes of 6 steps
@@ -67,13 +67,38 @@ def test_every_run_logs_what_it_imagines(tmp_path):
         assert float(row["imagination/return_1"]) <= 6.0
 
 
-def test_it_is_added_where_tasks_can_be_probed():
+def test_a_mixture_of_one_partner_asks_for_as_much_as_a_true_task_and_a_flat_one_for_less():
+    model = make(n_partners=1, imagination_dropout="off").learn(2 * N_ENVS * STEPS)
+    env = model.mixture_env
+    assert 0.5 < imaginary_contrast(env, n_mixtures=200) < 2.0
+    assert imaginary_contrast(env, seed=1) == imaginary_contrast(env, seed=1) != imaginary_contrast(env, seed=2)
+    asked = []
+
+    def expected(latents, states, actions, next_states, generator):
+        asked.append(latents)
+        height = 0.5 if latents is env.imagination.final_means else 0.1
+        return height * np.tile(np.linspace(-1, 1, len(states)), (len(latents), 1)) + 7.0
+
+    env.imagination.expected_rewards = expected
+    assert imaginary_contrast(env, n_mixtures=5) == pytest.approx(0.2)
+    assert [len(latents) for latents in asked] == [5, model.n_normal]
+
+
+def test_it_is_added_whether_or_not_tasks_can_be_probed(tmp_path):
     called = []
     callback = make()._init_callback(lambda _locals, _globals: called.append(1) or True)
     assert any(isinstance(one, RewardMapCallback) for one in callback.callbacks)
-    bandit = LDM("MlpLstmPolicy", vec_env(Bandit, 4), reward_likelihood="bernoulli", mixture_ratio=0.25, device="cpu")
+    bandit = LDM(
+        "MlpLstmPolicy",
+        vec_env(Bandit, 4),
+        **{"reward_likelihood": "bernoulli", "mixture_ratio": 0.25, "device": "cpu", "vae_batch_size": 3, "seed": 0},
+    )
     assert not has_probes(bandit.env)
-    bandit.learn(4 * 8)
+    bandit.set_logger(configure(str(tmp_path), ["csv"]))
+    bandit.learn(4 * 4 * 8, callback=RewardMapCallback(freq=1))
+    with open(tmp_path / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["imagination/contrast"]) > 0 and "imagination/share_unseen" not in rows[-1]
     make().learn(N_ENVS * STEPS, callback=lambda _locals, _globals: called.append(1) or True)
     assert len(called) == STEPS
 

@@ -47,7 +47,7 @@ def test_defaults_give_way_to_what_the_user_says() -> None:
 
 
 def test_unknown_algorithm_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="ldm, rl2"):
+    with pytest.raises(ValueError, match=r"ldm, .*, rl2"):
         config_path("maml")
 
 

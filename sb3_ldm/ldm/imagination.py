@@ -215,6 +215,11 @@ class Imagination:
             return model.expected_reward(outputs)
         return model.low + (model.high - model.low) * outcome
 
+    @property
+    def final_means(self) -> th.Tensor:
+        """Means of the beliefs at the ends of the normal workers' last meta-episodes, ``(n_normal, latent_dim)``."""
+        return self._final_mu
+
     @th.no_grad()
     def sample_final_mixtures(self, n_mixtures: int, generator: th.Generator) -> tuple[th.Tensor, th.Tensor]:
         """

@@ -12,7 +12,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
-from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
@@ -239,7 +238,7 @@ class LDM(LatentDynamicsPPO, RL2):
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = callback if isinstance(callback, list) else [callback]
         watched = any(isinstance(one, RewardMapCallback) for one in callbacks)
-        if self.n_mixture == 0 or watched or not has_probes(self.env):  # type: ignore[arg-type]
+        if self.n_mixture == 0 or watched:
             return super()._init_callback(callback, progress_bar)
         given = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in callbacks]
         return super()._init_callback([*given, RewardMapCallback()], progress_bar)

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBatch
-from sb3_ldm.common.probes import get_probes
+from sb3_ldm.common.probes import get_probes, has_probes
 from sb3_ldm.envs.tasks import TaskProbes, unseen_split
 from sb3_ldm.ldm.imagination import Imagination
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
@@ -72,6 +72,32 @@ def decode_mixtures(
     return RewardMaps(per_task, tasks, maps, probes.tasks)
 
 
+def imaginary_contrast(env: MixtureVecEnv, n_mixtures: int = 64, n_transitions: int = 256, seed: int = 0) -> float:
+    """
+    Do imaginary tasks ask for something? Where mixtures fall between what the decoder knows, it may promise about the same for
+    whatever is done, and nothing can be learned from it.
+
+    :param env: the mixture workers' environments, after a meta-episode of every normal worker
+    :param n_mixtures: number of mixtures
+    :param n_transitions: transitions of the buffer that they are asked about
+    :param seed: of the mixtures and transitions; training's random streams are left alone
+    :return: standard deviation of a mixture's rewards over transitions, by that of the beliefs that are mixed; near 1 if
+        imaginary tasks are as demanding as true ones
+    :raises ValueError: if no meta-episode has ended yet
+    """
+    if not env.has_final_beliefs:
+        raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
+    generator = th.Generator(env.imagination.device).manual_seed(seed)
+    known = env.buffer.sample_transitions(n_transitions, np.random.default_rng(seed))
+    _, mixtures = env.imagination.sample_final_mixtures(n_mixtures, generator)
+    steps = (known.states, known.actions, known.next_states)
+    mixed, own = (
+        env.imagination.expected_rewards(latents, *steps, generator).std(axis=1).mean()
+        for latents in (mixtures, env.imagination.final_means)
+    )
+    return float(mixed / max(own, 1e-8))
+
+
 @th.no_grad()
 def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
     """
@@ -92,9 +118,10 @@ def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskPr
 
 class RewardMapCallback(BaseCallback):
     """
-    Log what is imagined: ``imagination/share_unseen``, the share of sampled reward maps that peak on an unseen task;
+    Log what is imagined: ``imagination/contrast``, see :func:`imaginary_contrast`. Where the tasks can be probed also
+    ``imagination/share_unseen``, the share of sampled reward maps that peak on an unseen task;
     ``imagination/distinct_unseen``, on how many different ones; ``imagination/peak_reward``, the mean height of the peaks.
-    LDM adds it by itself where the tasks can be probed.
+    LDM adds it by itself.
 
     :param freq: time steps (of all sub-environments together) between looks
     :param n_maps: mixtures per look
@@ -116,10 +143,14 @@ class RewardMapCallback(BaseCallback):
         if self.num_timesteps - self._last < self.freq:
             return
         self._last = self.num_timesteps
-        try:
-            maps = sample_reward_maps(self.model.mixture_env, self.n_maps, seed=self.num_timesteps)  # type: ignore[attr-defined]
-        except ValueError:
-            return  # no meta-episode has ended yet
+        env = self.model.mixture_env  # type: ignore[attr-defined]
+        if not env.has_final_beliefs or len(env.buffer) == 0:
+            return
+        self.logger.record("imagination/contrast", imaginary_contrast(env, seed=self.num_timesteps))
+        if has_probes(self.training_env):
+            self._log_maps(sample_reward_maps(env, self.n_maps, seed=self.num_timesteps))
+
+    def _log_maps(self, maps: RewardMaps) -> None:
         distribution = task_distribution_of(self.training_env)
         unseen = distribution.tasks(unseen_split(distribution))
         hits = (maps.peaks()[:, None] == unseen[None]).all(-1)
