@@ -13,6 +13,7 @@ DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "M
 DISPLAY_NAMES |= {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
+_SPLIT_NAMES |= {"test1": "unseen, between", "test2": "unseen, outside"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.ldm import LDM
 from sb3_ldm.train import DEFAULTS, main, with_defaults
@@ -49,6 +50,23 @@ def test_defaults_give_way_to_what_the_user_says() -> None:
 def test_unknown_algorithm_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"ldm, .*, rl2"):
         config_path("maml")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "env_kwargs", "while_training", "final"),
+    [
+        ("GridNavi-v0", {}, ("train", "test"), ("train", "test")),
+        ("GridNavi-v0", {"validation_tasks": 6}, ("train", "validation"), ("train", "validation")),
+        ("GridNaviExtrapolation-v0", {}, ("train", "test"), ("train", "test", "test1", "test2")),
+        ("GridNaviExtrapolation-v0", {"validation_tasks": 3}, ("train", "validation"), ("train", "validation")),
+        ("HalfCheetahVelocity-v0", {}, ("train", "eval"), ("train", "eval", "test")),
+    ],
+)
+def test_what_agents_are_evaluated_on(env_id, env_kwargs, while_training, final):
+    env = make_meta_vec_env(env_id, 1, env_kwargs=env_kwargs)
+    assert experiment.evaluation_splits(env) == while_training
+    assert experiment.evaluation_splits(env, final=True) == final
+    env.close()
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, task_dist
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
-from sb3_ldm.envs.tasks import unseen_split
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.ldm import LDM
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories
@@ -39,11 +39,16 @@ FINAL_REPEATS = 10
 def evaluation_splits(env: VecEnv, final: bool = False) -> tuple[str, ...]:
     """
     :param env: vectorised meta-episode environments
-    :param final: whether it is the evaluation at the end, which also samples the test tasks where they are infinitely many
+    :param final: whether it is the evaluation at the end, which also samples the test tasks where they are infinitely many,
+        and tells parts of the test tasks that have a name
     :return: the splits to evaluate on
     """
-    unseen = unseen_split(task_distribution_of(env))
-    return ("train", unseen, "test") if final and unseen == "eval" else ("train", unseen)
+    tasks = task_distribution_of(env)
+    unseen = unseen_split(tasks)
+    if not final or unseen == VALIDATION:
+        return ("train", unseen)
+    named = tuple(split for split in tasks.splits if split not in SPLITS)
+    return ("train", unseen, *(("test",) if unseen == "eval" else ()), *named)
 
 
 class MetaExperimentManager(ExperimentManager):
