@@ -95,6 +95,7 @@ def make_locomotion(
     task_split: str = "train",
     episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
     horizon: int = locomotion.HORIZON,
+    validation_tasks: int = 0,
     observe_task: bool = False,
     render_mode: str | None = None,
     **kwargs: Any,
@@ -106,12 +107,13 @@ def make_locomotion(
     :param task_split: the split that tasks are sampled from; ``"all"`` for the paper's oracle
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param horizon: steps of an episode, H in the paper
+    :param validation_tasks: how many tasks stand for the training tasks that are held out as the split ``validation``
     :param observe_task: append the task to the state, for an oracle that need not search
     :param render_mode: None or one of gymnasium's
     :param kwargs: of the gymnasium environment, for instance the size of pictures
     :return: the environment
     """
-    env: gym.Env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, **kwargs)
+    env: gym.Env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, validation_tasks, **kwargs)
     return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
 
 
@@ -121,6 +123,7 @@ def make_batched_locomotion(
     task_split: str = "train",
     episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
     horizon: int = locomotion.HORIZON,
+    validation_tasks: int = 0,
     observe_task: bool = False,
     render_mode: str | None = None,
     **kwargs: Any,
@@ -136,7 +139,7 @@ def make_batched_locomotion(
     """
     if kwargs:
         raise ValueError(f"env_kwargs={kwargs!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'.")
-    physics = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads())
+    physics = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads(), validation_tasks)
     backend = _observed(physics, observe_task)
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
 

@@ -45,7 +45,7 @@ if mode == "wait" and not resumed:
 """
 
 
-def write(folder: Path, name="tiny", **data) -> Path:
+def write(folder, name="tiny", **data):
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.yml").write_text(yaml.safe_dump({**DATA, "variants": {"ldm": None}, **data}))
     return folder
@@ -58,7 +58,7 @@ def jobs_of(experiment: Experiment, tmp_path: Path) -> list[run.Job]:
 @pytest.fixture
 def scripted(tmp_path, monkeypatch):
     """An experiment of four runs, whose training is a script; its mode by variant."""
-    modes: dict[str, str] = {}
+    modes = {}
 
     def command(self, folder, checkpoint=None):
         mode = modes.get(self.variant, "work")

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ldm import make_meta_vec_env
 from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
 from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of
+from sb3_ldm.envs.tasks import unseen_split
 
 IDS = list(DOMAINS)
 needs_envpool = pytest.mark.skipif(not has_envpool(), reason="EnvPool is not installed")
@@ -277,3 +278,37 @@ def test_without_envpool_the_other_backend_is_taken(monkeypatch: pytest.MonkeyPa
 def test_an_unknown_domain_is_named() -> None:
     with pytest.raises(ValueError, match=r"Humanoid-v0.*AntGoal-v0"):
         domain_of("Humanoid-v0")
+
+
+@pytest.mark.parametrize("env_id", ["AntGoal-v0", "HalfCheetahVelocity-v0"])
+def test_the_training_tasks_nearest_to_the_test_tasks_are_held_out(env_id):
+    whole, rng = DOMAINS[env_id].make_tasks(), np.random.default_rng(0)
+    assert whole.hold_out(0) is whole and "validation" not in whole.splits
+    tasks = whole.hold_out(6)
+    assert "validation" not in whole.splits and unseen_split(tasks) == "validation"
+    low, middle_low, middle_high, high = (0.0, 0.8, 2.6, 3.0) if env_id == "AntGoal-v0" else (0.0, 0.4, 3.1, 3.5)
+    train = np.linalg.norm([tasks.sample("train", rng) for _ in range(500)], axis=-1)
+    assert ((train >= low) & (train <= middle_low) | (train >= middle_high) & (train <= high)).all()
+    held_out = np.linalg.norm(tasks.tasks("validation"), axis=-1)
+    assert len(held_out) == 6 and tasks.is_finite("validation")
+    before = np.linalg.norm([whole.sample("train", rng) for _ in range(500)], axis=-1)
+    for value in held_out:
+        assert middle_low < value < middle_high  # no longer trained on
+        assert np.abs(before - value).min() < 0.05  # but before
+    sampled = np.linalg.norm([tasks.sample("validation", rng) for _ in range(50)], axis=-1)
+    assert ((sampled > middle_low) & (sampled < middle_high)).all()
+    np.testing.assert_array_equal(tasks.tasks("eval"), whole.tasks("eval"))
+    with pytest.raises(ValueError, match="validation_tasks=-1"):
+        whole.hold_out(-1)
+
+
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+def test_environments_hold_training_tasks_out(backend):
+    if backend == "batched":
+        pytest.importorskip("envpool")
+    env = make_meta_vec_env("HalfCheetahVelocity-v0", 1, seed=0, backend=backend, env_kwargs={"validation_tasks": 4})
+    assert len(env.get_attr("task_distribution")[0].tasks("validation")) == 4
+    env.close()
+    env = make_meta_vec_env("AntDirection-v0", 1, seed=0, backend=backend, env_kwargs={"validation_tasks": 1})
+    assert len(env.get_attr("task_distribution")[0].tasks("train")) == 3
+    env.close()

@@ -27,11 +27,14 @@ class BatchedLocomotion:
     :param domain: the domain
     :param max_episode_steps: length of an episode
     :param num_threads: threads that step the physics, at most one for each environment
+    :param validation_tasks: training tasks to hold out as the split ``validation``
     :raises ValueError: if a number is not positive
     :raises ImportError: if EnvPool is not installed
     """
 
-    def __init__(self, num_envs: int, domain: Domain, max_episode_steps: int = HORIZON, num_threads: int = 1) -> None:
+    def __init__(
+        self, num_envs: int, domain: Domain, max_episode_steps: int = HORIZON, num_threads: int = 1, validation_tasks: int = 0
+    ) -> None:
         for name, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps), ("num_threads", num_threads)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -43,7 +46,7 @@ class BatchedLocomotion:
         self.num_threads = min(num_threads, num_envs)
         self.observation_space = state_space(domain)
         self.action_space: spaces.Space = spaces.Box(-1.0, 1.0, (domain.action_dim,), dtype=np.float32)
-        self._distribution = domain.make_tasks()
+        self._distribution = domain.make_tasks().hold_out(validation_tasks)
         self._pool: Any = None
         self._tasks = np.zeros((num_envs, self._distribution.task_dim))
         self._elapsed = np.zeros(num_envs, dtype=np.int64)

@@ -15,15 +15,16 @@ from the code that the paper's authors released, which is made for an old MuJoCo
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils.seeding import np_random
 
-from sb3_ldm.envs.tasks import FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION, FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
 
 HORIZON = 200  #: steps of one episode, H in the paper
 TIMESTEP = 0.05  #: seconds of one environment step, five integration steps in all domains
@@ -40,7 +41,66 @@ class DirectionTasks(FiniteTaskDistribution):
         super().__init__({"train": train, "test": train + np.pi / 4})
 
 
-class GoalTasks(TaskDistribution):
+SelfRange = TypeVar("SelfRange", bound="RangeTasks")
+
+
+class RangeTasks(TaskDistribution):
+    """
+    Tasks told by one number, a target velocity or a distance, which comes from the ranges of a split.
+
+    Of infinitely many training tasks a part can be held out: the fifth of each range that is nearest to the test tasks.
+    """
+
+    RANGES: ClassVar[Mapping[str, tuple[tuple[float, float], ...]]]  #: of ``train``, ``test`` and ``all``
+    HELD_OUT: ClassVar[float] = 0.2  #: share of each training range that is held out
+
+    def __init__(self) -> None:
+        self.ranges = dict(self.RANGES)
+        self.n_validation = 0
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (*SPLITS, VALIDATION) if self.n_validation else SPLITS
+
+    def hold_out(self: SelfRange, n_tasks: int) -> SelfRange:
+        """
+        Hold out the training tasks that are nearest to the test tasks, so that choices can be made without a look at these.
+
+        :param n_tasks: how many of them stand for the split ``validation`` in evaluations; 0 for the distribution as it is
+        :return: the distribution without them in ``train``
+        :raises ValueError: if it is negative
+        """
+        if n_tasks < 0:
+            raise ValueError(f"validation_tasks={n_tasks}: use 0 or a number of tasks to evaluate on.")
+        if n_tasks == 0:
+            return self
+        test_low = self.RANGES["test"][0][0]
+        kept, held_out = [], []
+        for low, high in self.RANGES["train"]:
+            width = self.HELD_OUT * (high - low)
+            inner = (high - width, high) if high <= test_low else (low, low + width)
+            held_out.append(inner)
+            kept.append((low, inner[0]) if high <= test_low else (inner[1], high))
+        smaller = copy(self)
+        smaller.n_validation = n_tasks
+        smaller.ranges = {**self.ranges, "train": tuple(kept), VALIDATION: tuple(held_out)}
+        return smaller
+
+    def evenly_spread(self, split: str, n_tasks: int) -> np.ndarray:
+        """
+        :param split: a split that has ranges
+        :param n_tasks: number of values
+        :return: values evenly spread over the ranges laid end to end, ``(n_tasks,)``
+        """
+        lengths = np.array([high - low for low, high in self.ranges[split]])
+        places = (np.arange(n_tasks) + 0.5) / n_tasks * lengths.sum()
+        which = np.searchsorted(np.cumsum(lengths), places, side="right")
+        offsets = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+        lows = np.array([low for low, _ in self.ranges[split]])
+        return lows[which] + places - offsets[which]
+
+
+class GoalTasks(RangeTasks):
     """
     Goal positions in metres, ``[x, y]``: training goals near the start or far from it, unseen goals at distances between.
 
@@ -48,7 +108,7 @@ class GoalTasks(TaskDistribution):
     between them, ``all`` the disc of radius 3. ``eval`` is at distance 1.75 in four directions.
     """
 
-    RADII: ClassVar[Mapping[str, tuple[tuple[float, float], ...]]] = MappingProxyType(
+    RANGES: ClassVar[Mapping[str, tuple[tuple[float, float], ...]]] = MappingProxyType(
         {"train": ((0.0, 1.0), (2.5, 3.0)), "test": ((1.0, 2.5),), "all": ((0.0, 3.0),)}
     )
     EVAL_RADIUS: ClassVar[float] = 1.75
@@ -60,18 +120,26 @@ class GoalTasks(TaskDistribution):
     def sample(self, split: str, rng: np.random.Generator) -> Task:
         if self.validate_split(split) == "eval":
             return self.tasks(split)[rng.integers(4)]
-        low, high = _choose_range([(low**2, high**2) for low, high in self.RADII[split]], rng)
+        low, high = _choose_range([(low**2, high**2) for low, high in self.ranges[split]], rng)
         radius, angle = np.sqrt(rng.uniform(low, high)), rng.uniform(0.0, 2.0 * np.pi)
         return radius * np.array([np.cos(angle), np.sin(angle)])
 
     def tasks(self, split: str) -> np.ndarray:
-        if split != "eval":
-            return super().tasks(split)
-        angles = 0.5 * np.pi * np.arange(4)
-        return self.EVAL_RADIUS * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        self.validate_split(split)
+        if split == "eval":
+            return self.EVAL_RADIUS * _around(0.5 * np.pi * np.arange(4))
+        if split == VALIDATION:
+            # A turn by the golden angle, so that neighbouring distances lie in different directions.
+            angles = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(self.n_validation)
+            return self.evenly_spread(split, self.n_validation)[:, None] * _around(angles)
+        return super().tasks(split)
 
 
-class VelocityTasks(TaskDistribution):
+def _around(angles: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+class VelocityTasks(RangeTasks):
     """
     Target velocities in metres a second, ``[v]``: slow and fast ones to train on, each half of the time, unseen ones between.
 
@@ -89,22 +157,17 @@ class VelocityTasks(TaskDistribution):
     def sample(self, split: str, rng: np.random.Generator) -> Task:
         if self.validate_split(split) == "eval":
             return self.tasks(split)[rng.integers(5)]
-        return np.array([rng.uniform(*_choose_range(self.RANGES[split], rng))])
+        return np.array([rng.uniform(*_choose_range(self.ranges[split], rng))])
 
     def tasks(self, split: str) -> np.ndarray:
-        return np.array([[0.75], [1.25], [1.75], [2.25], [2.75]]) if split == "eval" else super().tasks(split)
+        self.validate_split(split)
+        if split == "eval":
+            return np.array([[0.75], [1.25], [1.75], [2.25], [2.75]])
+        return self.evenly_spread(split, self.n_validation)[:, None] if split == VALIDATION else super().tasks(split)
 
     def representatives(self, split: str, n_tasks: int, seed: int = 0) -> np.ndarray:
         """Velocities that are evenly spread, so that a few stand for all."""
-        if self.validate_split(split) == "eval":
-            return self.tasks(split)
-        lengths = np.array([high - low for low, high in self.RANGES[split]])
-        # Along the ranges laid end to end.
-        places = (np.arange(n_tasks) + 0.5) / n_tasks * lengths.sum()
-        which = np.searchsorted(np.cumsum(lengths), places, side="right")
-        offsets = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
-        lows = np.array([low for low, _ in self.RANGES[split]])
-        return (lows[which] + places - offsets[which])[:, None]
+        return self.tasks(split) if self.is_finite(split) else self.evenly_spread(split, n_tasks)[:, None]
 
 
 def _choose_range(ranges: Any, rng: np.random.Generator) -> tuple[float, float]:
@@ -294,11 +357,19 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
     :param domain: the domain
     :param task_split: the split that ``reset()`` samples tasks from
     :param render_mode: None or one of gymnasium's
+    :param validation_tasks: training tasks to hold out as the split ``validation``
     :param kwargs: of the gymnasium environment, for instance the size of pictures
     :raises ValueError: if there is no such split
     """
 
-    def __init__(self, domain: Domain, task_split: str = "train", render_mode: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        task_split: str = "train",
+        render_mode: str | None = None,
+        validation_tasks: int = 0,
+        **kwargs: Any,
+    ) -> None:
         options: dict[str, Any] = {"exclude_current_positions_from_observation": False, **kwargs}
         if domain.base_id == "Ant-v5":
             options["terminate_when_unhealthy"] = domain.terminates
@@ -306,7 +377,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         base = gym.make(domain.base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode, **options)
         super().__init__(base.unwrapped)
         self.domain = domain
-        self.set_tasks(domain.make_tasks(), task_split)
+        self.set_tasks(domain.make_tasks().hold_out(validation_tasks), task_split)
         self.observation_space = state_space(domain)
         self._raw: np.ndarray | None = None
         self._task_rng, _ = np_random()

@@ -21,6 +21,7 @@ SPLITS = ("train", "test", "eval", "all")
 #: The split of training tasks that were held out, where some were.
 VALIDATION = "validation"
 
+SelfTasks = TypeVar("SelfTasks", bound="TaskDistribution")
 SelfFinite = TypeVar("SelfFinite", bound="FiniteTaskDistribution")
 
 
@@ -97,6 +98,18 @@ class TaskDistribution(ABC):
             return self.tasks(split)
         rng = np.random.default_rng(seed)
         return np.stack([self.sample(split, rng) for _ in range(n_tasks)])
+
+    def hold_out(self: SelfTasks, n_tasks: int) -> SelfTasks:
+        """
+        Move training tasks to a split :data:`VALIDATION`, so that choices can be made without a look at the test tasks.
+
+        :param n_tasks: number of tasks that the split is evaluated on; 0 for the distribution as it is
+        :return: the distribution without them in ``train``
+        :raises ValueError: if this family cannot do it
+        """
+        if n_tasks:
+            raise ValueError(f"validation_tasks={n_tasks}: {type(self).__name__} does not say how to hold out training tasks.")
+        return self
 
     def validate_split(self, split: str) -> str:
         """
