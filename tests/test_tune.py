@@ -1,0 +1,190 @@
+"""The search of hyperparameters: on held-out tasks only, pruned, resumed, and written down."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from sb3_ldm.train import main as train
+from sb3_ldm.tune import main, with_defaults
+from sb3_ldm.zoo import tuning
+from sb3_ldm.zoo.registration import ALGORITHMS
+from sb3_ldm.zoo.search_space import DEFAULT_NAMES, SEARCH_SPACES, check_names, suggest, to_hyperparameters
+from sb3_ldm.zoo.tuning import free_lost_trials, n_counted, open_storage
+
+#: A study of small agents on short meta-episodes: 4 x 10 steps in a rollout.
+SMALL = ["--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "-n", "120", "--n-evaluations", "3"]
+PARAMS = ["-params", "n_envs:4", "batch_size:20", "vae_batch_size:3", "imagination_starts:0"]
+
+
+def tune(folder: Path, *more: str, algo: str = "ldm") -> optuna.Study:
+    main(["--algo", algo, "-f", str(folder), *SMALL, *more])
+    return load(folder, algo)
+
+
+def load(folder: Path, algo: str = "ldm") -> optuna.Study:
+    name = f"{algo}_GridNavi-v0"
+    return optuna.load_study(study_name=name, storage=open_storage(str(folder / algo / "tune" / f"{name}.log")))
+
+
+@pytest.fixture(autouse=True)
+def _restore_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tune"])
+
+
+# The search space
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_can_be_tuned(algo):
+    values = {name: [] for name in SEARCH_SPACES[algo]}
+    for seed in range(5):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        for name, value in suggest(study.ask(), algo, list(values)).items():
+            values[name].append(value)
+    assert all(len(set(given)) > 1 for given in values.values())
+    assert set(DEFAULT_NAMES[algo]) <= set(values)
+
+
+@pytest.mark.parametrize("meta_episodes", [1, 2])
+@pytest.mark.parametrize(("sequences", "expected"), [(4, 4), (16, 16), (32, 16)])
+def test_no_meta_episode_is_ever_cut(meta_episodes, sequences, expected):
+    values = {"meta_episodes_per_rollout": meta_episodes, "sequences_per_minibatch": sequences, "beta": 1.5}
+    found = to_hyperparameters(values, meta_episode_steps=120, n_envs=16, n_steps=None)
+    assert found == {"beta": 1.5, "n_steps": 120 * meta_episodes, "batch_size": expected * 120 * meta_episodes}
+
+
+def test_the_learning_rate_decays_and_given_rollouts_are_kept():
+    assert to_hyperparameters({"learning_rate": 0.001}, 120, 16, None) == {"learning_rate": "lin_0.001"}
+    assert to_hyperparameters({"sequences_per_minibatch": 8}, 120, 16, 240) == {"batch_size": 8 * 240}
+
+
+def test_unknown_parameters_are_refused():
+    assert check_names("ldm", None) == DEFAULT_NAMES["ldm"]
+    with pytest.raises(ValueError, match=r"tune=alpha of ldm: choose of mixture_ratio, beta"):
+        check_names("ldm", ["beta", "alpha"])
+    with pytest.raises(ValueError, match="tune=beta of rl2"):
+        check_names("rl2", ["beta"])
+
+
+def test_defaults_give_way_to_what_the_user_says():
+    words, tuned = with_defaults(["--tune", "beta", "kl_weight", "--n-trials", "3"])
+    assert tuned == ["beta", "kl_weight"]
+    assert words[words.index("--storage") + 1] == "logs/ldm/tune/ldm_GridNavi-v0.log"
+    assert words[words.index("--env-kwargs") + 1] == "validation_tasks:6" and words[-2:] == ["--n-trials", "3"]
+    words, tuned = with_defaults(["--env-kwargs", "validation_tasks:4", "horizon:5", "--storage", "sqlite:///a.db"])
+    assert tuned is None and words[words.index("--storage") + 1] == "sqlite:///a.db"
+    start = words.index("--env-kwargs")
+    assert words[start + 1 : start + 3] == ["validation_tasks:4", "horizon:5"]
+
+
+# The study
+
+
+def test_a_study_is_run_resumed_and_its_best_configuration_trained(tmp_path, capsys):
+    study = tune(tmp_path, "--n-trials", "2", "--tune", "mixture_ratio", "sequences_per_minibatch", *PARAMS)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert set(study.best_params) == {"mixture_ratio", "sequences_per_minibatch"}
+    assert -3.0 <= study.best_value <= 5.0 and len(study.trials[0].intermediate_values) == 3
+    study = tune(tmp_path, "--n-trials", "1", "--tune", "mixture_ratio", "sequences_per_minibatch", *PARAMS)
+    assert len(study.trials) == 3
+    assert "2 trials so far, 1 to run" in capsys.readouterr().out
+    folder = tmp_path / "ldm" / "tune" / "ldm_GridNavi-v0"
+    assert {path.name for path in folder.iterdir()} >= {"trials.csv", "best.yml", "history.png"}
+    [(env, best)] = yaml.safe_load((folder / "best.yml").read_text()).items()
+    chosen = json.loads(study.best_trial.user_attrs["hyperparameters"])
+    assert env == "GridNavi-v0" and chosen.items() <= best.items() and best["kl_weight"] == 1.0
+    options = [
+        "--env-kwargs",
+        "horizon:5",
+        "episodes_per_task:2",
+        "-n",
+        "40",
+        "-f",
+        str(tmp_path / "logs"),
+        "--eval-freq",
+        "-1",
+    ]
+    train(["--algo", "ldm", "--env", "GridNavi-v0", "-conf", str(folder / "best.yml"), *options, *PARAMS])
+    assert (tmp_path / "logs" / "ldm" / "GridNavi-v0_1" / "final_evaluation.csv").is_file()
+
+
+def test_max_total_trials_counts_what_is_there(tmp_path):
+    tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
+    study = tune(tmp_path, "--max-total-trials", "2", *PARAMS[:3], algo="rl2")
+    assert len(study.trials) == 2
+    assert len(tune(tmp_path, "--max-total-trials", "2", *PARAMS[:3], algo="rl2").trials) == 2
+
+
+def test_trials_that_are_behind_are_pruned(tmp_path, monkeypatch):
+    scores = iter([5.0, 5.0, 5.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(tuning, "validation_return", lambda model, env: next(scores))
+    study = tune(tmp_path, "--n-trials", "2", "--n-startup-trials", "1", *PARAMS[:3], algo="rl2")
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert study.best_trial.number == 0 and study.best_value == 5.0
+    assert len(study.trials[1].intermediate_values) < 3
+
+
+def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
+    asked = []
+    original = tuning.evaluate_meta
+
+    def watched(model, env, split, **kwargs):
+        result = original(model, env, split, **kwargs)
+        asked.append((split, {tuple(task) for task in result.tasks}))
+        return result
+
+    monkeypatch.setattr(tuning, "evaluate_meta", watched)
+    tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
+    assert asked and all(split == "validation" for split, _ in asked)
+    assert all(max(task) in (2, 6) for _, tasks in asked for task in tasks)  # rings of the training goals
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env-kwargs", "validation_tasks:0"], "needs held-out training tasks"),
+        (["--env-kwargs", "task_split:'all'"], "leave task_split"),
+        (["--eval-env-kwargs", "task_split:'test'"], "leave task_split"),
+        (["--tune", "alpha"], "tune=alpha of ldm"),
+        (["--n-jobs", "2"], "n_jobs=2"),
+    ],
+)
+def test_what_would_look_at_them_is_refused_before_any_work(tmp_path, words, message):
+    with pytest.raises(ValueError, match=message):
+        main(["--algo", "ldm", "--env", "GridNavi-v0", "-f", str(tmp_path), "-n", "120", "--n-trials", "1", *words])
+    assert not list(tmp_path.rglob("*.log"))
+
+
+def test_trials_of_killed_workers_do_not_count(tmp_path):
+    study = optuna.create_study(storage=open_storage(str(tmp_path / "a.log")), study_name="a")
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    for process in (int(dead.stdout), os.getpid()):
+        study.ask().set_user_attr("worker", [os.uname().nodename, process])
+    study.ask().set_user_attr("worker", ["another machine", 1])
+    study.ask()
+    assert n_counted(study) == 4
+    assert free_lost_trials(study) == [0]
+    assert n_counted(study) == 3
+
+
+@pytest.mark.slow
+def test_several_workers_share_a_study_and_one_may_be_killed(tmp_path):
+    command = [sys.executable, "-m", "sb3_ldm.tune", "--algo", "rl2", "-f", str(tmp_path), *SMALL, "--max-total-trials", "6"]
+    workers = [subprocess.Popen([*command, "--seed", str(i), *PARAMS[:3]], stdout=subprocess.DEVNULL) for i in range(3)]
+    storage = tmp_path / "rl2" / "tune" / "rl2_GridNavi-v0.log"
+    while not storage.is_file() or n_counted(load(tmp_path, "rl2")) < 1:
+        assert any(worker.poll() is None for worker in workers)
+    workers[0].kill()
+    for worker in workers:
+        worker.wait()
+    assert subprocess.run([*command, *PARAMS[:3]], stdout=subprocess.DEVNULL).returncode == 0
+    study = load(tmp_path, "rl2")
+    states = [trial.state for trial in study.trials]
+    assert states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) >= 6 and TrialState.RUNNING not in states
