@@ -10,8 +10,9 @@ from sb3_ldm.results import EvaluationTable, RunResult, group_runs, load_run
 
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
-DISPLAY_NAMES |= {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
+#: The same, for labels as a whole.
+VARIANT_NAMES = {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_NAMES |= {"test1": "unseen, between", "test2": "unseen, outside"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")
@@ -22,6 +23,8 @@ def display_name(label: str) -> str:
     :param label: a label of :func:`~sb3_ldm.results.group_runs`
     :return: the label with the algorithm's name as people write it
     """
+    if label in VARIANT_NAMES:
+        return VARIANT_NAMES[label]
     return re.sub(r"(?<![^ ])[\w-]+(?![^ ,])", lambda word: DISPLAY_NAMES.get(word[0], word[0]), label)
 
 

@@ -238,3 +238,29 @@ def test_a_task_is_learned_within_the_meta_episode():
     first, second = result.mean_returns / 4
     assert second > 0.9  # the arm is known
     assert 0.7 < first <= 0.95  # it had to be found out first: 7 of 8 pulls pay at best
+
+
+@pytest.mark.parametrize(
+    ("options", "is_pure"),
+    [
+        ({}, True),
+        ({"policy_kwargs": {"state_in_heads": True}}, True),
+        ({"use_sde": True}, False),
+        ({"policy_kwargs": {"shared_lstm": False, "enable_critic_lstm": True}}, False),
+        ({"policy_kwargs": {"squash_output": True}, "use_sde": True}, False),
+    ],
+)
+def test_only_what_keeps_no_state_is_evaluated_side_by_side(options, is_pure):
+    """SB3's distributions hold the tensors of their last call: two threads would mix them up."""
+    before = th.get_num_threads()
+    results = []
+    try:
+        for n_threads in (1, 2):
+            th.set_num_threads(n_threads)
+            model = make(vec_env(Drift, 8), **options)
+            assert model.policy.is_pure == is_pure
+            results.append(parameters(model.learn(3 * 8 * STEPS)))
+    finally:
+        th.set_num_threads(before)
+    for name, one in results[0].items():
+        th.testing.assert_close(one, results[1][name], rtol=1e-4, atol=1e-5, msg=name)

@@ -94,6 +94,14 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         inputs = self.lstm_output_dim + (self.layout.state_dim if self.layout is not None else 0)
         self.mlp_extractor = MlpExtractor(inputs, self.net_arch, self.activation_fn, self.device)
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether actions are evaluated by pure functions, which threads may do side by side; SB3 keeps state in objects."""
+        return self.shared_lstm and (
+            isinstance(self.action_dist, CategoricalDistribution)
+            or (isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output)
+        )
+
     def encode(
         self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor, need_states: bool = True
     ) -> tuple[th.Tensor, LSTMStates]:

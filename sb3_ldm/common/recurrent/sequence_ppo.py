@@ -302,8 +302,9 @@ class SequencePPO(RecurrentPPO):
             share = len(shard) / len(sequences)
             return share * loss.total(self.ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
 
-        shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if self.device.type == "cpu" else 1)
-        parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), self._n_threads)
+        n_threads = self._n_threads if self.policy.is_pure else 1
+        shards = sequences.tensor_split(n_shards(len(sequences), n_threads) if self.device.type == "cpu" else 1)
+        parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), n_threads)
         return PPOLoss(*np.sum(parts, axis=0))
 
     def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:
