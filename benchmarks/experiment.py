@@ -28,7 +28,8 @@ from typing import Any
 
 import yaml
 
-from sb3_ldm.results import FINAL_FILE, RUN_FILE
+from benchmarks.sweep import class_defaults, differences
+from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata
 from sb3_ldm.zoo.configs import available_configs, config_path
 from sb3_ldm.zoo.registration import ALGORITHMS
 
@@ -73,6 +74,21 @@ class Run:
         :return: the folder of this run's results
         """
         return root / self.experiment / self.name
+
+    def changed_settings(self, folder: Path) -> list[str]:
+        """
+        :param folder: of this run's results, or where it is trained
+        :return: settings that it was started with and now has others for; none of a folder without a run
+        """
+        if not (folder / RUN_FILE).is_file():
+            return []
+        metadata = load_metadata(folder / RUN_FILE)
+        preset = yaml.safe_load(config_path(self.config).read_text(encoding="utf-8"))
+        now = {**preset.get(self.env, preset.get("default", {})), **self.merged_hyperparameters()}
+        recorded = metadata.get("hyperparameters", {})
+        changed = list(differences(recorded, now, class_defaults(self.algo))) if "n_envs" in recorded else []
+        others = {"algo": self.algo, "env": self.env, "env_kwargs": self.env_kwargs, "n_timesteps": self.n_timesteps}
+        return changed + [name for name, value in others.items() if (metadata.get(name, value) or {}) != (value or {})]
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         """
@@ -135,7 +151,9 @@ def is_finished(folder: Path, n_timesteps: int) -> bool:
     """
     if not (folder / RUN_FILE).is_file() or not (folder / FINAL_FILE).is_file():
         return False
-    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["frames"] >= n_timesteps
+    state = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    # Runs from before this was written down had their files copied by hand once they had ended.
+    return state.get("finished", True) and state["frames"] >= n_timesteps
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, 
 
 def comparison(variants: Mapping[str, Sequence[RunResult]], deterministic: bool = False) -> Figure:
     """
-    Interquartile means over seeds and tasks of the first and of the last episode, with their intervals.
+    Returns in the first and in the last episode: interquartile means over seeds, with their intervals.
 
     :param variants: finished runs by variant
     :param deterministic: whether actions are the most likely ones
@@ -62,7 +62,7 @@ def comparison(variants: Mapping[str, Sequence[RunResult]], deterministic: bool 
             axis.set_ylim(len(variants) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
         figure.suptitle(
-            f"interquartile mean and 95% interval: episode {last} (filled) and 1 (hollow); seeds in brackets", fontsize=8
+            f"mean over seeds and 95% interval: episode {last} (filled) and 1 (hollow); seeds in brackets", fontsize=8
         )
     return figure
 

@@ -16,6 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+try:
+    import fcntl
+except ImportError:  # on Windows, where nobody is kept from running a run twice
+    fcntl = None  # type: ignore[assignment]
+
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -57,7 +62,9 @@ def finished_folder(run: Run, folder: Path) -> Path | None:
     :return: the attempt that was trained to the end, None if there is none
     """
     final = newest(folder, FINAL_FILE)
-    return final.parent if final is not None and is_finished(final.parent, run.n_timesteps) else None
+    if final is None or not is_finished(final.parent, run.n_timesteps) or run.changed_settings(final.parent):
+        return None
+    return final.parent
 
 
 def collect(attempt: Path, results: Path) -> None:
@@ -82,7 +89,8 @@ class Job:
     :param run: the run
     :param folder: its own folder, where agents are trained
     :param results: folder of its results
-    :param state: ``waiting``, ``running``, ``done`` or ``failed``
+    :param state: ``waiting``, ``running``, ``done``, ``failed`` ``elsewhere``, which is run by someone else, or
+        ``changed``: it has results of other settings, which stay until someone deletes them
     """
 
     run: Run
@@ -102,17 +110,29 @@ class Job:
     def start(self) -> None:
         """Train, from the last checkpoint if there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         self.log = self.log_path.open("a", encoding="utf-8")
-        command = self.run.command(self.folder, newest(self.folder, CHECKPOINT))
+        if not _lock(self.log):
+            self._close()
+            self.state = "elsewhere"
+            return
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        command = self.run.command(self.folder, self.checkpoint())
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
         self.state = "running"
+
+    def checkpoint(self) -> Path | None:
+        """:return: where to go on from, None to begin anew: there is none, or it was trained with other settings"""
+        found = newest(self.folder, CHECKPOINT)
+        return None if found is None or self.run.changed_settings(found.parent) else found
 
     def update(self) -> None:
         """See whether it has ended, and keep its results."""
         if self.process is None or self.process.poll() is None:
             return
         self._close()
+        if self.process.returncode != 0:
+            self.state = "failed"
+            return
         attempt = finished_folder(self.run, self.folder)
         if attempt is None:
             self.state = "failed"
@@ -134,7 +154,7 @@ class Job:
 
     def last_evaluation(self) -> tuple[int, dict[str, float]]:
         """:return: frames at the last evaluation, and the mean return of the last episode by split"""
-        path = self.results / EVALUATIONS_FILE if self.state == "done" else newest(self.folder, EVALUATIONS_FILE)
+        path = self.results / EVALUATIONS_FILE if self.state in ("done", "changed") else newest(self.folder, EVALUATIONS_FILE)
         if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
             self._looked_at = path, path.stat().st_mtime
             self._last = _read_last(path)
@@ -152,6 +172,17 @@ def _read_last(path: Path) -> tuple[int, dict[str, float]]:
     return int(table.timesteps[0]), {split: float(table.select(split).returns.mean()) for split in table.splits}
 
 
+def _lock(file: TextIO) -> bool:
+    """Lock a file until it is closed, by this process and by those that it starts with it; False if someone else did."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS) -> list[Job]:
     """
     :param experiment: an experiment
@@ -165,7 +196,8 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
         attempt = finished_folder(run, job.folder)
         if not is_finished(job.results, run.n_timesteps) and attempt is not None:
             collect(attempt, job.results)
-        job.state = "done" if is_finished(job.results, run.n_timesteps) else "waiting"
+        if is_finished(job.results, run.n_timesteps):
+            job.state = "changed" if run.changed_settings(job.results) else "done"
         jobs.append(job)
     return jobs
 
@@ -261,6 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {error}")
         for job in failed:
             console.print(f"{job.run.name} failed, see {job.log_path}")
+        for job in [job for job in jobs if job.state == "elsewhere"]:
+            console.print(f"{job.run.name} is run by another process, see {job.log_path}")
     console.print(status_table(jobs, title))
     if not options.status and any(job.state == "failed" for job in jobs):
         sys.exit(1)

@@ -1,4 +1,9 @@
-"""Aggregates over tasks and seeds, with intervals (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), by rliable."""
+"""
+Aggregates over seeds, with bootstrap intervals (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), by rliable.
+
+One agent plays all tasks, so what a seed is lucky with it is lucky with on many of them. Tasks are therefore averaged first
+and whole seeds are resampled: to resample seeds for each task on its own would average that luck away.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +17,7 @@ REPETITIONS = 2000  #: of the bootstrap
 
 
 class Interval(NamedTuple):
-    """An interquartile mean and its 95% stratified bootstrap interval; without one for a single seed."""
+    """An interquartile mean over seeds (of fewer than four, the mean) and its 95% bootstrap interval; none for one seed."""
 
     point: float
     low: float
@@ -57,16 +62,17 @@ def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int =
     :param scores: ``(n_seeds, n_tasks)``
     :param repetitions: of the bootstrap
     :param seed: of the bootstrap
-    :return: the interquartile mean, whose interval comes from resampling seeds for every task
+    :return: the interquartile mean of the seeds' mean scores, whose interval comes from resampling seeds
     """
-    point = float(metrics.aggregate_iqm(scores))
+    by_seed = scores.mean(axis=1, keepdims=True)
+    point = float(metrics.aggregate_iqm(by_seed))
     if len(scores) < 2:
         return Interval(point, point, point, len(scores))
     state = np.random.get_state()
     np.random.seed(seed)  # what rliable resamples with
     try:
         _, intervals = library.get_interval_estimates(
-            {"": scores}, lambda given: np.array([metrics.aggregate_iqm(given)]), reps=repetitions
+            {"": by_seed}, lambda given: np.array([metrics.aggregate_iqm(given)]), reps=repetitions
         )
     finally:
         np.random.set_state(state)

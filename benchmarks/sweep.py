@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from rl_zoo3.utils import ALGOS
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics
+from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
 from sb3_ldm.results import RunResult, load_run
 from sb3_ldm.summary import format_frames
 from sb3_ldm.zoo import register
@@ -66,16 +66,24 @@ def defaults_for(run: RunResult) -> Mapping[str, Any]:
     return yaml.safe_load(config_path(run.algo).read_text(encoding="utf-8"))[run.env]
 
 
+def class_defaults(algo: str) -> dict[str, Any]:
+    """
+    :param algo: name of an algorithm
+    :return: the hyperparameters that it has where none are given, of its latent dynamics network too
+    """
+    defaults = {name: one.default for name, one in inspect.signature(ALGOS[algo]).parameters.items()}
+    has_network = issubclass(ALGOS[algo], LatentDynamicsPPO)
+    networks = inspect.signature(LatentDynamics).parameters if has_network else {}
+    defaults["vae_kwargs"] = {name: one.default for name, one in networks.items()}
+    return defaults
+
+
 def changes(run: RunResult) -> dict[str, Any]:
     """
     :param run: a run
     :return: what its hyperparameters have that the defaults have not
     """
-    otherwise = {}
-    if is_complete(run):
-        otherwise = {name: one.default for name, one in inspect.signature(ALGOS[run.algo]).parameters.items()}
-        networks = inspect.signature(LatentDynamics).parameters if run.algo == "ldm" else {}
-        otherwise["vae_kwargs"] = {name: one.default for name, one in networks.items()}
+    otherwise = class_defaults(run.algo) if is_complete(run) else {}
     found = differences(run.hyperparameters, defaults_for(run), otherwise)
     return {**found, **flat(run.metadata.get("env_kwargs") or {}, "env_kwargs.")}
 

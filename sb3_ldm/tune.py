@@ -17,8 +17,6 @@ from sb3_ldm.train import DEFAULTS
 from sb3_ldm.zoo import register
 from sb3_ldm.zoo.tuning import TuningManager
 
-VALIDATION_TASKS = 6  #: held-out training tasks, if nothing is said
-
 
 def with_defaults(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     """
@@ -30,7 +28,6 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     parser.add_argument("--algo", default=DEFAULTS["--algo"])
     parser.add_argument("--env", default=DEFAULTS["--env"])
     parser.add_argument("-f", "--log-folder", default="logs")
-    parser.add_argument("--env-kwargs", nargs="+", default=[])
     parser.add_argument("--study-name")
     parser.add_argument("--storage")
     parser.add_argument("--verbose", default="0")
@@ -38,10 +35,7 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     own, others = parser.parse_known_args(arguments)
     study = own.study_name or f"{own.algo}_{own.env}"
     storage = own.storage or str(Path(own.log_folder) / own.algo / "tune" / f"{study}.log")
-    env_kwargs = own.env_kwargs
-    if not any(word.split(":")[0] == "validation_tasks" for word in env_kwargs):
-        env_kwargs = [*env_kwargs, f"validation_tasks:{VALIDATION_TASKS}"]
-    words = ["--algo", own.algo, "--env", own.env, "-f", own.log_folder, "--env-kwargs", *env_kwargs]
+    words = ["--algo", own.algo, "--env", own.env, "-f", own.log_folder]
     words += ["--study-name", study, "--storage", storage, "--verbose", own.verbose, "--num-threads", own.num_threads]
     return ["-optimize", "--eval-freq", "-1", *words, *others], own.tune
 

@@ -28,7 +28,7 @@ DATA = {"title": "A title", "source": "a figure", "env": "GridNavi-v0", "n_times
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-folder, seed, frames, mode = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+folder, seed, frames, mode, algo = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 attempt = folder / "ldm" / "GridNavi-v0_1"
 attempt.mkdir(parents=True, exist_ok=True)
 resumed = "-i" in sys.argv
@@ -37,11 +37,14 @@ if mode == "fail":
 (attempt / "checkpoint.zip").touch()
 if mode == "wait" and not resumed:
     time.sleep(60)
-(attempt / "run.json").write_text(json.dumps({"frames": frames, "seed": seed, "resumed": resumed}))
+(attempt / "run.json").write_text(json.dumps({"algo": algo, "env": "GridNavi-v0", "seed": seed, "frames": frames,
+    "episodes_per_task": 4, "resumed": resumed, "n_timesteps": frames, "env_kwargs": {}, "finished": mode != "broken"}))
 (attempt / "progress.csv").touch()
 (attempt / "progress_from_50.csv").touch()
 (attempt / "final_evaluation.csv").touch()
 (attempt / "secret.zip").touch()
+if mode == "crash":
+    sys.exit(4)
 """
 
 
@@ -62,7 +65,7 @@ def scripted(tmp_path, monkeypatch):
 
     def command(self, folder, checkpoint=None):
         mode = modes.get(self.variant, "work")
-        words = [sys.executable, "-c", SCRIPT, str(folder), str(self.seed), str(self.n_timesteps), mode]
+        words = [sys.executable, "-c", SCRIPT, str(folder), str(self.seed), str(self.n_timesteps), mode, self.algo]
         return words if checkpoint is None else [*words, "-i", str(checkpoint)]
 
     monkeypatch.setattr(Run, "command", command)
@@ -142,7 +145,8 @@ def test_what_is_missing_is_run_once(scripted, tmp_path):
     assert sorted(path.name for path in results.iterdir()) == ["ldm_seed0", "ldm_seed1", "rl2_seed0", "rl2_seed1"]
     kept = sorted(path.name for path in (results / "ldm_seed1").iterdir())
     assert kept == ["final_evaluation.csv", "progress.csv", "progress_from_50.csv", "run.json"]
-    assert json.loads((results / "ldm_seed1" / "run.json").read_text()) == {"frames": 100, "seed": 1, "resumed": False}
+    state = json.loads((results / "ldm_seed1" / "run.json").read_text())
+    assert (state["frames"], state["seed"], state["resumed"]) == (100, 1, False)
     again = jobs_of(experiment, tmp_path)
     assert [job.state for job in again] == ["done"] * 4
     assert run.run_jobs(again, 1) == [] and all(job.process is None for job in again)
@@ -167,6 +171,64 @@ def test_a_failed_run_stops_no_other_and_is_told(scripted, tmp_path, capsys):
     assert [job.state for job in jobs] == ["done", "failed", "done", "failed"]
     modes.clear()
     assert run.run_jobs(jobs_of(experiment, tmp_path), 2) == []
+
+
+@pytest.mark.parametrize("mode", ["broken", "crash"])
+def test_a_run_that_ended_in_its_final_evaluation_is_not_done(scripted, tmp_path, mode):
+    """It leaves all files, but did not say that it was finished, or failed afterwards."""
+    experiment, modes = scripted
+    modes["ldm"] = mode
+    failed = run.run_jobs(jobs_of(experiment, tmp_path), 4)
+    assert [job.run.name for job in failed] == ["ldm_seed0", "ldm_seed1"]
+    assert not any(job.results.exists() for job in failed)
+
+
+def test_two_runners_do_not_run_the_same(scripted, tmp_path):
+    experiment, modes = scripted
+    modes["ldm"] = "wait"
+    first, second = jobs_of(experiment, tmp_path)[0], jobs_of(experiment, tmp_path)[0]
+    first.start()
+    try:
+        while not (first.folder / "ldm").exists():
+            time.sleep(0.02)
+        assert first.log is not None
+        first.log.close()  # as if its runner had been killed: the run itself goes on
+        assert run.run_jobs([second], 1) == []
+        assert second.state == "elsewhere" and second.process is None
+    finally:
+        first.process.kill()
+        first.process.wait()
+    modes.clear()
+    third = jobs_of(experiment, tmp_path)[0]
+    assert run.run_jobs([third], 1) == [] and third.state == "done"
+
+
+def test_results_of_other_settings_are_told_and_kept(scripted, tmp_path):
+    experiment, modes = scripted
+    run.run_jobs(jobs_of(experiment, tmp_path), 4)
+    changed = replace(experiment, runs=[replace(one, env_kwargs={"observe_task": True}) for one in experiment.runs])
+    assert changed.runs[0].changed_settings(changed.runs[0].results(tmp_path / "results")) == ["env_kwargs"]
+    jobs = jobs_of(changed, tmp_path)
+    assert [job.state for job in jobs] == ["changed"] * 4
+    run.run_jobs(jobs, 4)
+    assert all(job.process is None for job in jobs)
+    # Nor is a checkpoint of other settings gone on from.
+    modes["ldm"] = "wait"
+    other = replace(jobs[0], results=tmp_path / "elsewhere", state="waiting", run=changed.runs[0])
+    assert run.newest(other.folder, run.CHECKPOINT) is not None and other.checkpoint() is None
+    assert replace(other, run=experiment.runs[0]).checkpoint() is not None
+
+
+def test_settings_are_compared_with_all_that_was_recorded(tmp_path):
+    one = Run("e", "ldm", 0, "ldm", "ldm", "GridNavi-v0", 100, hyperparameters={"beta": 2.0})
+    preset = yaml.safe_load(config_path("ldm").read_text())["GridNavi-v0"]
+    state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 100, "episodes_per_task": 4, "n_timesteps": 100}
+    for given, expected in (({"beta": 2.0}, []), ({}, ["beta"]), ({"beta": 2.0, "kl_weight": 3.0}, ["kl_weight"])):
+        (tmp_path / "run.json").write_text(json.dumps({**state, "hyperparameters": {**preset, **given}}))
+        assert one.changed_settings(tmp_path) == expected
+    assert one.changed_settings(tmp_path / "nothing") == []
+    (tmp_path / "run.json").write_text(json.dumps({**state, "n_timesteps": 50, "hyperparameters": {**preset, "beta": 2.0}}))
+    assert one.changed_settings(tmp_path) == ["n_timesteps"]
 
 
 def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
@@ -268,16 +330,25 @@ def made_up(tmp_path):
     return experiment, load_variants(experiment, tmp_path / "results")
 
 
-def test_the_interquartile_mean_leaves_the_extremes_out():
-    scores = np.array([[-100.0, 1.0, 2.0, 100.0], [-100.0, 1.0, 2.0, 100.0]])
-    interval = iqm_interval(scores)
+def test_the_interquartile_mean_leaves_extreme_seeds_out_and_no_task():
+    scores = np.array([[-100.0], [1.0], [2.0], [100.0]]) + np.array([[0.0, 2.0]])
+    assert iqm_interval(scores).point == 2.5
+    same = np.array([[0.0, 3.0], [0.0, 3.0]])
+    interval = iqm_interval(same)
     assert interval.point == interval.low == interval.high == 1.5
     assert interval.text() == "1.50 [1.50, 1.50]"
-    assert iqm_interval(scores[:1]).text(1) == "1.5"
+    assert iqm_interval(same[:1]).text(1) == "1.5"
+
+
+def test_the_luck_of_a_seed_is_not_averaged_away_over_tasks():
+    """What all tasks of a seed have in common is as wide in the interval with 100 tasks as with one."""
+    luck = np.random.default_rng(0).normal(size=(8, 1))
+    one, many = iqm_interval(luck), iqm_interval(np.tile(luck, (1, 100)))
+    assert many.high - many.low == pytest.approx(one.high - one.low) and one.high - one.low > 0.5
 
 
 def test_intervals_are_reproducible_and_leave_the_random_state_alone():
-    scores = np.random.default_rng(0).normal(size=(4, 10))
+    scores = np.random.default_rng(0).normal(size=(11, 3))
     state = np.random.get_state()[1].copy()
     one, two, other = iqm_interval(scores), iqm_interval(scores), iqm_interval(scores, seed=1)
     assert one == two and one != other
@@ -306,7 +377,7 @@ def test_scores_are_by_seed_and_task(made_up, tmp_path):
         ({"split": "test", "variant": "ldm", "reached": 2.5}, "NOT as expected: 2.0 ± 0.0"),
         ({"split": "train", "variant": "rl2", "returned": 22.0}, "as expected: 22.10 ± 0.00"),
         ({"split": "test", "better": "ldm", "worse": "rl2"}, "undecided, the intervals overlap: 10.20"),
-        ({"split": "train", "better": "rl2", "worse": "ldm"}, "as expected: 22.10 [22.10, 22.10] against 21.10 ["),
+        ({"split": "train", "better": "rl2", "worse": "ldm"}, "undecided, the intervals overlap: 22.10 [22.10, 22.10]"),
         ({"split": "test", "better": "ldm", "worse": "mixreg"}, "not run yet: mixreg"),
     ],
 )
@@ -325,7 +396,9 @@ def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
     assert report.judge(better, both).startswith("as expected: 60.20 [")
     assert report.judge(replace(better, better="rl2", worse="ldm"), both).startswith("NOT as expected: ")
     one_seed = {**both, "ldm": raised[:1]}
-    assert report.judge(better, one_seed).startswith("as expected, but one seed tells little")
+    assert report.judge(better, one_seed).startswith("as expected, but 1 seed tells little: 60.10 against")
+    two_seeds = {name: members[:2] for name, members in both.items()}
+    assert report.judge(better, two_seeds).startswith("as expected, but 2 seeds tell little")
 
 
 def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):

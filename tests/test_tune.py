@@ -77,11 +77,10 @@ def test_defaults_give_way_to_what_the_user_says():
     words, tuned = with_defaults(["--tune", "beta", "kl_weight", "--n-trials", "3"])
     assert tuned == ["beta", "kl_weight"]
     assert words[words.index("--storage") + 1] == "logs/ldm/tune/ldm_GridNavi-v0.log"
-    assert words[words.index("--env-kwargs") + 1] == "validation_tasks:6" and words[-2:] == ["--n-trials", "3"]
-    words, tuned = with_defaults(["--env-kwargs", "validation_tasks:4", "horizon:5", "--storage", "sqlite:///a.db"])
+    assert words[-2:] == ["--n-trials", "3"]
+    words, tuned = with_defaults(["--study-name", "mine", "--storage", "sqlite:///a.db"])
     assert tuned is None and words[words.index("--storage") + 1] == "sqlite:///a.db"
-    start = words.index("--env-kwargs")
-    assert words[start + 1 : start + 3] == ["validation_tasks:4", "horizon:5"]
+    assert words[words.index("--study-name") + 1] == "mine"
 
 
 # The study
@@ -91,6 +90,7 @@ def test_a_study_is_run_resumed_and_its_best_configuration_trained(tmp_path, cap
     study = tune(tmp_path, "--n-trials", "2", "--tune", "mixture_ratio", "sequences_per_minibatch", *PARAMS)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     assert set(study.best_params) == {"mixture_ratio", "sequences_per_minibatch"}
+    assert study.user_attrs["experiment"]["env_kwargs"]["validation_tasks"] == 6
     assert -3.0 <= study.best_value <= 5.0 and len(study.trials[0].intermediate_values) == 3
     study = tune(tmp_path, "--n-trials", "1", "--tune", "mixture_ratio", "sequences_per_minibatch", *PARAMS)
     assert len(study.trials) == 3
@@ -100,6 +100,7 @@ def test_a_study_is_run_resumed_and_its_best_configuration_trained(tmp_path, cap
     [(env, best)] = yaml.safe_load((folder / "best.yml").read_text()).items()
     chosen = json.loads(study.best_trial.user_attrs["hyperparameters"])
     assert env == "GridNavi-v0" and chosen.items() <= best.items() and best["kl_weight"] == 1.0
+    assert (best["n_envs"], best["vae_batch_size"], best["imagination_starts"]) == (4, 3, 0)
     options = [
         "--env-kwargs",
         "horizon:5",
@@ -111,7 +112,7 @@ def test_a_study_is_run_resumed_and_its_best_configuration_trained(tmp_path, cap
         "--eval-freq",
         "-1",
     ]
-    train(["--algo", "ldm", "--env", "GridNavi-v0", "-conf", str(folder / "best.yml"), *options, *PARAMS])
+    train(["--algo", "ldm", "--env", "GridNavi-v0", "-conf", str(folder / "best.yml"), *options])
     assert (tmp_path / "logs" / "ldm" / "GridNavi-v0_1" / "final_evaluation.csv").is_file()
 
 
@@ -120,6 +121,40 @@ def test_max_total_trials_counts_what_is_there(tmp_path):
     study = tune(tmp_path, "--max-total-trials", "2", *PARAMS[:3], algo="rl2")
     assert len(study.trials) == 2
     assert len(tune(tmp_path, "--max-total-trials", "2", *PARAMS[:3], algo="rl2").trials) == 2
+
+
+def test_a_study_is_of_one_experiment(tmp_path):
+    tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
+    with pytest.raises(ValueError, match=r"of another experiment: hyperparameters=.*'gamma': 0.5.*--study-name"):
+        tune(tmp_path, "--n-trials", "1", *PARAMS[:3], "gamma:0.5", algo="rl2")
+    assert len(load(tmp_path, "rl2").trials) == 1
+
+
+def test_a_resumed_study_does_not_repeat_itself(tmp_path):
+    for _ in range(3):
+        study = tune(tmp_path, "--n-trials", "1", "--seed", "0", *PARAMS[:3], algo="rl2")
+    assert len({trial.params["learning_rate"] for trial in study.trials}) == 3
+
+
+def test_a_trial_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
+    def learn(self, *args, **kwargs):
+        raise ValueError("not finite")
+
+    monkeypatch.setattr(ALGORITHMS["rl2"], "learn", learn)
+    study = tune(tmp_path, "--n-trials", "2", *PARAMS[:3], algo="rl2")
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    assert [path.name for path in (tmp_path / "rl2" / "tune" / "rl2_GridNavi-v0").iterdir()] == ["trials.csv"]
+
+
+def test_few_training_tasks_are_not_all_held_out(tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr(tuning, "validation_return", lambda model, env: 0.0)
+    small = ["-n", "80", "--n-trials", "1", "-params", "n_envs:2", "batch_size:40"]
+    main(["--algo", "rl2", "--env", "AntDirection-v0", "--env-kwargs", "horizon:20", "-f", str(tmp_path), *small])
+    storage = open_storage(str(tmp_path / "rl2" / "tune" / "rl2_AntDirection-v0.log"))
+    study = optuna.load_study(study_name="rl2_AntDirection-v0", storage=storage)
+    assert study.user_attrs["experiment"]["env_kwargs"] == {"horizon": 20, "validation_tasks": 1}
+    assert study.trials[0].state == TrialState.COMPLETE
 
 
 def test_trials_that_are_behind_are_pruned(tmp_path, monkeypatch):
@@ -154,11 +189,13 @@ def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
         (["--eval-env-kwargs", "task_split:'test'"], "leave task_split"),
         (["--tune", "alpha"], "tune=alpha of ldm"),
         (["--n-jobs", "2"], "n_jobs=2"),
+        (["-params", "imagination_starts:120"], "no trial would ever imagine"),
     ],
 )
 def test_what_would_look_at_them_is_refused_before_any_work(tmp_path, words, message):
+    params = [] if "-params" in words else ["-params", "imagination_starts:0"]
     with pytest.raises(ValueError, match=message):
-        main(["--algo", "ldm", "--env", "GridNavi-v0", "-f", str(tmp_path), "-n", "120", "--n-trials", "1", *words])
+        main(["--algo", "ldm", "--env", "GridNavi-v0", "-f", str(tmp_path), "-n", "120", "--n-trials", "1", *params, *words])
     assert not list(tmp_path.rglob("*.log"))
 
 
@@ -187,4 +224,4 @@ def test_several_workers_share_a_study_and_one_may_be_killed(tmp_path):
     assert subprocess.run([*command, *PARAMS[:3]], stdout=subprocess.DEVNULL).returncode == 0
     study = load(tmp_path, "rl2")
     states = [trial.state for trial in study.trials]
-    assert states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) >= 6 and TrialState.RUNNING not in states
+    assert 6 <= states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) <= 8 and TrialState.RUNNING not in states

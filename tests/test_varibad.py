@@ -135,6 +135,11 @@ def test_saving_and_loading(tmp_path):
     np.testing.assert_array_equal(one, two)
 
 
+def test_it_is_loaded_with_the_arguments_that_it_was_given(tmp_path):
+    make().save(tmp_path / "model")
+    assert VariBAD.load(tmp_path / "model", policy_kwargs=SMALL, device="cpu").policy.latent_dim == 4
+
+
 def test_training_goes_on_after_loading(tmp_path):
     results = []
     for interrupted in (False, True):

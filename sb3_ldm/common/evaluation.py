@@ -134,6 +134,8 @@ def record_meta(
     :return: the meta-episodes, in the order of the tasks where all are equally long
     """
     recorder = meta_episode_recorder(env, len(tasks))
+    # What an encoder that shares the agent's eyes must be shown.
+    recorder.observe = getattr(getattr(model, "replay_buffer", None), "observe", None)
     evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
     return recorder.get(np.arange(len(tasks)), model.device)
 

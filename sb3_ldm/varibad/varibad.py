@@ -139,9 +139,14 @@ class VariBAD(LatentDynamicsPPO):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        given = self.policy_kwargs
         shared = {"latent_dim": self.latent_dim, "rl_loss_through_encoder": self.rl_loss_through_encoder}
-        self.policy_kwargs = {**self.policy_kwargs, **shared}
-        super()._setup_model()
+        self.policy_kwargs = {**given, **shared}
+        try:
+            super()._setup_model()
+        finally:
+            # A model is loaded with the arguments that it was given.
+            self.policy_kwargs = given
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

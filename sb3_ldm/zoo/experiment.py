@@ -25,6 +25,7 @@ from sb3_ldm.common.callbacks import (
     drop_evaluations_after,
 )
 from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, task_distribution_of
+from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
@@ -147,7 +148,7 @@ class MetaExperimentManager(ExperimentManager):
             **hyperparams,
         )
         buffer_path = Path(self.trained_agent).with_name("checkpoint_replay_buffer.pkl")
-        if isinstance(model, LDM) and buffer_path.is_file():
+        if isinstance(model, LatentDynamicsPPO) and buffer_path.is_file():
             model.load_replay_buffer(buffer_path)
         drop_evaluations_after(Path(self.save_path) / "evaluations.csv", model.num_timesteps)
         print(f"Continuing after {model.num_timesteps} of {self.n_timesteps} steps in {self.save_path}")
@@ -171,6 +172,7 @@ class MetaExperimentManager(ExperimentManager):
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
+        self._save_run(model, finished=True)
         for name in ("checkpoint.zip", "checkpoint_replay_buffer.pkl"):
             with contextlib.suppress(FileNotFoundError):
                 (Path(self.save_path) / name).unlink()
@@ -207,8 +209,9 @@ class MetaExperimentManager(ExperimentManager):
         if model.env is not None:
             model.env.close()
 
-    def _save_run(self, model: BaseAlgorithm) -> None:
+    def _save_run(self, model: BaseAlgorithm, finished: bool = False) -> None:
         run = {
+            "finished": finished,
             "algo": self.algo,
             "config": Path(self.config).stem,
             "env": self.env_name.gym_id,
@@ -224,7 +227,9 @@ class MetaExperimentManager(ExperimentManager):
             "version": sb3_ldm.__version__,
             "commit": current_commit(),
         }
-        (Path(self.save_path) / "run.json").write_text(json.dumps(run, indent=2, default=str) + "\n")
+        partial = Path(self.save_path) / "partial_run.json"
+        partial.write_text(json.dumps(run, indent=2, default=str) + "\n")
+        partial.replace(partial.with_name("run.json"))
 
 
 def current_commit() -> str | None:

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
+from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import get_probes, visited_probes
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
@@ -68,7 +69,7 @@ def save_trajectories(
         "split": np.full(len(tasks), split),
         "positions": probes.tasks[visited_probes(batch, layout, probes)],
     }
-    if isinstance(model, LDM):
+    if isinstance(model, LatentDynamicsPPO):
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
         arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
     np.savez_compressed(path, **arrays)

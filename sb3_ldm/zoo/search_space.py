@@ -33,7 +33,11 @@ _MIXTURE: dict[str, Suggest] = {
 SEARCH_SPACES: dict[str, dict[str, Suggest]] = {
     "rl2": _PPO,
     "mixreg": {"mixreg_alpha": lambda trial: trial.suggest_float("mixreg_alpha", 0.05, 2.0, log=True), **_PPO},
-    "varibad": {**_LATENT_DYNAMICS, **_PPO},
+    "varibad": {
+        **_LATENT_DYNAMICS,
+        "kl_weight": lambda trial: trial.suggest_float("kl_weight", 1e-3, 200.0, log=True),
+        **_PPO,
+    },
     "ldm": {**_MIXTURE, **_LATENT_DYNAMICS, **_PPO},
 }
 #: What is varied if nothing else is asked for: few parameters need few trials.

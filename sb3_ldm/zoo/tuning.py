@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 from rl_zoo3.utils import ALGOS
@@ -30,7 +31,10 @@ from sb3_ldm.envs.tasks import VALIDATION
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
 
+VALIDATION_TASKS = 6  #: held-out training tasks, or a third of them if there are few
 EVALUATION_REPEATS = 3  #: meta-episodes on each task, actions sampled
+_COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+_EXPERIMENT = "experiment"  #: user attribute of a study: what all of its trials have in common
 _WORKER = "worker"  #: user attribute of a trial: host and process that run it
 
 
@@ -90,7 +94,26 @@ class TuningManager(MetaExperimentManager):
     def create_callbacks(self) -> None:
         """Each trial has its own."""
 
+    def _hold_out(self) -> None:
+        """Hold training tasks out, if it is not said how many."""
+        if "validation_tasks" in self.env_kwargs:
+            return
+        env = self.create_envs(1)
+        tasks = task_distribution_of(env)
+        n_tasks = (
+            min(VALIDATION_TASKS, max(1, len(tasks.tasks("train")) // 3)) if tasks.is_finite("train") else VALIDATION_TASKS
+        )
+        env.close()
+        for kwargs in (self.env_kwargs, self.eval_env_kwargs):
+            kwargs["validation_tasks"] = n_tasks
+
     def _check_validation(self) -> None:
+        starts = self._hyperparams.get("imagination_starts", 0)
+        if starts >= self.n_timesteps:
+            raise ValueError(
+                f"imagination_starts={starts:.0f} of n_timesteps={self.n_timesteps}: no trial would ever imagine a task; give "
+                "longer trials or -params imagination_starts:0."
+            )
         env = self.create_envs(1)
         try:
             splits = task_distribution_of(env).splits
@@ -106,6 +129,28 @@ class TuningManager(MetaExperimentManager):
             raise ValueError(
                 f"env_kwargs={self.env_kwargs}, eval_env_kwargs={self.eval_env_kwargs}: trials train on the training tasks "
                 "and are evaluated on the held-out ones; leave task_split and --eval-env-kwargs out."
+            )
+
+    def _check_same_experiment(self, study: optuna.Study) -> None:
+        """Values of trials can only be compared if no more than what is searched was different."""
+        described = {
+            "algo": self.algo,
+            "env": self.env_name.gym_id,
+            "env_kwargs": self.env_kwargs,
+            "config": Path(self.config).stem,
+            "hyperparameters": self.custom_hyperparams or {},
+            "n_timesteps": self.n_timesteps,
+        }
+        mine = json.loads(json.dumps(described, default=str))
+        theirs = study.user_attrs.get(_EXPERIMENT)
+        if theirs is None:
+            study.set_user_attr(_EXPERIMENT, mine)
+            return
+        different = [f"{name}={mine[name]!r} (there {theirs[name]!r})" for name in mine if mine[name] != theirs[name]]
+        if different:
+            raise ValueError(
+                f"study_name={self.study_name} in {self.storage} is of another experiment: {', '.join(different)}; give "
+                "another --study-name."
             )
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -124,8 +169,12 @@ class TuningManager(MetaExperimentManager):
             hyperparameters = {**self._hyperparams, **self._preprocess_schedules(dict(overrides))}
             # Another seed for each trial: what is good with one seed alone is no good.
             seed = self.seed + trial.number
-            model = ALGOS[self.algo](env=env, seed=seed, verbose=0, device=self.device, **hyperparameters)
-            model.learn(self.n_timesteps, callback)
+            try:
+                model = ALGOS[self.algo](env=env, seed=seed, verbose=0, device=self.device, **hyperparameters)
+                model.learn(self.n_timesteps, callback)
+            except (AssertionError, ValueError) as error:  # as in the RL Zoo: it did not get along with what was sampled
+                print(f"Trial {trial.number} with {overrides}: {error}")
+                raise optuna.TrialPruned from error
             if callback.is_pruned:
                 raise optuna.TrialPruned
             callback.evaluate()
@@ -136,6 +185,7 @@ class TuningManager(MetaExperimentManager):
         return float(np.mean(callback.scores[-max(1, len(callback.scores) // 4) :]))
 
     def hyperparameters_optimization(self) -> None:
+        self._hold_out()
         self._check_validation()
         check_names(self.algo, self.tuned)
         if self.n_jobs != 1:
@@ -152,12 +202,17 @@ class TuningManager(MetaExperimentManager):
             load_if_exists=True,
             direction="maximize",
         )
+        self._check_same_experiment(study)
         free_lost_trials(study)
         wanted = self.n_trials if self.max_total_trials is None else max(0, self.max_total_trials - n_counted(study))
         print(f"Study {self.study_name}: {n_counted(study)} trials so far, {wanted} to run; objective: {VALIDATION} tasks")
+        if study.trials:
+            study.sampler.reseed_rng()  # with the same seed, it would draw what it has drawn before
+        callbacks = [] if self.max_total_trials is None else [MaxTrialsCallback(self.max_total_trials, states=_COUNTED)]
         with contextlib.suppress(KeyboardInterrupt):
-            study.optimize(self.objective, n_trials=wanted, n_jobs=1, gc_after_trial=True)
-        for path in write_study(study, folder, self.algo, self.env_name.gym_id, self.config):
+            if wanted > 0:
+                study.optimize(self.objective, n_trials=wanted, n_jobs=1, callbacks=callbacks, gc_after_trial=True)
+        for path in write_study(study, folder, self.algo, self.env_name.gym_id, self.config, self.custom_hyperparams):
             print(path)
 
 
@@ -174,7 +229,7 @@ def open_storage(storage: str) -> Any:
 
 def n_counted(study: optuna.Study) -> int:
     """:return: trials that are finished, pruned or running"""
-    return len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)))
+    return len(study.get_trials(states=_COUNTED))
 
 
 def free_lost_trials(study: optuna.Study) -> list[int]:
@@ -188,7 +243,7 @@ def free_lost_trials(study: optuna.Study) -> list[int]:
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         host, process = trial.user_attrs.get(_WORKER, (None, None))
         if host == socket.gethostname() and process is not None and not _is_alive(process):
-            study.tell(trial.number, state=TrialState.FAIL)
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             lost.append(trial.number)
     return lost
 
@@ -203,25 +258,36 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def best_config(study: optuna.Study, env_id: str, config: str | Path) -> dict[str, Any]:
+def best_config(
+    study: optuna.Study, env_id: str, config: str | Path, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """
     :param study: a study with a finished trial
     :param env_id: id of the environment
     :param config: the file of hyperparameters that the trials started from
+    :param given: hyperparameters that were given besides
     :return: the best trial's hyperparameters as the content of such a file
     """
     preset = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     start = preset.get(env_id, preset.get("default", {}))
-    return {env_id: {**start, **json.loads(study.best_trial.user_attrs["hyperparameters"])}}
+    return {env_id: {**start, **(given or {}), **json.loads(study.best_trial.user_attrs["hyperparameters"])}}
 
 
-def write_study(study: optuna.Study, folder: Path, algo: str, env_id: str, config: str | Path) -> list[Path]:
+def write_study(
+    study: optuna.Study,
+    folder: Path,
+    algo: str,
+    env_id: str,
+    config: str | Path,
+    given: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """
     :param study: a study
     :param folder: where its results go
     :param algo: name of the algorithm
     :param env_id: id of the environment
     :param config: the file of hyperparameters that the trials started from
+    :param given: hyperparameters that were given besides
     :return: files: ``trials.csv``, and if a trial is finished ``best.yml`` (for ``train --conf-file``), ``history.png`` and,
         of two or more, ``importances.png``
     """
@@ -233,7 +299,7 @@ def write_study(study: optuna.Study, folder: Path, algo: str, env_id: str, confi
     best = study.best_trial
     header = f"# {algo} on {env_id}: trial {best.number} of {len(study.trials)}, {best.value:.2f} on held-out training tasks\n"
     written.append(folder / "best.yml")
-    text = yaml.safe_dump(best_config(study, env_id, config), sort_keys=False)
+    text = yaml.safe_dump(best_config(study, env_id, config, given), sort_keys=False)
     written[-1].write_text(header + text, encoding="utf-8")
     written.append(folder / "history.png")
     # Its plots are marked as experimental, years after they came.
