@@ -133,3 +133,26 @@ def test_an_unknown_configuration_is_named_before_work_starts() -> None:
         resolve_config("ldm-papre", "ldm")
     assert resolve_config(None, "rl2") == str(config_path("rl2"))
     assert resolve_config("ldm-release", "ldm") == str(config_path("ldm-release"))
+
+
+@pytest.mark.parametrize("algo", ["ldm", "varibad"])
+def test_the_buffer_of_a_checkpoint_is_gone_on_with(algo, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    small = {"n_envs": 4, "batch_size": 20, "vae_batch_size": 3}
+    options = ["--algo", algo, "--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "--seed", "0"]
+    options += ["-f", str(tmp_path), "--eval-freq", "-1", "-params", *(f"{name}:{value}" for name, value in small.items())]
+    main([*options, "-n", "80"])
+    run = tmp_path / algo / "GridNavi-v0_1"
+    model = experiment.ALGOS[algo].load(
+        run / "GridNavi-v0.zip",
+        env=make_meta_vec_env("GridNavi-v0", 4, seed=0, env_kwargs={"horizon": 5, "episodes_per_task": 2}),
+        device="cpu",
+    )
+    model.learn(80, reset_num_timesteps=False)
+    model.save(run / "checkpoint.zip")
+    model.save_replay_buffer(run / "checkpoint_replay_buffer.pkl")
+    saved, seen = len(model.replay_buffer), []
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: seen.append(model))
+    main([*options, "-n", "200", "-i", str(run / "checkpoint.zip")])
+    assert saved > 0 and seen[0].num_timesteps == 200
+    assert len(seen[0].replay_buffer) == saved + seen[0].n_recorded
