@@ -255,7 +255,7 @@ class MetaEpisodeBuffer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         stored = state.pop("_ring")
-        self.__dict__.update(state)
+        self.__dict__.update({"observe": None, **state})  # buffers that were saved before had none
         self._ring = self._allocate(self.capacity)
         for name, array in stored.items():
             self._ring[name][: len(array)] = array
