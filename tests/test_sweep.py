@@ -4,11 +4,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
+import pytest
 
+from benchmarks.experiment import available_experiments, load_experiment
 from benchmarks.sweep import changes, differences, is_complete, main, sweep_table
 from sb3_ldm.results import load_run
-from sb3_ldm.zoo.configs import config_path
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -19,15 +19,11 @@ def test_only_what_differs_is_shown() -> None:
     assert differences(options, defaults, {"left": 0, "other": 0}) == {"beta": 2.0, "vae_kwargs.place": "y", "left": 0}
 
 
-def test_the_committed_default_runs_are_at_the_default() -> None:
-    """The README's results are those of the configuration that ships."""
-    runs = sorted((RESULTS / "gridworld").iterdir())
-    assert runs
-    for path in runs:
-        run = load_run(path)
-        defaults = yaml.safe_load(config_path(run.algo).read_text())[run.env]
-        assert changes(run) == {}, path
-        assert run.metadata["n_timesteps"] == defaults["n_timesteps"]
+@pytest.mark.parametrize("name", available_experiments())
+def test_the_committed_runs_are_what_the_experiments_say(name: str) -> None:
+    """What is reported is what the configurations that ship do."""
+    for run in load_experiment(name).finished():
+        assert run.changed_settings(run.results()) == [], run.results()
 
 
 def test_the_table_has_a_row_for_each_run_with_its_numbers(tmp_path: Path) -> None:
