@@ -19,7 +19,7 @@ from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
 from sb3_ldm.common.probes import get_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import read_next_states
-from sb3_ldm.envs.gridworld import cells
+from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.reward_maps import RewardMaps, decode_mixtures
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
@@ -90,10 +90,17 @@ class ScriptedAgents:
                 self.open[i] = self.open[i][(self.open[i].round().clip(0, 6) != position).any(-1)]
 
 
-def collect(buffer: MetaEpisodeBuffer, n_envs: int, n_meta_episodes: int, seed: int, imagination: Imagination | None) -> list:
+def collect(
+    buffer: MetaEpisodeBuffer,
+    n_envs: int,
+    n_meta_episodes: int,
+    seed: int,
+    imagination: Imagination | None,
+    split: str = "train",
+) -> list:
     """Fill the buffer with scripted meta-episodes; ``imagination`` follows them if given. Returns the last tasks."""
-    env = make_meta_vec_env("GridNavi-v0", n_envs, seed=seed)
-    tasks = env.get_attr("task_distribution", 0)[0].tasks("train")
+    env = make_meta_vec_env("GridNavi-v0", n_envs, seed=seed, env_kwargs={"task_split": split})
+    tasks = env.get_attr("task_distribution", 0)[0].tasks(split)
     agents = ScriptedAgents(n_envs, tasks, np.random.default_rng(seed))
     layout = buffer.layout
     obs: Any = env.reset()
@@ -142,9 +149,6 @@ def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> tuple
     maps, peaks = decoded.maps, decoded.peaks()
     on_test, on_train = ((peaks[:, None] == split[None]).all(-1) for split in (test, train))
     rewarded = (maps > 0.45).sum(1)
-    # How well the unmixed beliefs know their own tasks.
-    features = layout.encode_actions(probes.actions)
-    own = imagination.expected_rewards(imagination._final_mu, probes.states, features, probes.next_states, generator)
     result = {
         **{name: round(value, 3) for name, value in parts.items()},
         "in_test": round(float(on_test.any(1).mean()), 3),
@@ -154,9 +158,19 @@ def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> tuple
         "peak_in_test": round(float(maps.max(1)[on_test.any(1)].mean()) if on_test.any() else float("nan"), 3),
         "cells_above_half": np.round(np.quantile(rewarded, [0.1, 0.5, 0.9]), 1).tolist(),
         "no_goal": round(float((rewarded == 0).mean()), 3),
-        "own_task_right": round(float((cells()[own.argmax(1)] == np.array(worker_tasks)).all(-1).mean()), 3),
+        "own_task_right": round(task_right(imagination, probes, worker_tasks, generator), 3),
     }
-    return result, decoded
+    # The same agents on unseen tasks: does the network know a task that it was not trained on? (paper, Appendix B)
+    imagination.start()
+    unseen_tasks = collect(MetaEpisodeBuffer(n_normal, layout, n_normal), n_normal, n_normal, seed + 2, imagination, "test")
+    return {**result, "unseen_task_right": round(task_right(imagination, probes, unseen_tasks, generator), 3)}, decoded
+
+
+def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, generator: th.Generator) -> float:
+    """:return: share of the normal workers whose final belief, decoded, promises most for the goal of their own task"""
+    features = imagination.latent_dynamics.layout.encode_actions(probes.actions)
+    own = imagination.expected_rewards(imagination.final_means, probes.states, features, probes.next_states, generator)
+    return float((probes.tasks[own.argmax(1)] == np.array(tasks)).all(-1).mean())
 
 
 def main() -> None:
