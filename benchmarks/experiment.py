@@ -13,6 +13,7 @@ Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms
       ldm-paper: {algo: ldm}                 # a preset
       oracle: {algo: rl2, env_kwargs: {task_split: all}}
       beta_2: {algo: ldm, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
+      rl2: {experiment: another}             # the runs are those of another experiment
     learned: 22.0                            # training return below which an agent has not learned
     expectations:                            # what the paper says, judged when results are reported
       - {claim: LDM is better than RL2, split: test, better: ldm, worse: rl2}
@@ -229,7 +230,7 @@ def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
 
 
 _REQUIRED = ("title", "source", "env", "n_timesteps", "seeds", "variants")
-_VARIANT_KEYS = {one.name for one in fields(Run)} - {"experiment", "variant", "seed"} | {"seeds"}
+_VARIANT_KEYS = {one.name for one in fields(Run)} - {"variant", "seed"} | {"seeds"}
 
 
 def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
@@ -241,7 +242,7 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
     config_path(config)
     return [
         Run(
-            experiment=name,
+            experiment=given.get("experiment", name),
             variant=variant,
             seed=seed,
             algo=algo,

@@ -12,7 +12,8 @@ from sb3_ldm.results import EvaluationTable, RunResult, group_runs, load_run
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
 #: The same, for labels as a whole.
-VARIANT_NAMES = {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
+VARIANT_NAMES = {"candidates_1": "LDM, n_candidates 1", "ratio_125": "LDM, mixture_ratio 0.125"}
+VARIANT_NAMES |= {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_NAMES |= {"test1": "unseen, between", "test2": "unseen, outside"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")

@@ -87,6 +87,12 @@ def test_every_experiment_can_be_read(name):
         assert set(merged) == set(one.hyperparameters)
 
 
+def test_runs_of_another_experiment_are_not_run_again(tmp_path):
+    folder = write(tmp_path, variants={"ldm": {"experiment": "another"}, "rl2": None}, seeds=[0])
+    ldm, rl2 = load_experiment("tiny", folder).runs
+    assert ldm.results(Path("r")) == Path("r/another/ldm_seed0") and rl2.results(Path("r")) == Path("r/tiny/rl2_seed0")
+
+
 def test_an_algorithm_is_one_line(tmp_path):
     variants = {
         "ldm": None,
