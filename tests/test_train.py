@@ -156,3 +156,34 @@ def test_the_buffer_of_a_checkpoint_is_gone_on_with(algo, tmp_path, monkeypatch)
     main([*options, "-n", "200", "-i", str(run / "checkpoint.zip")])
     assert saved > 0 and seen[0].num_timesteps == 200
     assert len(seen[0].replay_buffer) == saved + seen[0].n_recorded
+
+
+def test_the_plots_of_rl_zoo3_work(tmp_path, monkeypatch, capsys):
+    from rl_zoo3.plots.all_plots import all_plots
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    options = [
+        "--algo",
+        "rl2",
+        "--env",
+        "GridNavi-v0",
+        "--env-kwargs",
+        "horizon:5",
+        "episodes_per_task:2",
+        "-f",
+        str(tmp_path),
+    ]
+    options += ["--eval-freq", "40", "--verbose", "0", "-params", "n_envs:4", "batch_size:20"]
+    for seed in ("0", "1"):
+        main([*options, "-n", "160", "--seed", seed])
+    run = tmp_path / "rl2" / "GridNavi-v0_1"
+    with np.load(run / "evaluations.npz") as saved, open(run / "evaluations.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+        assert saved["timesteps"].tolist() == sorted({int(row["timesteps"]) for row in rows})
+        assert saved["results"].shape == saved["ep_lengths"].shape == (len(saved["timesteps"]), 27)
+        assert saved["results"][0, 0] == pytest.approx(float(rows[0]["return"]) + float(rows[1]["return"]))
+        assert (saved["ep_lengths"] == 10).all()
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["plots", "-a", "rl2", "-e", "GridNavi-v0", "-f", str(tmp_path), "--no-display"])
+    all_plots()
+    assert "GridNavi-v0" in capsys.readouterr().out

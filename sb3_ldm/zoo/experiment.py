@@ -32,7 +32,7 @@ from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.ldm import LDM
 from sb3_ldm.zoo.configs import resolve_config
-from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories
+from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 
 FINAL_REPEATS = 10
 
@@ -203,6 +203,7 @@ class MetaExperimentManager(ExperimentManager):
                 and model.mixture_env.has_final_beliefs
             ):
                 save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
+        save_zoo_evaluations(path / "evaluations.csv", path / "evaluations.npz", splits[1])
         if env.has_attr("position"):
             save_paths(model, env, path / "paths.npz", split=splits[1], seed=self.seed)
         env.close()

@@ -15,6 +15,7 @@ from sb3_ldm.common.probes import get_probes, visited_probes
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
 from sb3_ldm.ldm import LDM
 from sb3_ldm.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
+from sb3_ldm.results import load_evaluations
 
 
 def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) -> None:
@@ -131,3 +132,28 @@ def save_paths(
     found = {tuple(task): paths for task, paths in reversed(recorder.finished)}
     paths = np.stack([found[tuple(task)] for task in tasks]).astype(np.float32)
     np.savez_compressed(path, tasks=tasks, split=np.full(len(tasks), split), paths=paths)
+
+
+def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:
+    """
+    The evaluations of a run as SB3's ``EvalCallback`` saves them, for rl_zoo3's plots: an episode is a whole meta-episode.
+
+    :param evaluations: ``evaluations.csv``; nothing is written if there is none
+    :param path: file to write, ``evaluations.npz``
+    :param split: the split to take
+    """
+    if not evaluations.is_file():
+        return
+    table = load_evaluations(evaluations).select(split)
+    if len(table) == 0:
+        return
+    timesteps = np.unique(table.timesteps)
+    shape = (len(timesteps), -1, int(table.episode.max(initial=1)))
+    order = np.argsort(table.timesteps, kind="stable")  # rows of a meta-episode lie one behind the other
+    arrays = {
+        "results": table.returns[order].reshape(shape).sum(-1),
+        "ep_lengths": table.lengths[order].reshape(shape).sum(-1),
+    }
+    if table.has_successes:
+        arrays["successes"] = table.successes[order].reshape(shape)[..., -1]
+    np.savez(path, timesteps=timesteps, **arrays)
