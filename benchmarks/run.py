@@ -153,8 +153,9 @@ class Job:
             self.log.close()
 
     def last_evaluation(self) -> tuple[int, dict[str, float]]:
-        """:return: frames at the last evaluation, and the mean return of the last episode by split"""
-        path = self.results / EVALUATIONS_FILE if self.state in ("done", "changed") else newest(self.folder, EVALUATIONS_FILE)
+        """:return: frames at the last evaluation (of a finished run, its final one), and the last episode's mean returns"""
+        is_done = self.state in ("done", "changed")
+        path = self.results / FINAL_FILE if is_done else newest(self.folder, EVALUATIONS_FILE)
         if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
             self._looked_at = path, path.stat().st_mtime
             self._last = _read_last(path)
@@ -163,7 +164,7 @@ class Job:
 
 def _read_last(path: Path) -> tuple[int, dict[str, float]]:
     try:
-        table = load_evaluations(path).last()
+        table = load_evaluations(path).last().select(deterministic=False)
     except ValueError:  # it is being written
         return 0, {}
     if len(table) == 0:

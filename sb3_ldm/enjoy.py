@@ -5,6 +5,7 @@ needs no display.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stochastic", action="store_true", help="sample actions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="besides those of the run")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="modules that register the environment")
     parser.add_argument("--split", help="tasks to show; by default test, or eval where test has infinitely many")
     parser.add_argument("--video", type=Path, help="file to record to, such as agent.mp4")
     parser.add_argument("--n-tasks", type=int, default=5, help="tasks in the video at most, evenly chosen")
@@ -59,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     from sb3_ldm.zoo.video import find_trained
 
     register()
+    for package in options.gym_packages:
+        importlib.import_module(package)
     agent = find_trained(options.algo, options.env, options.folder, options.exp_id, options.load_best)
     env_kwargs = {**agent.env_kwargs, **options.env_kwargs}
     tasks = gym.make(options.env, **env_kwargs).get_wrapper_attr("task_distribution")
@@ -72,6 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     given = ["--algo", options.algo, "--env", options.env, "-f", options.folder, "--exp-id", str(options.exp_id)]
     given += ["--load-best"] * options.load_best + ["--stochastic"] * options.stochastic + ["--seed", str(options.seed)]
+    if options.gym_packages:
+        given += ["--gym-packages", *options.gym_packages]
     if not has_display and "--no-render" not in others:
         others = [*others, "--no-render"]
     sys.argv = [sys.argv[0], *given, *others, "--env-kwargs", *(f"{name}:{value!r}" for name, value in env_kwargs.items())]

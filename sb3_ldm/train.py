@@ -1,17 +1,24 @@
 """
 Train an agent: ``python -m sb3_ldm.train --algo ldm --env GridNavi-v0``, with the options of rl_zoo3's train script.
 
-Hyperparameters come from ``zoo_configs/<algo>.yml``. ``-i RUN/checkpoint.zip`` continues an interrupted run.
+Hyperparameters come from ``zoo_configs/<algo>.yml``. ``-i RUN/checkpoint.zip`` continues an interrupted run with the options
+that it was started with, as far as none are given.
 """
 
+import itertools
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import rl_zoo3.train
 
 from sb3_ldm.zoo import register
+from sb3_ldm.zoo.configs import available_configs
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
+_AGENT = ("-i", "--trained-agent")
 DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
 
 
@@ -21,11 +28,46 @@ def with_defaults(arguments: list[str], interactive: bool) -> list[str]:
     :param interactive: whether someone watches, who is shown a progress bar
     :return: the command line with this package's defaults for options that it does not give
     """
+    arguments = [*arguments, *options_of_run(arguments)]
     given = {argument.split("=")[0] for argument in arguments}
     missing = [word for name, value in DEFAULTS.items() if name not in given for word in (name, value)]
     if interactive and not given & {"--progress", "-P"}:
         missing.append("--progress")
     return [*arguments, *missing]
+
+
+def options_of_run(arguments: list[str]) -> list[str]:
+    """
+    The options that a run was started with, so that nobody goes on with others by mistake.
+
+    :param arguments: a command line, perhaps with ``-i RUN/checkpoint.zip``
+    :return: options of that run that the command line does not give; none if it starts anew
+    """
+    agent = next((after for word, after in itertools.pairwise(arguments) if word in _AGENT), None)
+    state_file = None if agent is None else Path(agent).with_name("run.json")
+    if state_file is None or not state_file.is_file():
+        return []
+    state: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
+    options = {
+        ("--algo",): [state["algo"]],
+        ("--env",): [state["env"]],
+        ("--seed",): [str(state["seed"])],
+        ("-n", "--n-timesteps"): [str(state["n_timesteps"])],
+        ("--env-kwargs",): _words(state.get("env_kwargs") or {}),
+    }
+    if not {"-conf", "--conf-file", "-params", "--hyperparams"} & set(arguments):
+        options[("--hyperparams",)] = _words(state["hyperparameters"])
+        options[("--conf-file",)] = [state["config"]] if state.get("config") in available_configs() else []
+    return [
+        word
+        for names, values in options.items()
+        if values and not set(names) & set(arguments)
+        for word in (names[-1], *values)
+    ]
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    return [f"{name}:{value!r}" for name, value in options.items()]
 
 
 def main(arguments: list[str] | None = None) -> None:

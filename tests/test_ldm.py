@@ -1,6 +1,7 @@
 """LDM as a Stable-Baselines3 algorithm: RL2 plus imagination, reproducible, saved and loaded."""
 
 import csv
+import warnings
 
 import numpy as np
 import pytest
@@ -477,3 +478,11 @@ def test_wrong_rewards_are_reported_with_a_remedy():
     model = make(drifts(), reward_likelihood="bernoulli")
     with pytest.raises(ValueError, match="use 'gaussian'"):
         model.learn(ROLLOUT)
+
+
+@pytest.mark.parametrize(("starts", "warns"), [(ROLLOUT, True), (2 * ROLLOUT, True), (ROLLOUT - 1, False)])
+def test_a_run_that_ends_before_imagination_starts_is_warned_of(starts, warns):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make(imagination_starts=starts).learn(ROLLOUT)
+    assert any("is not reached in 32 time steps" in str(one.message) for one in caught) == warns

@@ -13,7 +13,9 @@ import yaml
 
 from sb3_ldm import LDM, make_meta_vec_env
 from sb3_ldm.common.evaluation import evaluate_meta
+from sb3_ldm.enjoy import main as enjoy
 from sb3_ldm.envs import check_task_env
+from sb3_ldm.train import main as train
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.registration import ALGORITHMS
 
@@ -56,6 +58,15 @@ def test_every_algorithm_has_hyperparameters_for_an_environment_that_nothing_is_
         defaults.pop(name)
     env = make_meta_vec_env("Reach-v0", 4, seed=0)
     ALGORITHMS[algo]("MlpLstmPolicy", env, seed=0, device="cpu", **defaults).learn(4 * 40)
+
+
+def test_the_agent_can_be_watched(folder, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    options = ["--algo", "rl2", "--env", "Reach-v0", "--gym-packages", "my_tasks", "-f", str(folder)]
+    train([*options, "-n", "160", "--eval-freq", "-1", "--verbose", "0", "-params", "n_envs:4"])
+    gym.registry.pop("Reach-v0")
+    sys.modules.pop("my_tasks")
+    enjoy([*options, "-n", "40", "--no-render"])
 
 
 @pytest.mark.slow

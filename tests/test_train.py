@@ -16,7 +16,7 @@ import yaml
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.ldm import LDM
-from sb3_ldm.train import DEFAULTS, main, with_defaults
+from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
 from sb3_ldm.zoo import experiment
 from sb3_ldm.zoo.configs import available_configs, config_path, resolve_config
 
@@ -45,6 +45,29 @@ def test_defaults_give_way_to_what_the_user_says() -> None:
     ]
     assert with_defaults([], interactive=True)[-1] == "--progress"
     assert "--progress" not in with_defaults(["-P"], interactive=True)
+
+
+def test_a_run_is_continued_with_its_own_options(tmp_path: Path) -> None:
+    state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 3, "n_timesteps": 500, "config": "ldm-paper"}
+    state |= {"env_kwargs": {"task_split": "all"}, "hyperparameters": {"beta": 2.0, "policy": "MlpLstmPolicy"}}
+    (tmp_path / "run.json").write_text(json.dumps(state))
+    agent = ["-i", str(tmp_path / "checkpoint.zip")]
+    given = [
+        "--algo",
+        "ldm",
+        "--env",
+        "GridNavi-v0",
+        "--seed",
+        "3",
+        "--n-timesteps",
+        "500",
+        "--env-kwargs",
+        "task_split:'all'",
+    ]
+    settings = ["--hyperparams", "beta:2.0", "policy:'MlpLstmPolicy'", "--conf-file", "ldm-paper"]
+    assert options_of_run(agent) == [*given, *settings]
+    assert options_of_run([*agent, "-n", "900", "--seed", "4", "-params", "beta:1.0"]) == [*given[:4], *given[8:]]
+    assert options_of_run(["--seed", "1"]) == [] == options_of_run(["-i", str(tmp_path / "other" / "agent.zip")])
 
 
 def test_unknown_algorithm_names_the_known_ones() -> None:
@@ -153,8 +176,11 @@ def test_the_buffer_of_a_checkpoint_is_gone_on_with(algo, tmp_path, monkeypatch)
     model.save_replay_buffer(run / "checkpoint_replay_buffer.pkl")
     saved, seen = len(model.replay_buffer), []
     monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: seen.append(model))
-    main([*options, "-n", "200", "-i", str(run / "checkpoint.zip")])
+    # Nothing but what is to be different: the rest is as the run was started.
+    main(["-i", str(run / "checkpoint.zip"), "-n", "200", "--eval-freq", "-1"])
     assert saved > 0 and seen[0].num_timesteps == 200
+    assert (seen[0].n_envs, seen[0].batch_size, seen[0].vae_batch_size, seen[0].seed) == (4, 20, 3, 0)
+    assert seen[0].layout.max_episode_steps == 5
     assert len(seen[0].replay_buffer) == saved + seen[0].n_recorded
 
 

@@ -243,6 +243,16 @@ class LDM(LatentDynamicsPPO, RL2):
         given = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in callbacks]
         return super()._init_callback([*given, RewardMapCallback()], progress_bar)
 
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        prepared = super()._setup_learn(*args, **kwargs)
+        if self.n_mixture > 0 and self._total_timesteps <= self.imagination_starts:
+            warnings.warn(
+                f"imagination_starts={self.imagination_starts:.0f} is not reached in {self._total_timesteps} time steps: LDM "
+                "trains as RL2. Train longer, or let imagination start earlier.",
+                stacklevel=4,
+            )
+        return prepared
+
     def _start_recording(self) -> None:
         self._enable_imagination()
         super()._start_recording()
