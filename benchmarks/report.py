@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent / "RESULTS.md"
 #: Shown on the page where an experiment has them, in this order.
 _SHOWN_FIGURES = ("comparison.png", "learning_curves.png", "return_map.png")
 
-#: With fewer seeds no interval is worth a verdict; with three, one of 95% holds what it should in about 7 of 10 cases.
+#: With fewer seeds no interval is worth a verdict; with three it is still too narrow.
 FEW_SEEDS = 3
 
 Variants = Mapping[str, Sequence[RunResult]]
@@ -178,9 +178,8 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         "# Results\n",
         "Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Returns are those of the last episode "
         "of a meta-episode, actions sampled: means over tasks, then interquartile means over seeds (of fewer than four, "
-        "means) with 95% bootstrap intervals, for which whole seeds are resampled. Three seeds are few: such intervals are "
-        "too narrow, and hold what they should in about 7 of 10 cases. Numbers of solved tasks: mean and standard deviation "
-        "over seeds. Minutes are of one core.\n",
+        "means) with 95% bootstrap intervals, for which whole seeds are resampled. Three seeds are few: resampling makes such "
+        "intervals too narrow. Numbers of solved tasks: mean and standard deviation over seeds. Minutes are of one core.\n",
     ]
     for name in available_experiments():
         experiment = load_experiment(name)
