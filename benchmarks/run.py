@@ -1,7 +1,8 @@
 """
 Run what is missing of an experiment: ``python -m benchmarks.run <experiment> [--jobs N]``.
 
-Runs are processes of one thread each, several at a time. Killed and called again, it goes on from the last checkpoints.
+Runs are processes of one thread each, several at a time, on this machine or on the nodes of a Ray cluster (``--ray-address``).
+Killed and called again, it goes on from the last checkpoints; a run whose node is lost goes on by itself on another one.
 Results of a finished run are copied to ``benchmarks/results/<experiment>/<variant>_seed<k>``.
 """
 
@@ -11,10 +12,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 try:
     import fcntl
@@ -35,24 +37,16 @@ from sb3_ldm.results import (
     RUN_FILE,
     TRAJECTORIES_FILE,
     load_evaluations,
+    newest_file,
 )
 from sb3_ldm.summary import format_frames
+from sb3_ldm.zoo.cluster import RemoteProcess, connect
+from sb3_ldm.zoo.experiment import CHECKPOINT_FILE
 
 RUNS = Path("runs")  #: where agents are trained
 #: What is kept of a run; progress of a continued run is in several files.
 RESULT_FILES = (RUN_FILE, EVALUATIONS_FILE, FINAL_FILE, REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE)
-CHECKPOINT = "checkpoint.zip"
 _POLL_S = 2.0
-
-
-def newest(folder: Path, file: str) -> Path | None:
-    """
-    :param folder: a run's own folder, with an RL Zoo folder for every attempt
-    :param file: name of a file
-    :return: the latest one, None if there is none
-    """
-    found = sorted(folder.glob(f"*/*/{file}"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
 
 
 def finished_folder(run: Run, folder: Path) -> Path | None:
@@ -61,7 +55,7 @@ def finished_folder(run: Run, folder: Path) -> Path | None:
     :param folder: its own folder
     :return: the attempt that was trained to the end, None if there is none
     """
-    final = newest(folder, FINAL_FILE)
+    final = newest_file(folder, FINAL_FILE)
     if final is None or not is_finished(final.parent, run.n_timesteps) or run.changed_settings(final.parent):
         return None
     return final.parent
@@ -89,16 +83,16 @@ class Job:
     :param run: the run
     :param folder: its own folder, where agents are trained
     :param results: folder of its results
-    :param state: ``waiting``, ``running``, ``done``, ``failed`` ``elsewhere``, which is run by someone else, or
-        ``changed``: it has results of other settings, which stay until someone deletes them
+    :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
+        run by someone else, or ``changed``: it has results of other settings, which stay until someone deletes them
     """
 
     run: Run
     folder: Path
     results: Path
     state: str = "waiting"
-    process: subprocess.Popen[bytes] | None = None
-    log: TextIO | None = None
+    process: subprocess.Popen[bytes] | RemoteProcess | None = None
+    log: IO[bytes] | None = None
     _looked_at: tuple[Path, float] | None = None
     _last: tuple[int, dict[str, float]] = field(default_factory=lambda: (0, {}))
 
@@ -107,27 +101,38 @@ class Job:
         """What the run prints."""
         return self.folder / "log.txt"
 
-    def start(self) -> None:
-        """Train, from the last checkpoint if there is one."""
+    @property
+    def is_active(self) -> bool:
+        """Whether it is being run."""
+        return self.state in ("queued", "running")
+
+    def start(self, launch: "Launch | None" = None) -> None:
+        """
+        Train, from the last checkpoint if there is one.
+
+        :param launch: starts the process, by default on this machine
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.log = self.log_path.open("a", encoding="utf-8")
+        self.log = self.log_path.open("ab")
         if not _lock(self.log):
             self._close()
             self.state = "elsewhere"
             return
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-        command = self.run.command(self.folder, self.checkpoint())
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
+        self.process = (launch or launch_here)(self)
         self.state = "running"
 
     def checkpoint(self) -> Path | None:
         """:return: where to go on from, None to begin anew: there is none, or it was trained with other settings"""
-        found = newest(self.folder, CHECKPOINT)
+        found = newest_file(self.folder, CHECKPOINT_FILE)
         return None if found is None or self.run.changed_settings(found.parent) else found
 
     def update(self) -> None:
         """See whether it has ended, and keep its results."""
-        if self.process is None or self.process.poll() is None:
+        if self.process is None or not self.is_active:
+            return
+        if self.process.poll() is None:
+            is_started = not isinstance(self.process, RemoteProcess) or self.process.is_started
+            self.state = "running" if is_started else "queued"
             return
         self._close()
         if self.process.returncode != 0:
@@ -155,11 +160,38 @@ class Job:
     def last_evaluation(self) -> tuple[int, dict[str, float]]:
         """:return: frames at the last evaluation (of a finished run, its final one), and the last episode's mean returns"""
         is_done = self.state in ("done", "changed")
-        path = self.results / FINAL_FILE if is_done else newest(self.folder, EVALUATIONS_FILE)
+        path = self.results / FINAL_FILE if is_done else newest_file(self.folder, EVALUATIONS_FILE)
         if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
             self._looked_at = path, path.stat().st_mtime
             self._last = _read_last(path)
         return self._last
+
+
+Launch = Callable[[Job], subprocess.Popen[bytes] | RemoteProcess]
+
+
+def launch_here(job: Job) -> subprocess.Popen[bytes]:
+    """
+    :param job: a job
+    :return: its process on this machine
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    command = job.run.command(job.folder, job.checkpoint())
+    return subprocess.Popen(command, stdout=job.log, stderr=subprocess.STDOUT, env=environment)
+
+
+def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> RemoteProcess:
+    """
+    :param job: a job
+    :param n_gpus: GPUs that it needs
+    :return: its process on some node of the connected Ray cluster, whose files come back to the job's folder
+    """
+
+    def command() -> list[str]:
+        checkpoint = job.checkpoint()
+        return job.run.command(Path(), None if checkpoint is None else checkpoint.relative_to(job.folder))
+
+    return RemoteProcess(command, job.folder, job.log, keep=[job.log_path.name], n_gpus=n_gpus)
 
 
 def _read_last(path: Path) -> tuple[int, dict[str, float]]:
@@ -173,7 +205,7 @@ def _read_last(path: Path) -> tuple[int, dict[str, float]]:
     return int(table.timesteps[0]), {split: float(table.select(split).returns.mean()) for split in table.splits}
 
 
-def _lock(file: TextIO) -> bool:
+def _lock(file: IO[bytes]) -> bool:
     """Lock a file until it is closed, by this process and by those that it starts with it; False if someone else did."""
     if fcntl is None:
         return True
@@ -223,7 +255,9 @@ def status_table(jobs: Sequence[Job], title: str) -> Table:
     return table
 
 
-def run_jobs(jobs: Sequence[Job], n_jobs: int, title: str = "", console: Console | None = None) -> list[Job]:
+def run_jobs(
+    jobs: Sequence[Job], n_jobs: int, title: str = "", console: Console | None = None, launch: Launch = launch_here
+) -> list[Job]:
     """
     Train everything that waits, several at a time; whoever interrupts it may call it again.
 
@@ -231,6 +265,7 @@ def run_jobs(jobs: Sequence[Job], n_jobs: int, title: str = "", console: Console
     :param n_jobs: how many at a time
     :param title: of the status table
     :param console: where the status table is shown
+    :param launch: starts the process of a run
     :return: the runs that failed
     :raises ValueError: if ``n_jobs`` is not positive
     """
@@ -239,12 +274,12 @@ def run_jobs(jobs: Sequence[Job], n_jobs: int, title: str = "", console: Console
     console = Console() if console is None else console
     try:
         with Live(status_table(jobs, title), console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
-            while any(job.state in ("waiting", "running") for job in jobs):
+            while any(job.state == "waiting" or job.is_active for job in jobs):
                 for job in jobs:
                     job.update()
-                n_running = sum(job.state == "running" for job in jobs)
-                for job in [job for job in jobs if job.state == "waiting"][: n_jobs - n_running]:
-                    job.start()
+                n_active = sum(job.is_active for job in jobs)
+                for job in [job for job in jobs if job.state == "waiting"][: n_jobs - n_active]:
+                    job.start(launch)
                 live.update(status_table(jobs, title))
                 time.sleep(_POLL_S)
     finally:
@@ -259,9 +294,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time (default: the processors; on a cluster, as many as it can take)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
     parser.add_argument("--variants", nargs="+", help="only these variants")
+    parser.add_argument(
+        "--ray-address",
+        nargs="?",
+        const="",
+        help="run on this Ray cluster; without an address, Ray is started on this machine",
+    )
+    parser.add_argument("--gpus-per-run", type=float, default=0.0, help="GPUs of a cluster's node that a run needs")
     parser.add_argument("--status", action="store_true", help="show how it stands, run nothing")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where agents are trained (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
@@ -287,10 +331,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     title = ", ".join(titles)
     if not options.status:
         try:
-            failed = run_jobs(jobs, options.jobs, title, console)
+            launch, n_jobs = _launcher(options, len(jobs))
+            failed = run_jobs(jobs, n_jobs, title, console, launch)
         except KeyboardInterrupt:
             sys.exit("Interrupted: the same command goes on from the last checkpoints.")
-        except ValueError as error:
+        except (ValueError, ImportError, ConnectionError) as error:
             sys.exit(f"error: {error}")
         for job in failed:
             console.print(f"{job.run.name} failed, see {job.log_path}")
@@ -299,6 +344,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(status_table(jobs, title))
     if not options.status and any(job.state == "failed" for job in jobs):
         sys.exit(1)
+
+
+def _launcher(options: argparse.Namespace, n_runs: int) -> tuple[Launch, int]:
+    """How runs are started, and how many at a time."""
+    if options.ray_address is None:
+        return launch_here, (os.cpu_count() or 1) if options.jobs is None else options.jobs
+    connect(options.ray_address)
+    # The cluster knows better how many fit.
+    return partial(launch_on_cluster, n_gpus=options.gpus_per_run), max(1, n_runs) if options.jobs is None else options.jobs
 
 
 if __name__ == "__main__":

@@ -33,6 +33,16 @@ PATHS_FILE = "paths.npz"
 REQUIRED_METADATA = ("algo", "env", "seed", "frames", "episodes_per_task")
 
 
+def newest_file(folder: Path, name: str) -> Path | None:
+    """
+    :param folder: a log folder, with the RL Zoo's folders ``<algo>/<env>_<k>`` in it
+    :param name: of a file in them
+    :return: the latest one, None if there is none
+    """
+    found = sorted(folder.glob(f"*/*/{name}"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
 @dataclass(frozen=True)
 class EvaluationTable:
     """

@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import rl_zoo3.train
-
-from sb3_ldm.zoo import register
 from sb3_ldm.zoo.configs import available_configs
 from sb3_ldm.zoo.experiment import MetaExperimentManager
+from sb3_ldm.zoo.script import run_script
 
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
 _AGENT = ("-i", "--trained-agent")
@@ -76,11 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     :param arguments: the command line, that of the process by default
     """
-    register()
-    rl_zoo3.train.ExperimentManager = MetaExperimentManager  # type: ignore[misc]
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.argv = [sys.argv[0], *with_defaults(arguments, interactive=sys.stdout.isatty())]
-    rl_zoo3.train.train()
+    run_script(MetaExperimentManager, with_defaults(arguments, interactive=sys.stdout.isatty()))
 
 
 if __name__ == "__main__":

@@ -3,28 +3,31 @@ Search hyperparameters with Optuna: ``python -m sb3_ldm.tune --algo ldm --env Gr
 rl_zoo3's train script.
 
 Trials train on part of the training tasks and are judged by the return on the rest; the test tasks are not touched. The study
-is kept in ``--storage``: the same command goes on with it, and several processes may work on it at a time. The best
-configuration is written as a file that ``python -m sb3_ldm.train --conf-file`` accepts.
+is kept in ``--storage``: the same command goes on with it, and several processes may work on it at a time, or the nodes of a
+Ray cluster (``--ray-address``). The best configuration is written as a file that ``python -m sb3_ldm.train --conf-file``
+accepts.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import rl_zoo3.train
-
 from sb3_ldm.train import DEFAULTS
-from sb3_ldm.zoo import register
-from sb3_ldm.zoo.tuning import TuningManager
+from sb3_ldm.zoo.cluster import connect, n_processors
+from sb3_ldm.zoo.script import run_script
+from sb3_ldm.zoo.tuning import Cluster, TuningManager
 
 
-def with_defaults(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
     """
     :param arguments: the command line
-    :return: the command line of rl_zoo3's train script, and the parameters to vary, None for the default ones
+    :return: the command line of rl_zoo3's train script, and the options that are not its own
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--tune", nargs="+")
+    parser.add_argument("--ray-address", nargs="?", const="")
+    parser.add_argument("--gpus-per-trial", type=float, default=0.0)
+    parser.add_argument("--n-jobs", type=int)
     parser.add_argument("--algo", default=DEFAULTS["--algo"])
     parser.add_argument("--env", default=DEFAULTS["--env"])
     parser.add_argument("-f", "--log-folder", default="logs")
@@ -35,24 +38,52 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], list[str] | None]:
     own, others = parser.parse_known_args(arguments)
     study = own.study_name or f"{own.algo}_{own.env}"
     storage = own.storage or str(Path(own.log_folder) / own.algo / "tune" / f"{study}.log")
-    words = ["--algo", own.algo, "--env", own.env, "-f", own.log_folder]
+    words = [
+        "--algo",
+        own.algo,
+        "--env",
+        own.env,
+        "-f",
+        own.log_folder,
+        "--n-jobs",
+        str(1 if own.n_jobs is None else own.n_jobs),
+    ]
     words += ["--study-name", study, "--storage", storage, "--verbose", own.verbose, "--num-threads", own.num_threads]
-    return ["-optimize", "--eval-freq", "-1", *words, *others], own.tune
+    return ["-optimize", "--eval-freq", "-1", *words, *others], own
+
+
+def make_cluster(options: argparse.Namespace) -> Cluster | None:
+    """
+    :param options: of :func:`with_defaults`
+    :return: where trials are run: on the Ray cluster that was asked for, or in this process
+    :raises ValueError: if ``n_jobs`` is not positive
+    """
+    if options.ray_address is None:
+        return None
+    if options.n_jobs is not None and options.n_jobs < 1:
+        raise ValueError(f"n_jobs={options.n_jobs}: use at least 1 trial at a time.")
+    connect(options.ray_address)
+    return Cluster(options.n_jobs or n_processors(), options.gpus_per_trial)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """
     :param arguments: the command line, that of the process by default
     """
-    register()
-    rl_zoo3.train.ExperimentManager = TuningManager  # type: ignore[misc]
     arguments = sys.argv[1:] if arguments is None else arguments
     if set(arguments) & {"-h", "--help"}:
-        print(__doc__, "\n  --tune NAME [NAME ...]   parameters to vary\n")
-    words, TuningManager.tuned = with_defaults(arguments)
-    sys.argv = [sys.argv[0], *words]
-    rl_zoo3.train.train()
+        print(__doc__, _OWN_OPTIONS)
+    words, options = with_defaults(arguments)
+    TuningManager.tuned, TuningManager.cluster = options.tune, make_cluster(options)
+    run_script(TuningManager, words)
 
+
+_OWN_OPTIONS = """
+  --tune NAME [NAME ...]   parameters to vary
+  --ray-address [ADDRESS]  run trials on this Ray cluster; without an address, Ray is started on this machine
+  --n-jobs N               trials at a time on the cluster (default: its processors)
+  --gpus-per-trial N       GPUs of a node that a trial needs
+"""
 
 if __name__ == "__main__":
     main()

@@ -20,6 +20,7 @@ from benchmarks.experiment import Expectation, Experiment, Run, available_experi
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
 from benchmarks.statistics import iqm_interval, task_scores
 from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
+from sb3_ldm.results import newest_file
 from sb3_ldm.zoo.configs import config_path
 
 DATA = {"title": "A title", "source": "a figure", "env": "GridNavi-v0", "n_timesteps": 100, "seeds": [0, 1]}
@@ -221,7 +222,7 @@ def test_results_of_other_settings_are_told_and_kept(scripted, tmp_path):
     # Nor is a checkpoint of other settings gone on from.
     modes["ldm"] = "wait"
     other = replace(jobs[0], results=tmp_path / "elsewhere", state="waiting", run=changed.runs[0])
-    assert run.newest(other.folder, run.CHECKPOINT) is not None and other.checkpoint() is None
+    assert newest_file(other.folder, run.CHECKPOINT_FILE) is not None and other.checkpoint() is None
     assert replace(other, run=experiment.runs[0]).checkpoint() is not None
 
 
@@ -242,8 +243,8 @@ def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
     jobs, most = jobs_of(experiment, tmp_path), []
     start = run.Job.start
 
-    def counted(job):
-        start(job)
+    def counted(job, launch):
+        start(job, launch)
         most.append(sum(one.state == "running" for one in jobs))
 
     monkeypatch.setattr(run.Job, "start", counted)

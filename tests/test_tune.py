@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
 
+from sb3_ldm.common import callbacks
+from sb3_ldm.results import load_evaluations, load_run
 from sb3_ldm.train import main as train
 from sb3_ldm.tune import main, with_defaults
-from sb3_ldm.zoo import tuning
+from sb3_ldm.zoo import experiment, trial, tuning
 from sb3_ldm.zoo.registration import ALGORITHMS
 from sb3_ldm.zoo.search_space import DEFAULT_NAMES, SEARCH_SPACES, check_names, suggest, to_hyperparameters
 from sb3_ldm.zoo.tuning import free_lost_trials, n_counted, open_storage
@@ -33,9 +36,8 @@ def load(folder: Path, algo: str = "ldm") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=open_storage(str(folder / algo / "tune" / f"{name}.log")))
 
 
-@pytest.fixture(autouse=True)
-def _restore_arguments(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tune"])
+def study_folder(folder: Path, algo: str) -> Path:
+    return folder / algo / "tune" / f"{algo}_GridNavi-v0"
 
 
 # The search space
@@ -74,12 +76,12 @@ def test_unknown_parameters_are_refused():
 
 
 def test_defaults_give_way_to_what_the_user_says():
-    words, tuned = with_defaults(["--tune", "beta", "kl_weight", "--n-trials", "3"])
-    assert tuned == ["beta", "kl_weight"]
+    words, own = with_defaults(["--tune", "beta", "kl_weight", "--n-trials", "3"])
+    assert own.tune == ["beta", "kl_weight"] and own.ray_address is None
     assert words[words.index("--storage") + 1] == "logs/ldm/tune/ldm_GridNavi-v0.log"
     assert words[-2:] == ["--n-trials", "3"]
-    words, tuned = with_defaults(["--study-name", "mine", "--storage", "sqlite:///a.db"])
-    assert tuned is None and words[words.index("--storage") + 1] == "sqlite:///a.db"
+    words, own = with_defaults(["--study-name", "mine", "--storage", "sqlite:///a.db"])
+    assert own.tune is None and words[words.index("--storage") + 1] == "sqlite:///a.db"
     assert words[words.index("--study-name") + 1] == "mine"
 
 
@@ -91,11 +93,11 @@ def test_a_study_is_run_resumed_and_its_best_configuration_trained(tmp_path, cap
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     assert set(study.best_params) == {"mixture_ratio", "sequences_per_minibatch"}
     assert study.user_attrs["experiment"]["env_kwargs"]["validation_tasks"] == 6
-    assert -3.0 <= study.best_value <= 5.0 and len(study.trials[0].intermediate_values) == 3
+    assert -3.0 <= study.best_value <= 5.0 and len(study.trials[0].intermediate_values) >= 3
     study = tune(tmp_path, "--n-trials", "1", "--tune", "mixture_ratio", "sequences_per_minibatch", *PARAMS)
     assert len(study.trials) == 3
     assert "2 trials so far, 1 to run" in capsys.readouterr().out
-    folder = tmp_path / "ldm" / "tune" / "ldm_GridNavi-v0"
+    folder = study_folder(tmp_path, "ldm")
     assert {path.name for path in folder.iterdir()} >= {"trials.csv", "best.yml", "history.png"}
     [(env, best)] = yaml.safe_load((folder / "best.yml").read_text()).items()
     chosen = json.loads(study.best_trial.user_attrs["hyperparameters"])
@@ -143,12 +145,54 @@ def test_a_trial_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
     monkeypatch.setattr(ALGORITHMS["rl2"], "learn", learn)
     study = tune(tmp_path, "--n-trials", "2", *PARAMS[:3], algo="rl2")
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
-    assert [path.name for path in (tmp_path / "rl2" / "tune" / "rl2_GridNavi-v0").iterdir()] == ["trials.csv"]
+    assert sorted(path.name for path in study_folder(tmp_path, "rl2").iterdir()) == ["trials", "trials.csv"]
 
 
-def test_few_training_tasks_are_not_all_held_out(tmp_path, monkeypatch):
+def test_a_trial_is_a_run_that_keeps_its_curves_and_no_agent(tmp_path):
+    study = tune(tmp_path, "--n-trials", "1", "--seed", "3", *PARAMS, algo="ldm")
+    [folder] = (study_folder(tmp_path, "ldm") / "trials" / "0" / "ldm").iterdir()
+    kept = {path.name for path in folder.iterdir()}
+    assert (
+        {"evaluations.csv", "progress.csv", "run.json"} <= kept
+        and not any(folder.rglob("*.zip"))
+        and not any(folder.rglob("*.pkl"))
+    )
+    run = load_run(folder)
+    assert run.metadata["finished"] and run.metadata["frames"] == 120 and run.metadata["seed"] == 3
+    table = load_evaluations(folder / "evaluations.csv")
+    assert table.splits == ("validation",)
+    last = table.select(episode=2)
+    returns = [last.returns[last.timesteps == frames].mean() for frames in np.unique(last.timesteps)]
+    assert list(study.trials[0].intermediate_values.values()) == pytest.approx(returns)
+    assert study.trials[0].value == pytest.approx(returns[-1])
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    returns = tuning.validation_returns
+
+    def interrupt(folder):
+        found = returns(folder)
+        if len(found) == 3:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(tuning, "validation_returns", interrupt)
+    longer = ["-n", "240", "--n-evaluations", "6"]
+    study = tune(tmp_path, "--n-trials", "3", *longer, *PARAMS[:3], algo="rl2")
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    monkeypatch.setattr(tuning, "validation_returns", returns)
+    study = tune(tmp_path, "--n-trials", "1", *longer, *PARAMS[:3], algo="rl2")
+    log = (study_folder(tmp_path, "rl2") / "trials" / "0" / "log.txt").read_text()
+    assert "Continuing after 80 of 240 steps" in log
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert study.trials[1].params == study.trials[0].params
+    [folder] = (study_folder(tmp_path, "rl2") / "trials" / "0" / "rl2").iterdir()  # and no other trial's
+    assert load_run(folder).metadata["frames"] == 240
+    assert len(study.trials[1].intermediate_values) == len(returns(folder.parent.parent)) == 6
+
+
+def test_few_training_tasks_are_not_all_held_out(tmp_path):
     pytest.importorskip("mujoco")
-    monkeypatch.setattr(tuning, "validation_return", lambda model, env: 0.0)
     small = ["-n", "80", "--n-trials", "1", "-params", "n_envs:2", "batch_size:40"]
     main(["--algo", "rl2", "--env", "AntDirection-v0", "--env-kwargs", "horizon:20", "-f", str(tmp_path), *small])
     storage = open_storage(str(tmp_path / "rl2" / "tune" / "rl2_AntDirection-v0.log"))
@@ -158,27 +202,38 @@ def test_few_training_tasks_are_not_all_held_out(tmp_path, monkeypatch):
 
 
 def test_trials_that_are_behind_are_pruned(tmp_path, monkeypatch):
-    scores = iter([5.0, 5.0, 5.0, 1.0, 1.0, 1.0])
-    monkeypatch.setattr(tuning, "validation_return", lambda model, env: next(scores))
+    returns = tuning.validation_returns
+    monkeypatch.setattr(
+        tuning, "validation_returns", lambda folder: [5.0 if folder.name == "0" else 1.0] * len(returns(folder))
+    )
     study = tune(tmp_path, "--n-trials", "2", "--n-startup-trials", "1", *PARAMS[:3], algo="rl2")
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert study.best_trial.number == 0 and study.best_value == 5.0
-    assert len(study.trials[1].intermediate_values) < 3
+    [folder] = (study_folder(tmp_path, "rl2") / "trials" / "1" / "rl2").iterdir()
+    state = load_run(folder).metadata
+    assert state["frames"] < 120 and not state["finished"] and not any(folder.rglob("*.zip"))
 
 
 def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
     asked = []
-    original = tuning.evaluate_meta
+    original = callbacks.evaluate_meta
 
     def watched(model, env, split, **kwargs):
         result = original(model, env, split, **kwargs)
         asked.append((split, {tuple(task) for task in result.tasks}))
         return result
 
-    monkeypatch.setattr(tuning, "evaluate_meta", watched)
+    for module in (callbacks, experiment):
+        monkeypatch.setattr(module, "evaluate_meta", watched)
     tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
     assert asked and all(split == "validation" for split, _ in asked)
     assert all(max(task) in (2, 6) for _, tasks in asked for task in tasks)  # rings of the training goals
+
+
+def test_a_trial_by_itself_refuses_to_look_at_them(tmp_path):
+    words = ["--algo", "rl2", "--env", "GridNavi-v0", "-n", "40", "--eval-freq", "40", "-f", str(tmp_path), *PARAMS[:3]]
+    with pytest.raises(ValueError, match="needs held-out training tasks"):
+        trial.main(words)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +243,8 @@ def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
         (["--env-kwargs", "task_split:'all'"], "leave task_split"),
         (["--eval-env-kwargs", "task_split:'test'"], "leave task_split"),
         (["--tune", "alpha"], "tune=alpha of ldm"),
-        (["--n-jobs", "2"], "n_jobs=2"),
+        (["--n-jobs", "2"], "n_jobs=2: start the same command several times"),
+        (["--n-jobs", "0", "--ray-address"], "n_jobs=0"),
         (["-params", "imagination_starts:120"], "no trial would ever imagine"),
     ],
 )
@@ -209,6 +265,8 @@ def test_trials_of_killed_workers_do_not_count(tmp_path):
     assert n_counted(study) == 4
     assert free_lost_trials(study) == [0]
     assert n_counted(study) == 3
+    again = study.ask()
+    assert again.user_attrs["continues"] == 0 and study.ask().user_attrs == {}
 
 
 @pytest.mark.slow

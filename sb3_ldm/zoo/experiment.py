@@ -1,6 +1,5 @@
 """rl_zoo3's experiment manager for meta-reinforcement learning."""
 
-import contextlib
 import json
 import subprocess
 import time
@@ -35,6 +34,9 @@ from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 
 FINAL_REPEATS = 10
+CHECKPOINT_FILE = "checkpoint.zip"
+BUFFER_FILE = "checkpoint_replay_buffer.pkl"
+CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
 
 
 def evaluation_splits(env: VecEnv, final: bool = False) -> tuple[str, ...]:
@@ -62,6 +64,9 @@ class MetaExperimentManager(ExperimentManager):
 
     Continuing from a checkpoint (``-i RUN/checkpoint.zip``) goes on in the same run folder until ``n_timesteps`` in total.
     """
+
+    evaluation_repeats = 1  #: meta-episodes on each task, while it trains
+    keeps_best_model = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -92,6 +97,14 @@ class MetaExperimentManager(ExperimentManager):
         )
         return self._maybe_normalize(env, eval_env)
 
+    def splits(self, env: VecEnv, final: bool = False) -> tuple[str, ...]:
+        """
+        :param env: vectorised meta-episode environments
+        :param final: whether it is the evaluation at the end
+        :return: the splits to evaluate on
+        """
+        return evaluation_splits(env, final)
+
     def create_callbacks(self) -> None:
         path = Path(self.save_path)
         if self.save_freq > 0:
@@ -103,10 +116,11 @@ class MetaExperimentManager(ExperimentManager):
             eval_env = self._create_eval_env()
             evaluation = MetaEvalCallback(
                 eval_env,
-                splits=evaluation_splits(eval_env),
+                splits=self.splits(eval_env),
                 eval_freq=self.eval_freq,
+                n_repeats=self.evaluation_repeats,
                 log_path=path,
-                best_model_save_path=path,
+                best_model_save_path=path if self.keeps_best_model else None,
                 verbose=0 if self.show_progress else self.verbose,
             )
             self.callbacks.append(evaluation)
@@ -117,7 +131,7 @@ class MetaExperimentManager(ExperimentManager):
     def _create_eval_env(self) -> VecEnv:
         """As many sub-environments as the larger split has tasks, but no more than 64."""
         env = self.create_envs(1, eval_env=True)
-        n_tasks = max(len(evaluation_tasks(env, split)) for split in evaluation_splits(env))
+        n_tasks = max(len(evaluation_tasks(env, split)) for split in self.splits(env))
         env.close()
         return self.create_envs(min(n_tasks, 64), eval_env=True)
 
@@ -147,7 +161,7 @@ class MetaExperimentManager(ExperimentManager):
             device=self.device,
             **hyperparams,
         )
-        buffer_path = Path(self.trained_agent).with_name("checkpoint_replay_buffer.pkl")
+        buffer_path = Path(self.trained_agent).with_name(BUFFER_FILE)
         if isinstance(model, LatentDynamicsPPO) and buffer_path.is_file():
             model.load_replay_buffer(buffer_path)
         drop_evaluations_after(Path(self.save_path) / "evaluations.csv", model.num_timesteps)
@@ -155,13 +169,8 @@ class MetaExperimentManager(ExperimentManager):
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
-        remaining = self.n_timesteps - model.num_timesteps
-        self._save_run(model)
         try:
-            if remaining > 0:
-                # Where it continues, callbacks must not start over, and neither must the schedules.
-                callback = CallbackList(self.callbacks)
-                model.learn(remaining, callback, log_interval=10, reset_num_timesteps=not self.continue_training)
+            self._train(model)
         except KeyboardInterrupt:
             print("Interrupted: saving what has been learned")
         finally:
@@ -170,18 +179,29 @@ class MetaExperimentManager(ExperimentManager):
                     bar.on_training_end()
         self._save_results(model)
 
+    def _train(self, model: BaseAlgorithm) -> None:
+        """Train what is left to train."""
+        remaining = self.n_timesteps - model.num_timesteps
+        self._save_run(model)
+        if remaining > 0:
+            # Where it continues, callbacks must not start over, and neither must the schedules.
+            callback = CallbackList(self.callbacks)
+            model.learn(remaining, callback, log_interval=10, reset_num_timesteps=not self.continue_training)
+
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
         self._save_run(model, finished=True)
-        for name in ("checkpoint.zip", "checkpoint_replay_buffer.pkl"):
-            with contextlib.suppress(FileNotFoundError):
-                (Path(self.save_path) / name).unlink()
+        self._remove_checkpoint()
+
+    def _remove_checkpoint(self) -> None:
+        for name in CHECKPOINT_FILES:
+            (Path(self.save_path) / name).unlink(missing_ok=True)
 
     def _save_results(self, model: BaseAlgorithm) -> None:
         """The final evaluation, and what figures are drawn from."""
         self._save_run(model)
         env, path = self._create_eval_env(), Path(self.save_path)
-        splits, tasks = evaluation_splits(env, final=True), task_distribution_of(env)
+        splits, tasks = self.splits(env, final=True), task_distribution_of(env)
         # A run that is continued with nothing left to train is evaluated again.
         drop_evaluations_after(path / "final_evaluation.csv", model.num_timesteps - 1)
         for deterministic in (False, True):

@@ -3,9 +3,14 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
+import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,64 +25,102 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
-from rl_zoo3.utils import ALGOS
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
+from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.envs.tasks import VALIDATION
+from sb3_ldm.zoo import trial as trial_module
+from sb3_ldm.zoo.cluster import RemoteProcess
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
+from sb3_ldm.zoo.trial import REFUSED, checkpoint_of, remove_checkpoint, validation_returns
 
 VALIDATION_TASKS = 6  #: held-out training tasks, or a third of them if there are few
-EVALUATION_REPEATS = 3  #: meta-episodes on each task, actions sampled
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _EXPERIMENT = "experiment"  #: user attribute of a study: what all of its trials have in common
 _WORKER = "worker"  #: user attribute of a trial: host and process that run it
+_CONTINUES = "continues"  #: user attribute of a trial: number of the first one that was lost, in whose folder it goes on
+_POLL_S = 2.0
+_LOG = "log.txt"
 
 
-class TrialCallback(BaseCallback):
+@dataclass(frozen=True)
+class Cluster:
     """
-    Evaluate on the validation tasks while a trial trains, and stop it if it is behind the others.
+    Trials on the nodes of the connected Ray cluster.
+
+    :param n_trials: at a time
+    :param n_gpus: that a trial needs
+    """
+
+    n_trials: int
+    n_gpus: float = 0.0
+
+
+class TrialRun:
+    """
+    A trial while it is run, here or elsewhere: reads its evaluations, reports them, and says whether to go on.
 
     :param trial: the trial
-    :param eval_env: environments to evaluate on
-    :param eval_freq: time steps (of all sub-environments together) between evaluations
+    :param folder: its own folder
+    :param options: of its command line, without those that name files
+    :param config: the file of hyperparameters that it starts from
     """
 
-    def __init__(self, trial: optuna.Trial, eval_env: VecEnv, eval_freq: int):
-        super().__init__()
+    def __init__(self, trial: optuna.Trial, folder: Path, options: Sequence[str], config: str):
         self.trial = trial
-        self.eval_env = eval_env
-        self.eval_freq = eval_freq
+        self.folder = folder
+        self.options = options
+        self.config = Path(config)
         self.is_pruned = False
-        self.scores: list[float] = []
-        self._last = 0
+        self._n_reported = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.config.is_file():  # else it is a module
+            shutil.copyfile(self.config, folder / self.config.name)
 
-    def _on_step(self) -> bool:
-        return not self.is_pruned
+    @property
+    def log_path(self) -> Path:
+        """What the trial prints."""
+        return self.folder / _LOG
 
-    def _on_rollout_start(self) -> None:
-        if self.num_timesteps - self._last >= self.eval_freq:
-            self._last = self.num_timesteps
-            self.evaluate()
+    def arguments(self, folder: Path) -> list[str]:
+        """
+        :param folder: what the trial's folder is called there
+        :return: the command line, which goes on from a checkpoint if there is one
+        """
+        config = folder / self.config.name if self.config.is_file() else self.config
+        words = ["-f", str(folder), "--conf-file", str(config), *self.options]
+        agent = checkpoint_of(self.folder)
+        return words + [word if word == "-i" else str(folder / Path(word).relative_to(self.folder)) for word in agent]
 
-    def evaluate(self) -> None:
-        """Evaluate now."""
-        self.scores.append(validation_return(self.model, self.eval_env))
-        self.trial.report(self.scores[-1], len(self.scores))  # the RL Zoo's pruners count evaluations
-        self.is_pruned = self.trial.should_prune()
+    def should_prune(self) -> bool:
+        """
+        Report what was evaluated since the last call.
 
+        :return: whether the trial is behind the others
+        """
+        if self._report() and not self.is_pruned:
+            self.is_pruned = self.trial.should_prune()
+        return self.is_pruned
 
-def validation_return(model: BaseAlgorithm, env: VecEnv) -> float:
-    """
-    :param model: a trained agent
-    :param env: environments with validation tasks
-    :return: mean return on them in the last episode of a meta-episode
-    """
-    return float(evaluate_meta(model, env, VALIDATION, n_repeats=EVALUATION_REPEATS).mean_returns[-1])
+    def _report(self) -> bool:
+        news = validation_returns(self.folder)[self._n_reported :]
+        for value in news:
+            self._n_reported += 1
+            self.trial.report(value, self._n_reported)  # the RL Zoo's pruners count evaluations
+        return bool(news)
+
+    def value(self) -> float:
+        """
+        :return: its value at the end
+        :raises optuna.TrialPruned: if it ended because it was behind
+        """
+        self._report()
+        if self.is_pruned:
+            raise optuna.TrialPruned
+        returns = validation_returns(self.folder)
+        # Single evaluations are noisy: the last quarter of them.
+        return float(np.mean(returns[-max(1, len(returns) // 4) :]))
 
 
 class TuningManager(MetaExperimentManager):
@@ -87,6 +130,7 @@ class TuningManager(MetaExperimentManager):
     """
 
     tuned: ClassVar[Sequence[str] | None] = None  #: parameters to vary, None for the default ones
+    cluster: ClassVar[Cluster | None] = None  #: where trials are run, None for this process
 
     def create_log_folder(self) -> None:
         """Trials leave no models."""
@@ -153,7 +197,8 @@ class TuningManager(MetaExperimentManager):
                 "another --study-name."
             )
 
-    def objective(self, trial: optuna.Trial) -> float:
+    def _start(self, trial: optuna.Trial) -> TrialRun:
+        """Choose a trial's hyperparameters, and say where it is run; one that was lost goes on there."""
         trial.set_user_attr(_WORKER, [socket.gethostname(), os.getpid()])
         overrides = to_hyperparameters(
             suggest(trial, self.algo, check_names(self.algo, self.tuned)),
@@ -162,58 +207,134 @@ class TuningManager(MetaExperimentManager):
             self._hyperparams.get("n_steps"),
         )
         trial.set_user_attr("hyperparameters", json.dumps(overrides))
-        env, eval_env = self.create_envs(self.n_envs), self._create_eval_env()
+        number = trial.user_attrs.get(_CONTINUES, trial.number)
+        # Another seed for each trial: what is good with one seed alone is no good.
+        return TrialRun(trial, self.folder / "trials" / str(number), self._options(overrides, self.seed + number), self.config)
+
+    def _options(self, overrides: Mapping[str, Any], seed: int) -> list[str]:
         assert self.n_evaluations is not None
-        callback = TrialCallback(trial, eval_env, max(1, self.n_timesteps // self.n_evaluations))
+        every = str(max(1, self.n_timesteps // self.n_evaluations))
+        words = ["--algo", self.algo, "--env", self.env_name.gym_id, "--seed", str(seed), "-n", str(self.n_timesteps)]
+        words += ["--eval-freq", every, "--save-freq", every, "--verbose", "0", "--vec-env", self.args.vec_env]
+        words += ["--device", str(self.device), "--num-threads", str(self.args.num_threads)]
+        words += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
+        given = {**(self.custom_hyperparams or {}), **overrides}
+        words += ["--hyperparams", *(f"{name}:{value!r}" for name, value in given.items())]
+        return [*words, "--gym-packages", *self.args.gym_packages] if self.args.gym_packages else words
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        Train a trial in this process.
+
+        :param trial: the trial
+        :return: its value
+        """
+        run = self._start(trial)
         try:
-            hyperparameters = {**self._hyperparams, **self._preprocess_schedules(dict(overrides))}
-            # Another seed for each trial: what is good with one seed alone is no good.
-            seed = self.seed + trial.number
-            try:
-                model = ALGOS[self.algo](env=env, seed=seed, verbose=0, device=self.device, **hyperparameters)
-                model.learn(self.n_timesteps, callback)
-            except (AssertionError, ValueError) as error:  # as in the RL Zoo: it did not get along with what was sampled
-                print(f"Trial {trial.number} with {overrides}: {error}")
-                raise optuna.TrialPruned from error
-            if callback.is_pruned:
-                raise optuna.TrialPruned
-            callback.evaluate()
-        finally:
-            env.close()
-            eval_env.close()
-        # Single evaluations are noisy: the last quarter of them.
-        return float(np.mean(callback.scores[-max(1, len(callback.scores) // 4) :]))
+            with run.log_path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+                trial_module.main(run.arguments(run.folder), run.should_prune)
+        except (AssertionError, ValueError) as error:  # as in the RL Zoo: it did not get along with what was sampled
+            print(f"Trial {trial.number} with {trial.params}: {error}")
+            raise optuna.TrialPruned from error
+        except KeyboardInterrupt:
+            continue_later(trial.study, trial)
+            raise
+        return run.value()
+
+    def _search_on_cluster(self, study: optuna.Study, wanted: int, cluster: Cluster) -> None:
+        """Trials as processes on the nodes of a cluster; this process alone reads and writes the study."""
+        running: list[tuple[TrialRun, RemoteProcess]] = []
+        try:
+            while wanted > 0 or running:
+                while wanted > 0 and len(running) < cluster.n_trials:
+                    wanted -= 1
+                    running.append(self._submit(self._start(study.ask()), cluster))
+                running = [(run, process) for run, process in running if not _has_ended(study, run, process)]
+                time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            for run, process in running:
+                process.terminate()
+                study.tell(run.trial, state=TrialState.FAIL)
+                continue_later(study, run.trial)
+            raise
+
+    def _submit(self, run: TrialRun, cluster: Cluster) -> tuple[TrialRun, RemoteProcess]:
+        def command() -> list[str]:
+            return [sys.executable, "-m", trial_module.__name__, *run.arguments(Path())]
+
+        output = run.log_path.open("ab")
+        return run, RemoteProcess(command, run.folder, output, keep=[_LOG], n_gpus=cluster.n_gpus)
 
     def hyperparameters_optimization(self) -> None:
         self._hold_out()
         self._check_validation()
         check_names(self.algo, self.tuned)
-        if self.n_jobs != 1:
-            raise ValueError(f"n_jobs={self.n_jobs}: start the same command several times instead.")
+        if self.n_jobs != 1 and self.cluster is None:
+            raise ValueError(f"n_jobs={self.n_jobs}: start the same command several times instead, or give --ray-address.")
         assert self.storage is not None and self.study_name is not None
-        folder = Path(self.log_folder) / self.algo / "tune" / self.study_name
-        folder.mkdir(parents=True, exist_ok=True)
-        storage = open_storage(self.storage)
         study = optuna.create_study(
             sampler=self._create_sampler(self.sampler),
             pruner=self._create_pruner(self.pruner),
-            storage=storage,
+            storage=open_storage(self.storage),
             study_name=self.study_name,
             load_if_exists=True,
             direction="maximize",
         )
         self._check_same_experiment(study)
+        self.folder.mkdir(parents=True, exist_ok=True)
         free_lost_trials(study)
         wanted = self.n_trials if self.max_total_trials is None else max(0, self.max_total_trials - n_counted(study))
         print(f"Study {self.study_name}: {n_counted(study)} trials so far, {wanted} to run; objective: {VALIDATION} tasks")
         if study.trials:
             study.sampler.reseed_rng()  # with the same seed, it would draw what it has drawn before
-        callbacks = [] if self.max_total_trials is None else [MaxTrialsCallback(self.max_total_trials, states=_COUNTED)]
         with contextlib.suppress(KeyboardInterrupt):
-            if wanted > 0:
+            if self.cluster is not None:
+                self._search_on_cluster(study, wanted, self.cluster)
+            elif wanted > 0:
+                most = self.max_total_trials
+                callbacks = [] if most is None else [MaxTrialsCallback(most, states=_COUNTED)]
                 study.optimize(self.objective, n_trials=wanted, n_jobs=1, callbacks=callbacks, gc_after_trial=True)
-        for path in write_study(study, folder, self.algo, self.env_name.gym_id, self.config, self.custom_hyperparams):
+        for path in write_study(study, self.folder, self.algo, self.env_name.gym_id, self.config, self.custom_hyperparams):
             print(path)
+
+    @property
+    def folder(self) -> Path:
+        """The study's own folder."""
+        return Path(self.log_folder) / self.algo / "tune" / str(self.study_name)
+
+
+def _has_ended(study: optuna.Study, run: TrialRun, process: RemoteProcess) -> bool:
+    """Look after a trial on a cluster, and tell the study how it ended if it has."""
+    tell = partial(study.tell, run.trial)
+    returncode = process.poll()
+    if returncode is None:
+        if not run.should_prune():
+            return False
+        process.terminate()
+        remove_checkpoint(run.folder)
+        tell(state=TrialState.PRUNED)
+    elif returncode == 0:
+        try:
+            tell(run.value())
+        except optuna.TrialPruned:
+            tell(state=TrialState.PRUNED)
+    else:
+        print(f"Trial {run.trial.number} with {run.trial.params} failed, see {run.log_path}")
+        tell(state=TrialState.PRUNED if returncode == REFUSED else TrialState.FAIL)
+    assert process.output is not None
+    process.output.close()
+    return True
+
+
+def continue_later(study: optuna.Study, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
+    """
+    Put a trial that was not trained to its end in front of those to come, to go on from its last checkpoint.
+
+    :param study: its study
+    :param trial: the trial
+    """
+    first = trial.user_attrs.get(_CONTINUES, trial.number)
+    study.enqueue_trial(trial.params, user_attrs={_CONTINUES: first})
 
 
 def open_storage(storage: str) -> Any:
@@ -234,7 +355,8 @@ def n_counted(study: optuna.Study) -> int:
 
 def free_lost_trials(study: optuna.Study) -> list[int]:
     """
-    Mark trials as failed whose process on this machine has died, as they would count as running forever.
+    Mark trials as failed whose process on this machine has died, as they would count as running forever; they are run again,
+    from their last checkpoints.
 
     :param study: a study that workers may have been killed in
     :return: numbers of those trials
@@ -244,6 +366,7 @@ def free_lost_trials(study: optuna.Study) -> list[int]:
         host, process = trial.user_attrs.get(_WORKER, (None, None))
         if host == socket.gethostname() and process is not None and not _is_alive(process):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            continue_later(study, trial)
             lost.append(trial.number)
     return lost
 

@@ -1,0 +1,133 @@
+"""
+A trial of a search of hyperparameters is a run like any other, with checkpoints to go on from, that is evaluated on the
+validation tasks alone: ``python -m sb3_ldm.zoo.trial``, with the options of ``python -m sb3_ldm.train``.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ldm.common.evaluation import task_distribution_of
+from sb3_ldm.envs.tasks import VALIDATION
+from sb3_ldm.results import EVALUATIONS_FILE, load_evaluations, newest_file
+from sb3_ldm.zoo.experiment import CHECKPOINT_FILE, CHECKPOINT_FILES, MetaExperimentManager
+from sb3_ldm.zoo.script import run_script
+
+REFUSED = 3  #: exit status of a trial whose hyperparameters do not go together
+
+
+class TrialManager(MetaExperimentManager):
+    """
+    A run that is a trial: it looks at no task but those of training and validation, and leaves its curves but no agent.
+
+    :param should_stop: called after each evaluation
+    """
+
+    evaluation_repeats = 3
+    keeps_best_model = False
+
+    def __init__(self, *args: Any, should_stop: Callable[[], bool] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.should_stop = should_stop
+
+    def splits(self, env: VecEnv, final: bool = False) -> tuple[str, ...]:
+        known = task_distribution_of(env).splits
+        if VALIDATION not in known:
+            raise ValueError(
+                f"env_kwargs={self.env_kwargs}: tuning needs held-out training tasks, since the test tasks must not be looked "
+                "at; give --env-kwargs validation_tasks:6."
+            )
+        return (VALIDATION,)
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        if self.should_stop is not None:
+            self.callbacks.append(_StopCallback(self.should_stop))
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        try:
+            self._train(model)
+        finally:
+            if model.env is not None:
+                model.env.close()
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        self._save_run(model, finished=model.num_timesteps >= self.n_timesteps)
+        self._remove_checkpoint()
+
+
+class _StopCallback(BaseCallback):
+    """Ask after each rollout, when it may have been evaluated, whether to stop."""
+
+    def __init__(self, should_stop: Callable[[], bool]):
+        super().__init__()
+        self.should_stop = should_stop
+        self._stop = False
+
+    def _on_rollout_end(self) -> None:
+        self._stop = self.should_stop()
+
+    def _on_step(self) -> bool:
+        return not self._stop
+
+
+def validation_returns(folder: Path) -> list[float]:
+    """
+    :param folder: a trial's own folder
+    :return: mean returns on the validation tasks in the last episode of a meta-episode, one for each evaluation so far
+    """
+    path = newest_file(folder, EVALUATIONS_FILE)
+    if path is None:
+        return []
+    try:
+        table = load_evaluations(path).select(VALIDATION)
+    except ValueError:  # it is being written
+        return []
+    if len(table) == 0:
+        return []
+    table = table.select(episode=int(table.episode.max()))
+    return [float(table.returns[table.timesteps == frames].mean()) for frames in np.unique(table.timesteps)]
+
+
+def checkpoint_of(folder: Path) -> list[str]:
+    """
+    :param folder: a trial's own folder
+    :return: options that go on from its last checkpoint, none without one
+    """
+    checkpoint = newest_file(folder, CHECKPOINT_FILE)
+    return [] if checkpoint is None else ["-i", str(checkpoint)]
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """
+    :param folder: a trial's own folder, whose checkpoints are not needed any more
+    """
+    for name in CHECKPOINT_FILES:
+        for path in folder.glob(f"*/*/{name}"):
+            path.unlink()
+
+
+def main(arguments: Sequence[str] | None = None, should_stop: Callable[[], bool] | None = None) -> None:
+    """
+    :param arguments: the command line, that of the process by default
+    :param should_stop: called after each rollout
+    """
+
+    def manager(*args: Any, **kwargs: Any) -> TrialManager:
+        return TrialManager(*args, should_stop=should_stop, **kwargs)
+
+    run_script(manager, sys.argv[1:] if arguments is None else arguments)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (AssertionError, ValueError) as error:
+        print(error)
+        sys.exit(REFUSED)
