@@ -40,7 +40,7 @@ from sb3_ldm.results import (
     newest_file,
 )
 from sb3_ldm.summary import format_frames
-from sb3_ldm.zoo.cluster import RemoteProcess, connect
+from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once
 from sb3_ldm.zoo.experiment import CHECKPOINT_FILE
 
 RUNS = Path("runs")  #: where agents are trained
@@ -191,7 +191,7 @@ def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> RemoteProcess:
         checkpoint = job.checkpoint()
         return job.run.command(Path(), None if checkpoint is None else checkpoint.relative_to(job.folder))
 
-    return RemoteProcess(command, job.folder, job.log, keep=[job.log_path.name], n_gpus=n_gpus)
+    return RemoteProcess(command, job.folder, job.log, keep=[job.log_path.name], progress=CHECKPOINT_FILE, n_gpus=n_gpus)
 
 
 def _read_last(path: Path) -> tuple[int, dict[str, float]]:
@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     title = ", ".join(titles)
     if not options.status:
         try:
-            launch, n_jobs = _launcher(options, len(jobs))
+            launch, n_jobs = _launcher(options)
             failed = run_jobs(jobs, n_jobs, title, console, launch)
         except KeyboardInterrupt:
             sys.exit("Interrupted: the same command goes on from the last checkpoints.")
@@ -346,13 +346,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _launcher(options: argparse.Namespace, n_runs: int) -> tuple[Launch, int]:
+def _launcher(options: argparse.Namespace) -> tuple[Launch, int]:
     """How runs are started, and how many at a time."""
     if options.ray_address is None:
         return launch_here, (os.cpu_count() or 1) if options.jobs is None else options.jobs
     connect(options.ray_address)
-    # The cluster knows better how many fit.
-    return partial(launch_on_cluster, n_gpus=options.gpus_per_run), max(1, n_runs) if options.jobs is None else options.jobs
+    most = n_at_once(n_gpus=options.gpus_per_run)
+    return partial(launch_on_cluster, n_gpus=options.gpus_per_run), most if options.jobs is None else options.jobs
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from sb3_ldm.train import DEFAULTS
-from sb3_ldm.zoo.cluster import connect, n_processors
+from sb3_ldm.zoo.cluster import connect, n_at_once
 from sb3_ldm.zoo.script import run_script
 from sb3_ldm.zoo.tuning import Cluster, TuningManager
 
@@ -52,18 +52,20 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
     return ["-optimize", "--eval-freq", "-1", *words, *others], own
 
 
-def make_cluster(options: argparse.Namespace) -> Cluster | None:
+def connect_cluster(options: argparse.Namespace) -> Cluster | None:
     """
     :param options: of :func:`with_defaults`
     :return: where trials are run: on the Ray cluster that was asked for, or in this process
-    :raises ValueError: if ``n_jobs`` is not positive
+    :raises ValueError: if ``n_jobs`` is not positive, or the cluster has not what a trial needs
     """
     if options.ray_address is None:
         return None
     if options.n_jobs is not None and options.n_jobs < 1:
         raise ValueError(f"n_jobs={options.n_jobs}: use at least 1 trial at a time.")
     connect(options.ray_address)
-    return Cluster(options.n_jobs or n_processors(), options.gpus_per_trial)
+    n_cpus = max(1, int(options.num_threads))
+    most = n_at_once(n_cpus, options.gpus_per_trial)
+    return Cluster(most if options.n_jobs is None else options.n_jobs, n_cpus, options.gpus_per_trial)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,14 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
     if set(arguments) & {"-h", "--help"}:
         print(__doc__, _OWN_OPTIONS)
     words, options = with_defaults(arguments)
-    TuningManager.tuned, TuningManager.cluster = options.tune, make_cluster(options)
+    TuningManager.tuned, TuningManager.cluster = options.tune, connect_cluster(options)
     run_script(TuningManager, words)
 
 
 _OWN_OPTIONS = """
   --tune NAME [NAME ...]   parameters to vary
   --ray-address [ADDRESS]  run trials on this Ray cluster; without an address, Ray is started on this machine
-  --n-jobs N               trials at a time on the cluster (default: its processors)
+  --n-jobs N               trials at a time on the cluster (default: as many as fit)
   --gpus-per-trial N       GPUs of a node that a trial needs
 """
 

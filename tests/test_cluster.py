@@ -19,7 +19,7 @@ from benchmarks import run
 from benchmarks.experiment import load_experiment
 from sb3_ldm.tune import main as tune
 from sb3_ldm.zoo import cluster
-from sb3_ldm.zoo.cluster import RemoteProcess, connect, run_in_copy, write_files
+from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once, package_version, run_in_copy, write_files
 from sb3_ldm.zoo.tuning import open_storage
 
 #: Counts to 30 in a file, from where it was.
@@ -38,7 +38,7 @@ Path("a/number").unlink()
 
 
 def test_a_command_runs_in_a_copy_and_tells_what_it_changes(tmp_path):
-    updates = list(run_in_copy(["-c", COUNT], {"a/number": b"15", "other": b"x"}, sb3_ldm.__version__, 0.3))
+    updates = list(run_in_copy(["-c", COUNT], {"a/number": b"15", "other": b"x"}, package_version(), 0.3))
     assert updates[0] == cluster.Update({}, [], b"", None)
     assert all(update.returncode is None for update in updates[:-1]) and updates[-1].returncode == 0
     numbers = [int(update.files["a/number"] or 0) for update in updates if "a/number" in update.files]
@@ -50,19 +50,21 @@ def test_a_command_runs_in_a_copy_and_tells_what_it_changes(tmp_path):
 
 def test_the_exit_status_and_the_package_are_those_of_here(tmp_path):
     script = "import sys, sb3_ldm; print(sb3_ldm.__version__); sys.exit(7)"
-    updates = list(run_in_copy(["-c", script], {}, sb3_ldm.__version__, 0.2))
+    updates = list(run_in_copy(["-c", script], {}, package_version(), 0.2))
     assert updates[-1].returncode == 7
     assert b"".join(update.output for update in updates).decode().strip() == sb3_ldm.__version__
 
 
 def test_a_node_with_another_version_refuses(tmp_path):
-    with pytest.raises(RuntimeError, match=r"sb3_ldm .* is installed on this node, 0.0.0 is needed"):
-        next(run_in_copy(["-c", "1"], {}, "0.0.0", 0.1))
+    with pytest.raises(RuntimeError, match=r"sb3_ldm .* is installed on this node, .*0.0.0.* is needed"):
+        next(run_in_copy(["-c", "1"], {}, ("0.0.0", None), 0.1))
+    with pytest.raises(RuntimeError, match=r"other-commit.* is needed"):
+        next(run_in_copy(["-c", "1"], {}, (sb3_ldm.__version__, "other-commit"), 0.1))
 
 
 def test_an_abandoned_command_ends(tmp_path):
     updates = run_in_copy(
-        ["-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"], {}, sb3_ldm.__version__, 0.2
+        ["-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"], {}, package_version(), 0.2
     )
     output = b""
     while not output:
@@ -70,6 +72,12 @@ def test_an_abandoned_command_ends(tmp_path):
     updates.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int(output), 0)
+
+
+def test_ray_client_is_refused():
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="ray_address=ray://head:10001: start this on a node"):
+        connect("ray://head:10001")
 
 
 def test_files_are_replaced_in_one_step(tmp_path):
@@ -125,9 +133,16 @@ def test_what_a_killed_worker_did_is_not_lost(two_nodes, tmp_path):
 
 @pytest.mark.slow
 def test_a_command_that_loses_every_node_is_given_up(two_nodes, tmp_path):
-    script = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
-    process = RemoteProcess(lambda: [sys.executable, "-c", script], tmp_path)
-    assert process.wait() == cluster.LOST and process.n_losses == cluster.MAX_LOSSES
+    """Whether it takes the worker with it, or is killed itself; what it writes before is no progress."""
+    script = "import os, signal; open(str(os.getpid()), 'w').close(); os.kill(os.get{}pid(), signal.SIGKILL)"
+    for who in ("p", ""):
+        process = RemoteProcess(
+            lambda who=who: [sys.executable, "-c", script.format(who)], tmp_path, progress="checkpoint.zip"
+        )
+        assert process.wait() == cluster.LOST and process.n_losses == cluster.MAX_LOSSES
+    assert n_at_once() == 2 and n_at_once(n_cpus=0.5) == 4
+    with pytest.raises(ValueError, match="needs 1 processors and 1 GPUs; the cluster has 2 and 0"):
+        n_at_once(n_gpus=1.0)
 
 
 @pytest.mark.slow

@@ -230,10 +230,15 @@ def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
     assert all(max(task) in (2, 6) for _, tasks in asked for task in tasks)  # rings of the training goals
 
 
-def test_a_trial_by_itself_refuses_to_look_at_them(tmp_path):
+@pytest.mark.parametrize(
+    ("env_kwargs", "message"),
+    [(["horizon:5"], "needs held-out training tasks"), (["validation_tasks:6", "task_split:'all'"], "leave task_split")],
+)
+def test_a_trial_by_itself_refuses_to_look_at_them(tmp_path, env_kwargs, message):
     words = ["--algo", "rl2", "--env", "GridNavi-v0", "-n", "40", "--eval-freq", "40", "-f", str(tmp_path), *PARAMS[:3]]
-    with pytest.raises(ValueError, match="needs held-out training tasks"):
-        trial.main(words)
+    with pytest.raises(ValueError, match=message):
+        trial.main([*words, "--env-kwargs", *env_kwargs])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -246,6 +251,7 @@ def test_a_trial_by_itself_refuses_to_look_at_them(tmp_path):
         (["--n-jobs", "2"], "n_jobs=2: start the same command several times"),
         (["--n-jobs", "0", "--ray-address"], "n_jobs=0"),
         (["-params", "imagination_starts:120"], "no trial would ever imagine"),
+        (["-params", "imagination_starts:0", "policy_kwargs:dict(activation_fn=dict)"], "in a file, with --conf-file"),
     ],
 )
 def test_what_would_look_at_them_is_refused_before_any_work(tmp_path, words, message):
@@ -258,15 +264,44 @@ def test_what_would_look_at_them_is_refused_before_any_work(tmp_path, words, mes
 def test_trials_of_killed_workers_do_not_count(tmp_path):
     study = optuna.create_study(storage=open_storage(str(tmp_path / "a.log")), study_name="a")
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    for process in (int(dead.stdout), os.getpid()):
+    for process in (int(dead.stdout), os.getppid()):
         study.ask().set_user_attr("worker", [os.uname().nodename, process])
     study.ask().set_user_attr("worker", ["another machine", 1])
     study.ask()
     assert n_counted(study) == 4
     assert free_lost_trials(study) == [0]
     assert n_counted(study) == 3
-    again = study.ask()
-    assert again.user_attrs["continues"] == 0 and study.ask().user_attrs == {}
+    assert study.ask().user_attrs == {}  # it had not begun: it is run again from the start
+
+
+def test_a_lost_trial_goes_on_with_what_it_had(tmp_path):
+    """Whatever the command says now; and only once, even if two processes find it."""
+    tune(tmp_path, "--n-trials", "1", "--seed", "5", *PARAMS[:3], algo="rl2")
+    study = load(tmp_path, "rl2")
+    lost = study.ask()
+    lost.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
+    for name, value in {"worker": [os.uname().nodename, os.getpid()], "hyperparameters": '{"gamma": 0.5}', "seed": 77}.items():
+        lost.set_user_attr(name, value)
+    assert free_lost_trials(load(tmp_path, "rl2")) == [1] and free_lost_trials(study) == []
+    tune(tmp_path, "--n-trials", "1", "--tune", "gamma", *PARAMS[:3], algo="rl2")
+    again = load(tmp_path, "rl2").trials[-1]
+    assert (again.number, again.state, again.params) == (2, TrialState.COMPLETE, lost.params)
+    [folder] = (study_folder(tmp_path, "rl2") / "trials" / "1" / "rl2").iterdir()
+    state = load_run(folder).metadata
+    assert state["seed"] == 77 and state["hyperparameters"]["gamma"] == 0.5
+    # And one that was trained to its end, but not told.
+    lost = study.ask(fixed_distributions=lost.distributions)
+    for name, value in {"continues": 1, "worker": [os.uname().nodename, os.getpid()]}.items():
+        lost.set_user_attr(name, value)
+    tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
+    assert load(tmp_path, "rl2").trials[-1].value == again.value and len(list(folder.parent.iterdir())) == 1
+
+
+def test_folders_of_another_study_are_told(tmp_path):
+    tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
+    (tmp_path / "rl2" / "tune" / "rl2_GridNavi-v0.log").unlink()
+    with pytest.raises(ValueError, match="is of another study 'rl2_GridNavi-v0'"):
+        tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
 
 
 @pytest.mark.slow

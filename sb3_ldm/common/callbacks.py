@@ -1,6 +1,7 @@
 """Callbacks that every algorithm can use."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -222,7 +223,7 @@ def drop_evaluations_after(path: Path, timesteps: int) -> None:
     # A killed run may have left its last row unfinished.
     kept = [row for row in rows[1:] if len(row) == len(EVALUATION_COLUMNS) and int(row[0]) <= timesteps]
     with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([rows[0], *kept])
+        csv.writer(file).writerows([*rows[:1], *kept])
 
 
 def append_evaluation(path: Path, timesteps: int, split: str, deterministic: bool, evaluation: MetaEvaluation) -> None:
@@ -235,15 +236,16 @@ def append_evaluation(path: Path, timesteps: int, split: str, deterministic: boo
     :param deterministic: whether actions were the most likely ones
     :param evaluation: the results
     """
+    rows = io.StringIO(newline="")
+    writer = csv.writer(rows)
+    if not path.exists():
+        writer.writerow(EVALUATION_COLUMNS)
+    for row, task in enumerate(evaluation.tasks):
+        label = " ".join(f"{number:g}" for number in np.atleast_1d(task))
+        for k, episode_return in enumerate(evaluation.returns[row]):
+            success = "" if evaluation.successes is None else int(evaluation.successes[row, k])
+            length = int(evaluation.lengths[row, k])
+            writer.writerow([timesteps, split, int(deterministic), label, k + 1, f"{episode_return:.6g}", length, success])
     path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(EVALUATION_COLUMNS)
-        for row, task in enumerate(evaluation.tasks):
-            label = " ".join(f"{number:g}" for number in np.atleast_1d(task))
-            for k, episode_return in enumerate(evaluation.returns[row]):
-                success = "" if evaluation.successes is None else int(evaluation.successes[row, k])
-                length = int(evaluation.lengths[row, k])
-                writer.writerow([timesteps, split, int(deterministic), label, k + 1, f"{episode_return:.6g}", length, success])
+    with open(path, "ab") as file:
+        os.write(file.fileno(), rows.getvalue().encode())  # in one step, since others may be reading

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import sb3_ldm
+from sb3_ldm.zoo.experiment import current_commit
 
 SYNC_S = 5.0  #: between looks at what a command has written
-MAX_LOSSES = 3  #: a command whose nodes were lost so often, with nothing new in between, is given up
-LOST = -1  #: return code of a command that was given up
+MAX_LOSSES = 3  #: a command that was lost so often, with no progress in between, is given up
+LOST = -1  #: return code of a command that was given up or terminated
 _PARTIAL = "partial_"  #: files that are being written
 
 Files = dict[str, bytes]  #: names relative to a folder, and contents
@@ -39,35 +40,56 @@ class Update(NamedTuple):
 
 def connect(address: str | None) -> None:
     """
-    :param address: of a Ray cluster; empty or None for the one in ``RAY_ADDRESS``, else Ray is started on this machine
+    Connect this process to a Ray cluster, if it is not connected to one already.
+
+    :param address: ``HOST:PORT`` of a Ray cluster that this machine belongs to; empty or None for that in ``RAY_ADDRESS``, and
+        without one Ray is started on this machine
     :raises ImportError: if Ray is not installed
+    :raises ValueError: if the address is one of Ray Client, which does not stream results
     :raises ConnectionError: if there is no cluster
     """
     try:
         import ray
     except ImportError as error:
         raise ImportError("ray_address needs Ray: pip install 'sb3_ldm[ray]'") from error
-    ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith("ray://"):
+        raise ValueError(f"ray_address={address}: start this on a node of the cluster, and give HOST:PORT or auto.")
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False)
 
 
-def n_processors() -> int:
-    """:return: processors of the connected cluster"""
+def n_at_once(n_cpus: float = 1.0, n_gpus: float = 0.0) -> int:
+    """
+    :param n_cpus: processors that a command needs
+    :param n_gpus: GPUs that it needs
+    :return: how many commands the connected cluster can run at a time
+    :raises ValueError: if it can run none
+    """
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    there = ray.cluster_resources()
+    fitting = [there.get(name, 0.0) / needed for name, needed in (("CPU", n_cpus), ("GPU", n_gpus)) if needed > 0]
+    if min(fitting) < 1:
+        raise ValueError(
+            f"A run needs {n_cpus:g} processors and {n_gpus:g} GPUs; the cluster has {there.get('CPU', 0):g} and "
+            f"{there.get('GPU', 0):g}."
+        )
+    return int(min(fitting))
 
 
 class RemoteProcess:
     """
     A command on some node of a Ray cluster, to be used like ``subprocess.Popen``. It starts in a copy of a folder, and what it
-    changes there is changed here too, so the nodes share no file system. When its node is lost, it is started on another one,
-    from what has been copied back. Call ``poll`` every few seconds. Nodes need the same version of this package.
+    changes there is changed here too, so the nodes need not share a file system. When it is killed or its node is lost, it is
+    started again, from what has been copied back. Call ``poll`` every few seconds. Nodes need this package, the same version.
 
     :param command: makes the command line, from the folder as it is now, for a working directory that is a copy of it. The
         first word, the interpreter, is replaced by the node's
     :param folder: where it starts, and what comes back
     :param output: where what it prints goes, None to drop it
     :param keep: names of files in the folder that are not sent
+    :param progress: name of a file that tells progress, wherever it is in the folder; None for any file
     :param n_cpus: processors that it needs
     :param n_gpus: GPUs that it needs
     """
@@ -78,6 +100,7 @@ class RemoteProcess:
         folder: Path,
         output: IO[bytes] | None = None,
         keep: Sequence[str] = (),
+        progress: str | None = None,
         n_cpus: float = 1.0,
         n_gpus: float = 0.0,
     ):
@@ -85,11 +108,13 @@ class RemoteProcess:
         self.folder = folder
         self.output = output
         self.keep = frozenset(keep)
+        self.progress = progress
         self.resources = {"num_cpus": n_cpus, "num_gpus": n_gpus}
         self.returncode: int | None = None
         self.is_started = False  #: False while it waits for a node
         self.n_losses = 0
         self._losses_in_a_row = 0
+        self._updates: Any = None
         self._submit()
 
     def _submit(self) -> None:
@@ -98,7 +123,7 @@ class RemoteProcess:
         # Ray would start anew what it retries itself.
         task = ray.remote(run_in_copy).options(max_retries=0, **self.resources)
         files = {name: (self.folder / name).read_bytes() for name in _snapshot(self.folder) if name not in self.keep}
-        self._updates: Any = task.remote(list(self.command())[1:], files, sb3_ldm.__version__, SYNC_S)
+        self._updates = task.remote(list(self.command())[1:], files, package_version(), SYNC_S)
 
     def poll(self) -> int | None:
         """:return: the return code, None while it runs or waits for a node"""
@@ -109,7 +134,8 @@ class RemoteProcess:
             try:
                 update = ray.get(next(self._updates))
             except (lost.WorkerCrashedError, lost.NodeDiedError, lost.ObjectLostError, lost.OutOfMemoryError) as error:
-                self._lose(error)
+                ray.cancel(self._updates)  # if but an update was lost, it still runs
+                self._lose(str(error).splitlines()[0])
             except (StopIteration, lost.RayError) as error:
                 self._print(f"{error}\n".encode())
                 self.returncode = 1
@@ -117,10 +143,10 @@ class RemoteProcess:
                 self._apply(update)
         return self.returncode
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, why: str) -> None:
         self.n_losses += 1
         self._losses_in_a_row += 1
-        self._print(f"Lost: {str(error).splitlines()[0]}\n".encode())
+        self._print(f"Lost: {why}\n".encode())
         self.is_started = False
         if self._losses_in_a_row >= MAX_LOSSES:
             self.returncode = LOST
@@ -129,13 +155,16 @@ class RemoteProcess:
 
     def _apply(self, update: Update) -> None:
         self.is_started = True
-        if update.files:
+        if any(self.progress in (None, Path(name).name) for name in update.files):
             self._losses_in_a_row = 0
         write_files(self.folder, update.files)
         for name in update.removed:
             (self.folder / name).unlink(missing_ok=True)
         self._print(update.output)
-        self.returncode = update.returncode
+        if update.returncode is not None and update.returncode < 0:  # the system kills who takes too much memory
+            self._lose(f"killed by signal {-update.returncode}")
+        else:
+            self.returncode = update.returncode
 
     def _print(self, text: bytes) -> None:
         if self.output is not None:
@@ -158,19 +187,28 @@ class RemoteProcess:
         return self.returncode
 
 
-def run_in_copy(words: Sequence[str], files: Files, version: str, sync_s: float) -> Iterator[Update]:
+def package_version() -> tuple[str, str | None]:
+    """:return: version of the package, and the commit where it is known"""
+    return sb3_ldm.__version__, current_commit()
+
+
+def _is_same(version: tuple[str, str | None], other: tuple[str, str | None]) -> bool:
+    return version[0] == other[0] and (None in (version[1], other[1]) or version[1] == other[1])
+
+
+def run_in_copy(words: Sequence[str], files: Files, version: tuple[str, str | None], sync_s: float) -> Iterator[Update]:
     """
     Run Python in a new folder: the task of a node.
 
     :param words: of the command line, without the interpreter
     :param files: content of the folder
-    :param version: of the package where this was asked for
+    :param version: :func:`package_version` where this was asked for
     :param sync_s: seconds between updates
     :return: at once an empty update, then what changes, at last with the return code
     :raises RuntimeError: if another version of the package is installed here
     """
-    if sb3_ldm.__version__ != version:
-        raise RuntimeError(f"sb3_ldm {sb3_ldm.__version__} is installed on this node, {version} is needed")
+    if not _is_same(package_version(), version):
+        raise RuntimeError(f"sb3_ldm {package_version()} is installed on this node, {version} is needed")
     with tempfile.TemporaryDirectory(prefix="sb3_ldm_", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "folder"
         folder.mkdir()
@@ -179,9 +217,9 @@ def run_in_copy(words: Sequence[str], files: Files, version: str, sync_s: float)
         environment = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
         with open(Path(name) / "output", "w+b") as output:
             command = [*_die_with_me(), sys.executable, *words]
+            seen, printed = _snapshot(folder), 0
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
             try:
-                seen, printed = _snapshot(folder), 0
                 yield Update({}, [], b"", None)
                 returncode = None
                 while returncode is None:
@@ -207,7 +245,7 @@ def _die_with_me() -> list[str]:
 
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Names of files, with what tells whether they have changed; the oldest first, so that a checkpoint is complete."""
+    """Names of files, with what tells whether they have changed; the oldest first, as they were written."""
     found = {}
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):

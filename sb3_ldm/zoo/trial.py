@@ -3,8 +3,10 @@ A trial of a search of hyperparameters is a run like any other, with checkpoints
 validation tasks alone: ``python -m sb3_ldm.zoo.trial``, with the options of ``python -m sb3_ldm.train``.
 """
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ldm.common.callbacks import MetaEvalCallback
 from sb3_ldm.common.evaluation import task_distribution_of
-from sb3_ldm.envs.tasks import VALIDATION
-from sb3_ldm.results import EVALUATIONS_FILE, load_evaluations, newest_file
-from sb3_ldm.zoo.experiment import CHECKPOINT_FILE, CHECKPOINT_FILES, MetaExperimentManager
+from sb3_ldm.envs.tasks import VALIDATION, TaskDistribution
+from sb3_ldm.results import EVALUATIONS_FILE, RUN_FILE, load_evaluations, newest_file
+from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
 REFUSED = 3  #: exit status of a trial whose hyperparameters do not go together
@@ -26,7 +29,7 @@ class TrialManager(MetaExperimentManager):
     """
     A run that is a trial: it looks at no task but those of training and validation, and leaves its curves but no agent.
 
-    :param should_stop: called after each evaluation
+    :param should_stop: called after each rollout
     """
 
     evaluation_repeats = 3
@@ -36,13 +39,15 @@ class TrialManager(MetaExperimentManager):
         super().__init__(*args, **kwargs)
         self.should_stop = should_stop
 
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        env = self.create_envs(1)
+        try:
+            check_held_out(task_distribution_of(env), self.env_kwargs, self.eval_env_kwargs)
+        finally:
+            env.close()
+        return super().setup_experiment()
+
     def splits(self, env: VecEnv, final: bool = False) -> tuple[str, ...]:
-        known = task_distribution_of(env).splits
-        if VALIDATION not in known:
-            raise ValueError(
-                f"env_kwargs={self.env_kwargs}: tuning needs held-out training tasks, since the test tasks must not be looked "
-                "at; give --env-kwargs validation_tasks:6."
-            )
         return (VALIDATION,)
 
     def create_callbacks(self) -> None:
@@ -54,8 +59,10 @@ class TrialManager(MetaExperimentManager):
         try:
             self._train(model)
         finally:
-            if model.env is not None:
-                model.env.close()
+            evaluated = [callback.env for callback in self.callbacks if isinstance(callback, MetaEvalCallback)]
+            for env in [model.env, *evaluated]:
+                if env is not None:
+                    env.close()
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         self._save_run(model, finished=model.num_timesteps >= self.n_timesteps)
@@ -77,6 +84,25 @@ class _StopCallback(BaseCallback):
         return not self._stop
 
 
+def check_held_out(tasks: TaskDistribution, env_kwargs: Mapping[str, Any], eval_env_kwargs: Mapping[str, Any]) -> None:
+    """
+    :param tasks: of the environments
+    :param env_kwargs: of the environments
+    :param eval_env_kwargs: of those for evaluation
+    :raises ValueError: if agents could learn from test tasks, or be judged by them
+    """
+    if VALIDATION not in tasks.splits:
+        raise ValueError(
+            f"env_kwargs={env_kwargs}: tuning needs held-out training tasks, since the test tasks must not be looked at; give "
+            "--env-kwargs validation_tasks:6."
+        )
+    if env_kwargs.get("task_split", "train") != "train" or eval_env_kwargs != env_kwargs:
+        raise ValueError(
+            f"env_kwargs={env_kwargs}, eval_env_kwargs={eval_env_kwargs}: trials train on the training tasks and are "
+            "evaluated on the held-out ones; leave task_split and --eval-env-kwargs out."
+        )
+
+
 def validation_returns(folder: Path) -> list[float]:
     """
     :param folder: a trial's own folder
@@ -95,13 +121,13 @@ def validation_returns(folder: Path) -> list[float]:
     return [float(table.returns[table.timesteps == frames].mean()) for frames in np.unique(table.timesteps)]
 
 
-def checkpoint_of(folder: Path) -> list[str]:
+def is_finished(folder: Path) -> bool:
     """
     :param folder: a trial's own folder
-    :return: options that go on from its last checkpoint, none without one
+    :return: whether it was trained to its end
     """
-    checkpoint = newest_file(folder, CHECKPOINT_FILE)
-    return [] if checkpoint is None else ["-i", str(checkpoint)]
+    path = newest_file(folder, RUN_FILE)
+    return path is not None and bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -128,6 +154,6 @@ def main(arguments: Sequence[str] | None = None, should_stop: Callable[[], bool]
 if __name__ == "__main__":
     try:
         main()
-    except (AssertionError, ValueError) as error:
-        print(error)
+    except (AssertionError, ValueError):
+        traceback.print_exc()
         sys.exit(REFUSED)

@@ -1,5 +1,6 @@
 """rl_zoo3's search of hyperparameters for meta-reinforcement learning: the objective is generalisation to held-out tasks."""
 
+import ast
 import contextlib
 import json
 import os
@@ -10,7 +11,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,17 +29,20 @@ from optuna.visualization.matplotlib import plot_optimization_history, plot_para
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.envs.tasks import VALIDATION
+from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
 from sb3_ldm.zoo.cluster import RemoteProcess
-from sb3_ldm.zoo.experiment import MetaExperimentManager
+from sb3_ldm.zoo.experiment import CHECKPOINT_FILE, MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
-from sb3_ldm.zoo.trial import REFUSED, checkpoint_of, remove_checkpoint, validation_returns
+from sb3_ldm.zoo.trial import REFUSED, check_held_out, is_finished, remove_checkpoint, validation_returns
 
 VALIDATION_TASKS = 6  #: held-out training tasks, or a third of them if there are few
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _EXPERIMENT = "experiment"  #: user attribute of a study: what all of its trials have in common
 _WORKER = "worker"  #: user attribute of a trial: host and process that run it
 _CONTINUES = "continues"  #: user attribute of a trial: number of the first one that was lost, in whose folder it goes on
+_HYPERPARAMETERS = "hyperparameters"  #: user attribute of a trial: in zoo_configs' format, what it changes
+_SEED = "seed"  #: user attribute of a trial
 _POLL_S = 2.0
 _LOG = "log.txt"
 
@@ -50,10 +53,12 @@ class Cluster:
     Trials on the nodes of the connected Ray cluster.
 
     :param n_trials: at a time
+    :param n_cpus: that a trial needs
     :param n_gpus: that a trial needs
     """
 
     n_trials: int
+    n_cpus: float = 1.0
     n_gpus: float = 0.0
 
 
@@ -75,7 +80,7 @@ class TrialRun:
         self.is_pruned = False
         self._n_reported = 0
         folder.mkdir(parents=True, exist_ok=True)
-        if self.config.is_file():  # else it is a module
+        if self.config.is_file() and not (folder / self.config.name).is_file():  # else it is a module
             shutil.copyfile(self.config, folder / self.config.name)
 
     @property
@@ -90,10 +95,10 @@ class TrialRun:
         """
         config = folder / self.config.name if self.config.is_file() else self.config
         words = ["-f", str(folder), "--conf-file", str(config), *self.options]
-        agent = checkpoint_of(self.folder)
-        return words + [word if word == "-i" else str(folder / Path(word).relative_to(self.folder)) for word in agent]
+        checkpoint = newest_file(self.folder, CHECKPOINT_FILE)
+        return words if checkpoint is None else [*words, "-i", str(folder / checkpoint.relative_to(self.folder))]
 
-    def should_prune(self) -> bool:
+    def report_and_should_prune(self) -> bool:
         """
         Report what was evaluated since the last call.
 
@@ -160,20 +165,19 @@ class TuningManager(MetaExperimentManager):
             )
         env = self.create_envs(1)
         try:
-            splits = task_distribution_of(env).splits
+            tasks = task_distribution_of(env)
             self._meta_episode_steps = observation_layout(env.observation_space).meta_episode_steps
         finally:
             env.close()
-        if VALIDATION not in splits:
-            raise ValueError(
-                f"env_kwargs={self.env_kwargs}: tuning needs held-out training tasks, since the test tasks must not be looked "
-                "at; give --env-kwargs validation_tasks:6."
-            )
-        if self.env_kwargs.get("task_split", "train") != "train" or self.eval_env_kwargs != self.env_kwargs:
-            raise ValueError(
-                f"env_kwargs={self.env_kwargs}, eval_env_kwargs={self.eval_env_kwargs}: trials train on the training tasks "
-                "and are evaluated on the held-out ones; leave task_split and --eval-env-kwargs out."
-            )
+        check_held_out(tasks, self.env_kwargs, self.eval_env_kwargs)
+
+    def _check_words(self) -> None:
+        """Trials are command lines: what is given in this one must have words."""
+        for name, value in {**self.env_kwargs, **(self.custom_hyperparams or {})}.items():
+            try:
+                ast.literal_eval(repr(value))
+            except (ValueError, SyntaxError) as error:
+                raise ValueError(f"{name}={value!r}: give it in a file, with --conf-file, not in the command line.") from error
 
     def _check_same_experiment(self, study: optuna.Study) -> None:
         """Values of trials can only be compared if no more than what is searched was different."""
@@ -182,6 +186,7 @@ class TuningManager(MetaExperimentManager):
             "env": self.env_name.gym_id,
             "env_kwargs": self.env_kwargs,
             "config": Path(self.config).stem,
+            "preset": self._preset(),
             "hyperparameters": self.custom_hyperparams or {},
             "n_timesteps": self.n_timesteps,
         }
@@ -190,26 +195,43 @@ class TuningManager(MetaExperimentManager):
         if theirs is None:
             study.set_user_attr(_EXPERIMENT, mine)
             return
-        different = [f"{name}={mine[name]!r} (there {theirs[name]!r})" for name in mine if mine[name] != theirs[name]]
+        different = [f"{name}={mine[name]!r} (there {theirs.get(name)!r})" for name in mine if mine[name] != theirs.get(name)]
         if different:
             raise ValueError(
                 f"study_name={self.study_name} in {self.storage} is of another experiment: {', '.join(different)}; give "
                 "another --study-name."
             )
 
+    def _preset(self) -> dict[str, Any] | None:
+        """Hyperparameters that trials start from, None if they are a module's."""
+        if not Path(self.config).is_file():
+            return None
+        preset = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
+        return preset.get(self.env_name.gym_id, preset.get("default"))
+
     def _start(self, trial: optuna.Trial) -> TrialRun:
-        """Choose a trial's hyperparameters, and say where it is run; one that was lost goes on there."""
+        """Choose a trial's hyperparameters, and say where it is run; one that was lost goes on there, with those it had."""
         trial.set_user_attr(_WORKER, [socket.gethostname(), os.getpid()])
-        overrides = to_hyperparameters(
-            suggest(trial, self.algo, check_names(self.algo, self.tuned)),
-            self._meta_episode_steps,
-            self.n_envs,
-            self._hyperparams.get("n_steps"),
-        )
-        trial.set_user_attr("hyperparameters", json.dumps(overrides))
-        number = trial.user_attrs.get(_CONTINUES, trial.number)
-        # Another seed for each trial: what is good with one seed alone is no good.
-        return TrialRun(trial, self.folder / "trials" / str(number), self._options(overrides, self.seed + number), self.config)
+        number, folder = trial.number, self.folder / "trials"
+        if _CONTINUES in trial.user_attrs:
+            first = trial.study.trials[trial.user_attrs[_CONTINUES]]
+            suggest(trial, self.algo, list(first.params))
+            number, overrides, seed = first.number, json.loads(first.user_attrs[_HYPERPARAMETERS]), first.user_attrs[_SEED]
+        elif any((folder / str(number)).glob("*")):
+            raise ValueError(
+                f"{folder / str(number)} is of another study {self.study_name!r}: remove it or give another --study-name."
+            )
+        else:
+            overrides = to_hyperparameters(
+                suggest(trial, self.algo, check_names(self.algo, self.tuned)),
+                self._meta_episode_steps,
+                self.n_envs,
+                self._hyperparams.get("n_steps"),
+            )
+            seed = self.seed + number  # another one for each trial: what is good with one seed alone is no good
+        trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
+        trial.set_user_attr(_SEED, seed)
+        return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config)
 
     def _options(self, overrides: Mapping[str, Any], seed: int) -> list[str]:
         assert self.n_evaluations is not None
@@ -230,14 +252,17 @@ class TuningManager(MetaExperimentManager):
         :return: its value
         """
         run = self._start(trial)
+        if is_finished(run.folder):  # but whoever started it was lost
+            return run.value()
         try:
             with run.log_path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-                trial_module.main(run.arguments(run.folder), run.should_prune)
+                trial_module.main(run.arguments(run.folder), run.report_and_should_prune)
         except (AssertionError, ValueError) as error:  # as in the RL Zoo: it did not get along with what was sampled
             print(f"Trial {trial.number} with {trial.params}: {error}")
+            remove_checkpoint(run.folder)
             raise optuna.TrialPruned from error
         except KeyboardInterrupt:
-            continue_later(trial.study, trial)
+            continue_later(trial.study, trial.study.trials[trial.number])
             raise
         return run.value()
 
@@ -248,27 +273,38 @@ class TuningManager(MetaExperimentManager):
             while wanted > 0 or running:
                 while wanted > 0 and len(running) < cluster.n_trials:
                     wanted -= 1
-                    running.append(self._submit(self._start(study.ask()), cluster))
-                running = [(run, process) for run, process in running if not _has_ended(study, run, process)]
+                    if self.max_total_trials is not None and n_counted(study) >= self.max_total_trials:
+                        continue
+                    run = self._start(study.ask())
+                    if is_finished(run.folder):  # but whoever started it was lost
+                        _tell(study, run, TrialState.COMPLETE)
+                    else:
+                        running.append(self._submit(run, cluster))
+                for run, process in list(running):
+                    state = _look_after(run, process)
+                    if state is not TrialState.RUNNING:
+                        running.remove((run, process))
+                        _tell(study, run, state)
                 time.sleep(_POLL_S)
-        except KeyboardInterrupt:
+        finally:  # of an interrupted search
             for run, process in running:
                 process.terminate()
+                continue_later(study, study.trials[run.trial.number])
                 study.tell(run.trial, state=TrialState.FAIL)
-                continue_later(study, run.trial)
-            raise
 
     def _submit(self, run: TrialRun, cluster: Cluster) -> tuple[TrialRun, RemoteProcess]:
         def command() -> list[str]:
             return [sys.executable, "-m", trial_module.__name__, *run.arguments(Path())]
 
-        output = run.log_path.open("ab")
-        return run, RemoteProcess(command, run.folder, output, keep=[_LOG], n_gpus=cluster.n_gpus)
+        log = run.log_path.open("ab")
+        options: dict[str, Any] = {"keep": [_LOG], "progress": CHECKPOINT_FILE}
+        return run, RemoteProcess(command, run.folder, log, n_cpus=cluster.n_cpus, n_gpus=cluster.n_gpus, **options)
 
     def hyperparameters_optimization(self) -> None:
         self._hold_out()
         self._check_validation()
         check_names(self.algo, self.tuned)
+        self._check_words()
         if self.n_jobs != 1 and self.cluster is None:
             raise ValueError(f"n_jobs={self.n_jobs}: start the same command several times instead, or give --ray-address.")
         assert self.storage is not None and self.study_name is not None
@@ -303,38 +339,43 @@ class TuningManager(MetaExperimentManager):
         return Path(self.log_folder) / self.algo / "tune" / str(self.study_name)
 
 
-def _has_ended(study: optuna.Study, run: TrialRun, process: RemoteProcess) -> bool:
-    """Look after a trial on a cluster, and tell the study how it ended if it has."""
-    tell = partial(study.tell, run.trial)
+def _look_after(run: TrialRun, process: RemoteProcess) -> TrialState:
+    """How a trial on a cluster is going; one that is behind is ended."""
     returncode = process.poll()
-    if returncode is None:
-        if not run.should_prune():
-            return False
-        process.terminate()
-        remove_checkpoint(run.folder)
-        tell(state=TrialState.PRUNED)
-    elif returncode == 0:
-        try:
-            tell(run.value())
-        except optuna.TrialPruned:
-            tell(state=TrialState.PRUNED)
-    else:
-        print(f"Trial {run.trial.number} with {run.trial.params} failed, see {run.log_path}")
-        tell(state=TrialState.PRUNED if returncode == REFUSED else TrialState.FAIL)
+    if returncode is None and not run.report_and_should_prune():
+        return TrialState.RUNNING
+    process.terminate()
     assert process.output is not None
     process.output.close()
-    return True
+    if returncode == 0:
+        return TrialState.COMPLETE
+    return TrialState.PRUNED if returncode in (None, REFUSED) else TrialState.FAIL
 
 
-def continue_later(study: optuna.Study, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
+def _tell(study: optuna.Study, run: TrialRun, state: TrialState) -> None:
+    """Write down how a trial ended."""
+    number = run.trial.number
+    if state is TrialState.COMPLETE:
+        value = run.value()
+        study.tell(run.trial, value)
+        print(f"Trial {number} with {run.trial.params}: {value:.2f}")
+        return
+    study.tell(run.trial, state=state)
+    remove_checkpoint(run.folder)
+    ended = "pruned" if run.is_pruned else f"failed, see {run.log_path}"
+    print(f"Trial {number} with {run.trial.params}: {ended}")
+
+
+def continue_later(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
     """
     Put a trial that was not trained to its end in front of those to come, to go on from its last checkpoint.
 
     :param study: its study
     :param trial: the trial
     """
-    first = trial.user_attrs.get(_CONTINUES, trial.number)
-    study.enqueue_trial(trial.params, user_attrs={_CONTINUES: first})
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    first = trial.user_attrs.get(_CONTINUES, trial.number if _HYPERPARAMETERS in trial.user_attrs else None)
+    study.enqueue_trial(params, user_attrs=None if first is None else {_CONTINUES: first})
 
 
 def open_storage(storage: str) -> Any:
@@ -358,16 +399,18 @@ def free_lost_trials(study: optuna.Study) -> list[int]:
     Mark trials as failed whose process on this machine has died, as they would count as running forever; they are run again,
     from their last checkpoints.
 
-    :param study: a study that workers may have been killed in
+    :param study: a study that workers may have been killed in; this process has no trials in it yet
     :return: numbers of those trials
     """
     lost = []
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         host, process = trial.user_attrs.get(_WORKER, (None, None))
-        if host == socket.gethostname() and process is not None and not _is_alive(process):
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            continue_later(study, trial)
-            lost.append(trial.number)
+        # In containers, the next process often has the number of the last one.
+        if host == socket.gethostname() and process is not None and (process == os.getpid() or not _is_alive(process)):
+            with contextlib.suppress(ValueError):  # another process was faster
+                study.tell(trial.number, state=TrialState.FAIL)
+                continue_later(study, trial)
+                lost.append(trial.number)
     return lost
 
 
@@ -393,7 +436,7 @@ def best_config(
     """
     preset = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     start = preset.get(env_id, preset.get("default", {}))
-    return {env_id: {**start, **(given or {}), **json.loads(study.best_trial.user_attrs["hyperparameters"])}}
+    return {env_id: {**start, **(given or {}), **json.loads(study.best_trial.user_attrs[_HYPERPARAMETERS])}}
 
 
 def write_study(
@@ -420,7 +463,7 @@ def write_study(
     if not finished:
         return written
     best = study.best_trial
-    header = f"# {algo} on {env_id}: trial {best.number} of {len(study.trials)}, {best.value:.2f} on held-out training tasks\n"
+    header = f"# {algo} on {env_id}: trial {best.number} of {n_counted(study)}, {best.value:.2f} on held-out training tasks\n"
     written.append(folder / "best.yml")
     text = yaml.safe_dump(best_config(study, env_id, config, given), sort_keys=False)
     written[-1].write_text(header + text, encoding="utf-8")
