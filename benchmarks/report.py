@@ -7,13 +7,14 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.experiment import RESULTS, Expectation, Experiment, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.statistics import iqm_interval, task_scores
-from sb3_ldm.results import RunResult
+from sb3_ldm.results import RunResult, load_metadata
 from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -75,6 +76,8 @@ def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], 
     for split in splits:
         reached = _n_reached(runs, split)
         cells.append("-" if reached is None else _mean_and_std(reached, 1))
+    for split in splits:
+        cells.append(iqm_interval(task_scores(runs, split, 1)).text())
     return cells
 
 
@@ -82,12 +85,13 @@ def variants_table(variants: Variants, learned: float | None) -> str:
     """
     :param variants: finished runs by variant
     :param learned: training return of an agent that has learned
-    :return: one row each, as Markdown; actions sampled, last episode
+    :return: one row each, as Markdown; actions sampled, last episode and, behind it, the first one
     """
     runs = [run for members in variants.values() for run in members]
     splits = ordered_splits(runs)
     header = ["", "seeds", "frames", "minutes"]
     header += [f"{split_name(split)} return" for split in splits] + [f"{split_name(split)} tasks solved" for split in splits]
+    header += [f"first episode, {split_name(split)} return" for split in splits]
     rows = [variant_row(variant, members, splits, learned) for variant, members in variants.items()]
     told = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
@@ -177,9 +181,10 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
     parts = [
         "# Results\n",
         "Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Returns are those of the last episode "
-        "of a meta-episode, actions sampled: means over tasks, then interquartile means over seeds (of fewer than four, "
-        "means) with 95% bootstrap intervals, for which whole seeds are resampled. Three seeds are few: resampling makes such "
-        "intervals too narrow. Numbers of solved tasks: mean and standard deviation over seeds. Minutes are of one core.\n",
+        "of a meta-episode, and in the last columns (paper, Appendix F) of the first one, actions sampled: means over tasks, "
+        "then interquartile means over seeds (of fewer than four, means) with 95% bootstrap intervals, for which whole seeds "
+        "are resampled. Three seeds are few: resampling makes such intervals too narrow. Numbers of solved tasks: mean and "
+        "standard deviation over seeds. Minutes are of one core.\n",
     ]
     for name in available_experiments():
         experiment = load_experiment(name)
@@ -187,7 +192,45 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         if draw and variants:
             draw_experiment(experiment, results, figures)
         parts.append(section(experiment, variants, figures / name, page, results))
-    return "\n".join(parts)
+    parts.append(imagination_section(results / "reward_maps", figures / "reward_maps", page))
+    return "\n".join(part for part in parts if part)
+
+
+def imagination_section(studies: Path, figures: Path, page: Path) -> str:
+    """
+    :param studies: folder with a folder of ``benchmarks.imagination`` for each study
+    :param figures: folder of their reward maps
+    :param page: the page that they are shown on
+    :return: Figure 4 and Appendix B of the paper, as Markdown; empty without a study
+    """
+    runs = {path.parent.name: load_metadata(path) for path in sorted(studies.glob("*/run.json"))}
+    if not runs:
+        return ""
+    lines = [
+        "## What mixtures of beliefs imagine",
+        "(paper, Figure 4 and Appendix B)",
+        "A latent dynamics network that was trained on scripted meta-episodes of the gridworld, without reinforcement "
+        "learning: the share of mixtures whose largest reward is on a cell where no training task has its goal, and how often "
+        "the decoder knows the goal of the task at hand at the end of a meta-episode.",
+        "\n".join(
+            [
+                "| | updates | imagined on unseen cells | training tasks known | unseen tasks known |",
+                "| --- | ---: | ---: | ---: | ---: |",
+                *(_study_row(name, run) for name, run in runs.items()),
+            ]
+        ),
+    ]
+    for name in runs:
+        figure = figures / f"reward_maps_{name}.png"
+        if figure.is_file():
+            lines.append(f"![reward maps {name.replace('_', ' ')}]({Path(os.path.relpath(figure, page.parent)).as_posix()})")
+    return "\n\n".join(lines) + "\n"
+
+
+def _study_row(name: str, run: Mapping[str, Any]) -> str:
+    result = run["result"]
+    shares = [result["in_test"], result["own_task_right"], result["unseen_task_right"]]
+    return f"| {name.replace('_', ' ')} | {run['updates']:,} | {' | '.join(f'{share:.0%}' for share in shares)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

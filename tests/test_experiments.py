@@ -419,6 +419,17 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     assert len(comparison(variants).axes) == 2
 
 
+def test_the_page_tells_what_mixtures_imagine(tmp_path):
+    assert report.imagination_section(tmp_path, tmp_path, tmp_path / "page.md") == ""
+    (tmp_path / "with_dropout").mkdir()
+    state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 0, "episodes_per_task": 4, "updates": 3000}
+    result = {"in_test": 0.383, "own_task_right": 0.625, "unseen_task_right": 0.062}
+    (tmp_path / "with_dropout" / "run.json").write_text(json.dumps({**state, "result": result}))
+    (tmp_path / "reward_maps_with_dropout.png").touch()
+    text = report.imagination_section(tmp_path, tmp_path, tmp_path / "page.md")
+    assert "| with dropout | 3,000 | 38% | 62% | 6% |" in text and "(reward_maps_with_dropout.png)" in text
+
+
 def test_the_committed_page_is_that_of_the_committed_results():
     page = report.PAGE.read_text(encoding="utf-8")
     assert page == report.results_page(draw=False)
