@@ -50,6 +50,14 @@ def _n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
     return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
 
 
+def _n_reached_in_second_half(runs: Sequence[RunResult], split: str) -> list[float] | None:
+    """Of the evaluations while training: less noisy than what the last parameters do, and sooner good is better."""
+    tables = [run.evaluations.select(split, False, _last_episode(runs)) for run in runs if run.evaluations is not None]
+    if len(tables) < len(runs) or not all(table.has_successes for table in tables):
+        return None
+    return [table.where(table.timesteps > run.frames / 2).n_reached for run, table in zip(runs, tables, strict=True)]
+
+
 def _mean_and_std(values: Sequence[float], digits: int) -> str:
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
@@ -76,6 +84,9 @@ def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], 
     for split in splits:
         reached = _n_reached(runs, split)
         cells.append("-" if reached is None else _mean_and_std(reached, 1))
+    for split in splits[1:]:
+        reached = _n_reached_in_second_half(runs, split)
+        cells.append("-" if reached is None else _mean_and_std(reached, 1))
     for split in splits:
         cells.append(iqm_interval(task_scores(runs, split, 1)).text())
     return cells
@@ -91,6 +102,7 @@ def variants_table(variants: Variants, learned: float | None) -> str:
     splits = ordered_splits(runs)
     header = ["", "seeds", "frames", "minutes"]
     header += [f"{split_name(split)} return" for split in splits] + [f"{split_name(split)} tasks solved" for split in splits]
+    header += [f"{split_name(split)} tasks solved, second half of training" for split in splits[1:]]
     header += [f"first episode, {split_name(split)} return" for split in splits]
     rows = [variant_row(variant, members, splits, learned) for variant, members in variants.items()]
     told = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
@@ -184,7 +196,8 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         "of a meta-episode, and in the last columns (paper, Appendix F) of the first one, actions sampled: means over tasks, "
         "then interquartile means over seeds (of fewer than four, means) with 95% bootstrap intervals, for which whole seeds "
         "are resampled. Three seeds are few: resampling makes such intervals too narrow. Numbers of solved tasks: mean and "
-        "standard deviation over seeds. Minutes are of one core.\n",
+        "standard deviation over seeds, at the end of training and on average over the evaluations of its second half. "
+        "Minutes are of one core.\n",
     ]
     for name in available_experiments():
         experiment = load_experiment(name)
