@@ -148,6 +148,16 @@ def _verdict(value: float, least: float, text: str) -> str:
     return f"{'as expected' if value >= least else 'NOT as expected'}: {text}"
 
 
+def has_own_results(experiment: Experiment, variants: Variants) -> bool:
+    """
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
+    :return: whether there are others than those of another experiment
+    """
+    own = {run.variant for run in experiment.runs if run.experiment == experiment.name}
+    return bool(own & set(variants))
+
+
 def section(experiment: Experiment, variants: Variants, figures: Path, page: Path, results: Path = RESULTS) -> str:
     """
     :param experiment: an experiment
@@ -158,7 +168,7 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
     :return: its part of the page, as Markdown
     """
     lines = [f"## {experiment.title}", f"({experiment.source})", experiment.about]
-    if not variants:
+    if not has_own_results(experiment, variants):
         lines.append(f"Not run yet: `python -m benchmarks.run {experiment.name}`.")
         return "\n\n".join(line for line in lines if line) + "\n"
     lines.append(variants_table(variants, experiment.learned).rstrip())
@@ -202,7 +212,7 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
     for name in available_experiments():
         experiment = load_experiment(name)
         variants = load_variants(experiment, results)
-        if draw and variants:
+        if draw and has_own_results(experiment, variants):
             draw_experiment(experiment, results, figures)
         parts.append(section(experiment, variants, figures / name, page, results))
     parts.append(imagination_section(results / "reward_maps", figures / "reward_maps", page))

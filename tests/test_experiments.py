@@ -419,6 +419,15 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     assert len(comparison(variants).axes) == 2
 
 
+def test_runs_of_another_experiment_alone_are_no_results(made_up, tmp_path):
+    experiment, variants = made_up
+    borrowed = replace(experiment, name="other")
+    assert report.has_own_results(experiment, variants) and not report.has_own_results(borrowed, variants)
+    assert "Not run yet: `python -m benchmarks.run other`" in report.section(
+        borrowed, variants, tmp_path, tmp_path / "page.md"
+    )
+
+
 def test_the_page_tells_what_mixtures_imagine(tmp_path):
     assert report.imagination_section(tmp_path, tmp_path, tmp_path / "page.md") == ""
     (tmp_path / "with_dropout").mkdir()
