@@ -214,6 +214,16 @@ def test_trials_that_are_behind_are_pruned(tmp_path, monkeypatch):
     assert state["frames"] < 120 and not state["finished"] and not any(folder.rglob("*.zip"))
 
 
+@pytest.mark.parametrize(("starts", "state"), [(0, TrialState.PRUNED), (80, TrialState.COMPLETE)])
+def test_nothing_is_pruned_before_it_imagines(tmp_path, monkeypatch, starts, state):
+    returns = tuning.validation_returns
+    monkeypatch.setattr(
+        tuning, "validation_returns", lambda folder: [5.0 if folder.name == "0" else 1.0] * len(returns(folder))
+    )
+    words = ["--n-trials", "2", "--n-startup-trials", "1", *PARAMS[:-1], f"imagination_starts:{starts}"]
+    assert [trial.state for trial in tune(tmp_path, *words).trials] == [TrialState.COMPLETE, state]
+
+
 def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
     asked = []
     original = callbacks.evaluate_meta

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import yaml
@@ -70,10 +71,12 @@ class TrialRun:
     :param folder: its own folder
     :param options: of its command line, without those that name files
     :param config: the file of hyperparameters that it starts from
+    :param n_spared: number of evaluations that are too early to prune it
     """
 
-    def __init__(self, trial: optuna.Trial, folder: Path, options: Sequence[str], config: str):
+    def __init__(self, trial: optuna.Trial, folder: Path, options: Sequence[str], config: str, n_spared: int = 0):
         self.trial = trial
+        self.n_spared = n_spared
         self.folder = folder
         self.options = options
         self.config = Path(config)
@@ -104,7 +107,7 @@ class TrialRun:
 
         :return: whether the trial is behind the others
         """
-        if self._report() and not self.is_pruned:
+        if self._report() and not self.is_pruned and self._n_reported > self.n_spared:
             self.is_pruned = self.trial.should_prune()
         return self.is_pruned
 
@@ -231,11 +234,18 @@ class TuningManager(MetaExperimentManager):
             seed = self.seed + number  # another one for each trial: what is good with one seed alone is no good
         trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
         trial.set_user_attr(_SEED, seed)
-        return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config)
+        # What imagination is worth cannot be seen before there is any.
+        starts = {**self._hyperparams, **overrides}.get("imagination_starts", 0)
+        n_spared = 1 + int(starts) // self._evaluate_every
+        return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config, n_spared)
+
+    @property
+    def _evaluate_every(self) -> int:
+        assert self.n_evaluations is not None
+        return max(1, self.n_timesteps // self.n_evaluations)
 
     def _options(self, overrides: Mapping[str, Any], seed: int) -> list[str]:
-        assert self.n_evaluations is not None
-        every = str(max(1, self.n_timesteps // self.n_evaluations))
+        every = str(self._evaluate_every)
         words = ["--algo", self.algo, "--env", self.env_name.gym_id, "--seed", str(seed), "-n", str(self.n_timesteps)]
         words += ["--eval-freq", every, "--save-freq", every, "--verbose", "0", "--vec-env", self.args.vec_env]
         words += ["--device", str(self.device), "--num-threads", str(self.args.num_threads)]
@@ -483,3 +493,4 @@ def _save(axis: Axes, path: Path) -> None:
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
     figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
