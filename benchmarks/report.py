@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.experiment import RESULTS, Expectation, Experiment, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.statistics import iqm_interval, task_scores
+from benchmarks.sweep import n_reached_in_second_half
 from sb3_ldm.results import RunResult, load_metadata
 from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
 
@@ -50,14 +51,6 @@ def _n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
     return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
 
 
-def _n_reached_in_second_half(runs: Sequence[RunResult], split: str) -> list[float] | None:
-    """Of the evaluations while training: less noisy than what the last parameters do, and sooner good is better."""
-    tables = [run.evaluations.select(split, False, _last_episode(runs)) for run in runs if run.evaluations is not None]
-    if len(tables) < len(runs) or not all(table.has_successes for table in tables):
-        return None
-    return [table.where(table.timesteps > run.frames / 2).n_reached for run, table in zip(runs, tables, strict=True)]
-
-
 def _mean_and_std(values: Sequence[float], digits: int) -> str:
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
@@ -85,8 +78,9 @@ def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], 
         reached = _n_reached(runs, split)
         cells.append("-" if reached is None else _mean_and_std(reached, 1))
     for split in splits[1:]:
-        reached = _n_reached_in_second_half(runs, split)
-        cells.append("-" if reached is None else _mean_and_std(reached, 1))
+        told = [n_reached_in_second_half(run, split) for run in runs]
+        numbers = [number for number in told if number is not None]
+        cells.append(_mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-")
     for split in splits:
         cells.append(iqm_interval(task_scores(runs, split, 1)).text())
     return cells

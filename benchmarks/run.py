@@ -28,6 +28,7 @@ from rich.live import Live
 from rich.table import Table
 
 from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, is_finished, load_experiment
+from sb3_ldm.common.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import (
     EVALUATIONS_FILE,
     FINAL_FILE,
@@ -41,7 +42,6 @@ from sb3_ldm.results import (
 )
 from sb3_ldm.summary import format_frames
 from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once
-from sb3_ldm.zoo.experiment import CHECKPOINT_FILE
 
 RUNS = Path("runs")  #: where agents are trained
 #: What is kept of a run; progress of a continued run is in several files.

@@ -23,7 +23,17 @@ register()
 
 #: Not a choice of the method.
 _IGNORED = ("n_timesteps", "policy")
-_COLUMNS = ("run", "seed", "frames", "other than the default", "train", "unseen", "unseen solved", "imagined unseen")
+_COLUMNS = (
+    "run",
+    "seed",
+    "frames",
+    "other than the default",
+    "train",
+    "unseen",
+    "unseen solved",
+    "second half",
+    "imagined unseen",
+)
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -108,7 +118,7 @@ def row(run: RunResult, name: str) -> list[str]:
     cells = [name, str(run.seed), format_frames(run.frames), shown]
     shares = run.logged("imagination/share_unseen")[1]
     if table is None:
-        return [*cells, "-", "-", "-", "-"]
+        return [*cells, *["-"] * (len(_COLUMNS) - len(cells))]
     sampled = table.select(deterministic=False, episode=run.episodes_per_task)
     unseen = sampled.select(split=next(split for split in sampled.splits if split != "train"))
     return [
@@ -116,9 +126,31 @@ def row(run: RunResult, name: str) -> list[str]:
         f"{sampled.select(split='train').returns.mean():.2f}",
         f"{unseen.returns.mean():.2f}",
         f"{unseen.n_reached:.1f} of {unseen.n_tasks}" if unseen.has_successes else "-",
+        _reached_in_second_half(run, str(unseen.split[0])),
         # The last quarter of the looks: single ones are noisy.
         f"{np.mean(shares[-max(1, len(shares) // 4) :]):.2f}" if len(shares) else "-",
     ]
+
+
+def _reached_in_second_half(run: RunResult, split: str) -> str:
+    reached = n_reached_in_second_half(run, split)
+    return "-" if reached is None else f"{reached:.1f}"
+
+
+def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
+    """
+    Less noisy than what the last parameters reach, and higher where it is reached sooner.
+
+    :param run: a run
+    :param split: name of a split
+    :return: tasks that succeed in the last episode, actions sampled, on average over the evaluations in the second half of
+        training; None if the environment or the run does not tell
+    """
+    if run.evaluations is None:
+        return None
+    table = run.evaluations.select(split, False, run.episodes_per_task)
+    table = table.where(table.timesteps > run.frames / 2)
+    return table.n_reached if table.has_successes else None
 
 
 def sweep_table(run_dirs: Sequence[Path]) -> str:

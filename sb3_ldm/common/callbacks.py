@@ -16,6 +16,8 @@ from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import coverage, get_probes, has_probes, visited_probes
 
+CHECKPOINT_FILE = "checkpoint.zip"
+BUFFER_FILE = "checkpoint_replay_buffer.pkl"
 BEST_NORMALIZER_FILE = "best_vecnormalize.pkl"  #: statistics that the best model was evaluated with
 EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
 
@@ -196,8 +198,8 @@ class LatestCheckpointCallback(BaseCallback):
         if normalizer is not None:
             _replace(self.normalize_path, lambda path: normalizer.save(str(path)))
         if getattr(self.model, "replay_buffer", None) is not None:
-            _replace(self.save_path / "checkpoint_replay_buffer.pkl", self.model.save_replay_buffer)  # type: ignore[attr-defined]
-        _replace(self.save_path / "checkpoint.zip", self.model.save)
+            _replace(self.save_path / BUFFER_FILE, self.model.save_replay_buffer)  # type: ignore[attr-defined]
+        _replace(self.save_path / CHECKPOINT_FILE, self.model.save)
         if self.on_save is not None:
             self.on_save(self.model)
 

@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_ldm
 from sb3_ldm.common.callbacks import (
+    BUFFER_FILE,
+    CHECKPOINT_FILE,
     LatestCheckpointCallback,
     MetaEvalCallback,
     MetaProgressBarCallback,
@@ -34,8 +36,6 @@ from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 
 FINAL_REPEATS = 10
-CHECKPOINT_FILE = "checkpoint.zip"
-BUFFER_FILE = "checkpoint_replay_buffer.pkl"
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
 
 
