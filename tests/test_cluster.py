@@ -22,15 +22,16 @@ from sb3_ldm.zoo import cluster
 from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once, package_version, run_in_copy, write_files
 from sb3_ldm.zoo.tuning import open_storage
 
-#: Counts to 30 in a file, from where it was.
+#: Counts to 30 in a file, from where it was; the file is replaced in one step, as checkpoints are.
 COUNT = """
-import time
+import os, time
 from pathlib import Path
 number = int(Path("a/number").read_text())
 print("from", number, flush=True)
 while number < 30:
     number += 1
-    Path("a/number").write_text(str(number))
+    Path("a/partial_number").write_text(str(number))
+    os.replace("a/partial_number", "a/number")
     time.sleep(0.1)
 Path("b").write_text("end")
 Path("a/number").unlink()
@@ -41,7 +42,7 @@ def test_a_command_runs_in_a_copy_and_tells_what_it_changes(tmp_path):
     updates = list(run_in_copy(["-c", COUNT], {"a/number": b"15", "other": b"x"}, package_version(), 0.3))
     assert updates[0] == cluster.Update({}, [], b"", None)
     assert all(update.returncode is None for update in updates[:-1]) and updates[-1].returncode == 0
-    numbers = [int(update.files["a/number"] or 0) for update in updates if "a/number" in update.files]
+    numbers = [int(update.files["a/number"]) for update in updates if "a/number" in update.files]
     assert len(numbers) > 2 and numbers == sorted(numbers)
     assert [name for update in updates for name in update.removed] == ["a/number"]
     assert not any("other" in update.files for update in updates) and updates[-1].files["b"] == b"end"
@@ -120,7 +121,7 @@ def test_what_a_killed_worker_did_is_not_lost(two_nodes, tmp_path):
     with (tmp_path / "log").open("ab") as log:
         process = RemoteProcess(lambda: [sys.executable, "-c", COUNT], tmp_path, log, keep=["log"])
         while process.poll() is None and process.n_losses == 0:
-            if int((tmp_path / "a" / "number").read_text() or 0) > 5:
+            if int((tmp_path / "a" / "number").read_text()) > 5:
                 kill_one_worker()
                 while process.n_losses == 0:
                     process.poll()
