@@ -55,6 +55,7 @@ class LDM(LatentDynamicsPPO, RL2):
     :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
     :param vae_learning_rate: learning rate of the latent dynamics network
     :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
+    :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
     :param vae_batch_size: meta-episodes per update
     :param vae_updates: updates per rollout; 0 freezes the network
     :param learning_rate: and all that follow: see :class:`~sb3_ldm.common.recurrent.SequencePPO`
@@ -90,6 +91,7 @@ class LDM(LatentDynamicsPPO, RL2):
         vae_kwargs: dict[str, Any] | None = None,
         vae_learning_rate: float = 1e-3,
         vae_buffer_size: int = 10_000,
+        vae_buffer_keeps: str = "latest",
         vae_batch_size: int = 25,
         vae_updates: int = 2,
         learning_rate: float | Schedule = 1e-3,
@@ -129,6 +131,7 @@ class LDM(LatentDynamicsPPO, RL2):
             vae_kwargs=vae_kwargs,
             vae_learning_rate=vae_learning_rate,
             vae_buffer_size=vae_buffer_size,
+            vae_buffer_keeps=vae_buffer_keeps,
             vae_batch_size=vae_batch_size,
             vae_updates=vae_updates,
             learning_rate=learning_rate,

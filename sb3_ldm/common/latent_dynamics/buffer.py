@@ -46,9 +46,13 @@ class Transitions(NamedTuple):
     next_states: np.ndarray  #: s_{t+1}, ``(n, state_dim)``
 
 
+BUFFER_KEEPS = ("latest", "uniform")
+
+
 class MetaEpisodeBuffer:
     """
-    Ring buffer of the latest whole meta-episodes, in compact types.
+    Whole meta-episodes in compact types: the latest ones in a ring, or a uniform sample of all so far (a reservoir), in which
+    early exploration keeps its share.
 
     Steps of running meta-episodes are gathered per worker and enter the ring when the meta-episode ends. States are stored
     once: s_t is s_{t+1} of the step before, or the state that the episode was reset to.
@@ -56,13 +60,22 @@ class MetaEpisodeBuffer:
     :param capacity: number of meta-episodes
     :param layout: layout of the meta-episode observations
     :param n_workers: number of workers that add steps
-    :raises ValueError: if ``capacity`` is below 1
+    :param keeps: ``"latest"`` or ``"uniform"``: which meta-episodes stay when there are more than ``capacity``
+    :param seed: of what a uniform sample keeps
+    :raises ValueError: if ``capacity`` is below 1 or ``keeps`` is unknown
     """
 
-    def __init__(self, capacity: int, layout: MetaEpisodeLayout, n_workers: int):
+    def __init__(
+        self, capacity: int, layout: MetaEpisodeLayout, n_workers: int, keeps: str = "latest", seed: int | None = None
+    ):
         if capacity < 1:
             raise ValueError(f"vae_buffer_size={capacity}: the buffer must hold at least 1 meta-episode.")
+        if keeps not in BUFFER_KEEPS:
+            raise ValueError(f"vae_buffer_keeps={keeps!r}: choose one of {list(BUFFER_KEEPS)}.")
         self.capacity = capacity
+        self.keeps = keeps
+        self.n_seen = 0
+        self._rng = np.random.default_rng(seed)
         self.layout = layout
         self.position = 0
         self.full = False
@@ -151,15 +164,25 @@ class MetaEpisodeBuffer:
 
     def _store(self, workers: np.ndarray) -> None:
         for worker in workers[self._whole[workers]]:
-            for name, array in self._ring.items():
-                array[self.position] = self._running[name][worker]
-            self._lengths[self.position] = self._step[worker]
-            self.position += 1
-            if self.position == self.capacity:
-                self.position, self.full = 0, True
+            slot = self._next_slot()
+            if slot < self.capacity:
+                for name, array in self._ring.items():
+                    array[slot] = self._running[name][worker]
+                self._lengths[slot] = self._step[worker]
         self._step[workers] = 0
         self._episode[workers] = 0
         self._whole[workers] = True
+
+    def _next_slot(self) -> int:
+        """:return: where the next meta-episode goes; ``capacity`` or above drops it"""
+        self.n_seen += 1
+        if self.full and self.keeps == "uniform":
+            return int(self._rng.integers(self.n_seen))
+        slot = self.position
+        self.position += 1
+        if self.position == self.capacity:
+            self.position, self.full = 0, True
+        return slot
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: th.device | str = "cpu") -> MetaEpisodeBatch:
         """
@@ -255,7 +278,14 @@ class MetaEpisodeBuffer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         stored = state.pop("_ring")
-        self.__dict__.update({"observe": None, **state})  # buffers that were saved before had none
+        # Buffers that were saved before had none of these.
+        missing = {
+            "observe": None,
+            "keeps": "latest",
+            "n_seen": state["capacity"] if state["full"] else state["position"],
+            "_rng": np.random.default_rng(),
+        }
+        self.__dict__.update(missing | state)
         self._ring = self._allocate(self.capacity)
         for name, array in stored.items():
             self._ring[name][: len(array)] = array

@@ -14,7 +14,15 @@ from sb3_ldm.common.latent_dynamics.elbo import (
     gaussian_log_likelihood,
     kl_to_previous,
 )
-from sb3_ldm.common.latent_dynamics.networks import DECODER_INPUTS, Belief, BeliefEncoder, Encoder, RewardDecoder, dropout_mask
+from sb3_ldm.common.latent_dynamics.networks import (
+    DECODER_INPUTS,
+    Belief,
+    BeliefEncoder,
+    Encoder,
+    RewardDecoder,
+    Standardize,
+    dropout_mask,
+)
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
 from sb3_ldm.common.sharding import backward_in_shards, even_slices, n_shards
 
@@ -39,6 +47,7 @@ class LatentDynamics(nn.Module):
     :param decoder_embeddings: sizes of the decoder's state and action embeddings
     :param decoder_layers: sizes of the decoder's layers
     :param dropout_place: drop the decoder's ``embeddings`` or its ``inputs``
+    :param standardize_states: both networks see states of mean 0 and variance 1, by running statistics of the batches
     :param learning_rate: of Adam
     :param encoder: shares a module that infers beliefs, instead of an encoder-v of its own
     :raises ValueError: if a parameter is out of its range
@@ -60,6 +69,7 @@ class LatentDynamics(nn.Module):
         decoder_embeddings: Sequence[int] = (32, 16),
         decoder_layers: Sequence[int] = (64, 32),
         dropout_place: str = "embeddings",
+        standardize_states: bool = False,
         learning_rate: float = 1e-3,
         encoder: Encoder | None = None,
     ):
@@ -86,12 +96,15 @@ class LatentDynamics(nn.Module):
         self.n_decoded_steps = n_decoded_steps
         self.reward_likelihood = reward_likelihood
         self.low, self.high = float(low), float(high)
+        self.standardize = Standardize(layout.state_dim) if standardize_states else None
         self.encoder: Encoder
         if encoder is None:
-            self.encoder = BeliefEncoder(layout, latent_dim, encoder_hidden_size, encoder_embeddings)
+            self.encoder = BeliefEncoder(layout, latent_dim, encoder_hidden_size, encoder_embeddings, self.standardize)
         else:
             self.encoder = encoder
-        self.decoder = RewardDecoder(layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place)
+        self.decoder = RewardDecoder(
+            layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place, self.standardize
+        )
         self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
 
     @property
@@ -241,6 +254,8 @@ class LatentDynamics(nn.Module):
         sums: dict[str, float] = {}
         for _ in range(n_updates if len(buffer) > 0 else 0):
             batch = buffer.sample(batch_size, rng, device)
+            if self.standardize is not None:
+                self.standardize.update(batch.next_states[batch.mask > 0.5])
             draws = self.draw(batch, generator)
             n_terms = len(batch.rewards) + 1
 

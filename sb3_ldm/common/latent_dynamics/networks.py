@@ -40,6 +40,44 @@ def dropout_mask(shape: Sequence[int], rate: float, generator: th.Generator | No
     return (th.rand(tuple(shape), generator=generator, device=device) >= rate) / (1.0 - rate)
 
 
+class Standardize(nn.Module):
+    """
+    States to mean 0 and variance 1 by running statistics, which only :meth:`update` changes.
+
+    Positions of tens of metres beside velocities of a few hide small differences from a network.
+
+    :param state_dim: size of a state
+    :param clip: standardised values are clipped to [-clip, clip]
+    """
+
+    mean: th.Tensor
+    var: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, state_dim: int, clip: float = 10.0):
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("mean", th.zeros(state_dim))
+        self.register_buffer("var", th.ones(state_dim))
+        self.register_buffer("count", th.zeros(()))
+
+    @th.no_grad()
+    def update(self, states: th.Tensor) -> None:
+        """
+        :param states: to be counted in, ``(n, state_dim)``
+        """
+        var, mean = th.var_mean(states, dim=0, correction=0)
+        total = self.count + len(states)
+        share, delta = len(states) / total, mean - self.mean
+        self.var += share * (var - self.var + (1.0 - share) * delta**2)
+        self.mean += share * delta
+        self.count.copy_(total)
+
+    def forward(self, states: th.Tensor) -> th.Tensor:
+        """:return: the standardised states, ``(..., state_dim)``"""
+        return ((states - self.mean) * th.rsqrt(self.var + 1e-8)).clamp(-self.clip, self.clip)
+
+
 class BeliefEncoder(nn.Module):
     """
     Encoder-v: transitions (a_t, r_{t+1}, s_{t+1}) to the belief N(mu_t, diag exp(logvar_t)).
@@ -48,6 +86,7 @@ class BeliefEncoder(nn.Module):
     :param latent_dim: dimension of the latent model m
     :param hidden_size: units of the LSTM
     :param embeddings: sizes of the state, action and reward embeddings, 0 to leave an input out
+    :param standardize: what states go through first, shared with the decoder; None for nothing
     """
 
     def __init__(
@@ -56,8 +95,10 @@ class BeliefEncoder(nn.Module):
         latent_dim: int,
         hidden_size: int = 128,
         embeddings: Sequence[int] = (32, 16, 8),
+        standardize: Standardize | None = None,
     ):
         super().__init__()
+        self.standardize = standardize
         self.embedding = Embedding((layout.state_dim, layout.action_dim, 1), embeddings)
         self.lstm = nn.LSTM(self.embedding.output_dim, hidden_size)
         self.mu = nn.Linear(hidden_size, latent_dim)
@@ -91,6 +132,8 @@ class BeliefEncoder(nn.Module):
         :param states: recurrent states before the first transition
         :return: LSTM outputs ``(T, batch, hidden_size)`` and the states after the last transition
         """
+        if self.standardize is not None:
+            next_states = self.standardize(next_states)
         inputs = self.embedding(next_states, actions, rewards.unsqueeze(-1))
         if len(inputs) == 1:
             output, states = lstm_step(inputs[0], states, self.lstm)
@@ -111,6 +154,7 @@ class RewardDecoder(nn.Module):
     :param embeddings: sizes of the state and action embeddings (both states share one size)
     :param hidden_sizes: sizes of the decoder's layers
     :param dropout_place: drop the ``embeddings`` of the inputs or the ``inputs`` themselves
+    :param standardize: what states go through first; None for nothing
     :raises ValueError: if ``inputs`` or ``dropout_place`` is unknown, or there is no hidden layer
     """
 
@@ -122,8 +166,10 @@ class RewardDecoder(nn.Module):
         embeddings: Sequence[int] = (32, 16),
         hidden_sizes: Sequence[int] = (64, 32),
         dropout_place: str = "embeddings",
+        standardize: Standardize | None = None,
     ):
         super().__init__()
+        self.standardize = standardize
         if not inputs or any(name not in DECODER_INPUTS for name in inputs):
             raise ValueError(f"decoder_inputs={list(inputs)}: choose at least one of {list(DECODER_INPUTS)}.")
         if dropout_place not in ("embeddings", "inputs"):
@@ -154,6 +200,8 @@ class RewardDecoder(nn.Module):
         :param mask: dropout factors, broadcastable to ``(..., dropout_dim)``; None for no dropout
         :return: the steps' part of the first layer, ``(..., hidden_sizes[0])``
         """
+        if self.standardize is not None:
+            states, next_states = self.standardize(states), self.standardize(next_states)
         inputs = [x for name, x in zip(DECODER_INPUTS, (states, actions, next_states), strict=True) if name in self.inputs]
         if mask is not None and self.dropout_place == "inputs":
             inputs = [x * part for x, part in zip(inputs, mask.split(self.input_dims, dim=-1), strict=True)]

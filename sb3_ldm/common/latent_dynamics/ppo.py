@@ -37,6 +37,7 @@ class LatentDynamicsPPO(SequencePPO):
     :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
     :param vae_learning_rate: learning rate of the latent dynamics network
     :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
+    :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
     :param vae_batch_size: meta-episodes per update
     :param vae_updates: updates per rollout; 0 freezes the network
     :param kwargs: of :class:`~sb3_ldm.common.recurrent.SequencePPO`
@@ -63,6 +64,7 @@ class LatentDynamicsPPO(SequencePPO):
         vae_kwargs: dict[str, Any] | None = None,
         vae_learning_rate: float = 1e-3,
         vae_buffer_size: int = 10_000,
+        vae_buffer_keeps: str = "latest",
         vae_batch_size: int = 25,
         vae_updates: int = 2,
         _init_setup_model: bool = True,
@@ -80,6 +82,7 @@ class LatentDynamicsPPO(SequencePPO):
         self.vae_kwargs = {} if vae_kwargs is None else vae_kwargs
         self.vae_learning_rate = vae_learning_rate
         self.vae_buffer_size = vae_buffer_size
+        self.vae_buffer_keeps = vae_buffer_keeps
         self.vae_batch_size = vae_batch_size
         self.vae_updates = vae_updates
         #: The env that rollouts are collected in, around the user's; None without an env.
@@ -110,8 +113,11 @@ class LatentDynamicsPPO(SequencePPO):
             # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
             th.default_generator.manual_seed(seeds[3])
             self.latent_dynamics = self._make_latent_dynamics().to(self.device)
-        self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded)
+        self.replay_buffer = self._make_replay_buffer()
         self._setup_recording_env()
+
+    def _make_replay_buffer(self) -> MetaEpisodeBuffer:
+        return MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded, self.vae_buffer_keeps, self.seed)
 
     def _make_generators(self, seeds: Sequence[int]) -> None:
         """Random streams of what is added to recurrent PPO; NumPy's is kept where a saved model brought its own."""
@@ -151,7 +157,7 @@ class LatentDynamicsPPO(SequencePPO):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
         if self.replay_buffer.layout != self.layout:
-            self.replay_buffer = MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded)
+            self.replay_buffer = self._make_replay_buffer()
         self.replay_buffer.set_workers(self.n_recorded)
         self._setup_recording_env()
 
