@@ -20,7 +20,7 @@ from sb3_ldm.common.latent_dynamics import (
     kl_to_previous,
 )
 from sb3_ldm.common.latent_dynamics.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
-from sb3_ldm.common.latent_dynamics.networks import dropout_mask
+from sb3_ldm.common.latent_dynamics.networks import Standardize, dropout_mask
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
 from sb3_ldm.common.vec_env.transitions import read_next_states
 
@@ -380,6 +380,48 @@ def test_an_empty_buffer_and_no_updates_change_nothing():
     assert "accuracy" not in model.update(filled, 5, 1, np.random.default_rng(0))  # of squared errors there is none
 
 
+# Standardised states
+
+
+def test_running_statistics_are_those_of_all_states():
+    standardize = Standardize(3)
+    states = 5.0 * th.randn(70, 3, generator=generator()) + th.tensor([100.0, 0.0, -3.0])
+    for part in states.split([1, 9, 60]):
+        standardize.update(part)
+    assert th.allclose(standardize.mean, states.mean(0), atol=1e-4)
+    assert th.allclose(standardize.var, states.var(0, correction=0), rtol=1e-4)
+    standardised = standardize(states)
+    assert th.allclose(standardised.mean(0), th.zeros(3), atol=1e-4)
+    assert th.allclose(standardised.var(0, correction=0), th.ones(3), atol=1e-4)
+    assert standardize(th.full((1, 3), 1e9)).tolist() == [[10.0, 10.0, 10.0]]
+
+
+def test_only_updates_change_the_statistics_and_both_networks_use_them():
+    model = network(standardize_states=True)
+    batch = random_batch([8, 8])
+    buffer = scripted_buffer()
+    mean = model.standardize.mean.clone()
+    model.elbo(batch, generator())
+    model.beliefs(batch)
+    assert th.equal(model.standardize.mean, mean)
+    model.update(buffer, 5, 1, np.random.default_rng(0))
+    assert not th.equal(model.standardize.mean, mean)
+    with th.no_grad():
+        steps = (batch.states, batch.actions, batch.next_states)
+        beliefs, encoded = model.beliefs(batch)[0], model.decoder.encode_steps(*steps)
+        model.standardize.mean += 100.0
+        assert not th.allclose(model.beliefs(batch)[0], beliefs)
+        assert not th.allclose(model.decoder.encode_steps(*steps), encoded)
+
+
+def test_the_statistics_are_loaded_with_the_weights():
+    model, again = network(standardize_states=True), network(seed=1, standardize_states=True)
+    model.update(scripted_buffer(), 5, 2, np.random.default_rng(0))
+    again.load_state_dict(model.state_dict())
+    batch = random_batch([8, 8])
+    assert th.equal(again.beliefs(batch)[0], model.beliefs(batch)[0])
+
+
 # The buffer
 
 
@@ -412,6 +454,29 @@ def test_the_ring_overwrites_the_oldest():
         lengths.append(len(buffer))
     assert lengths == [1, 2, 3, 4, 4, 4, 4]
     assert sorted(first_rewards(buffer)) == [30.0, 40.0, 50.0, 60.0]
+
+
+def test_a_uniform_sample_keeps_early_and_late_meta_episodes_alike():
+    kept = np.zeros(12)
+    for seed in range(300):
+        buffer = MetaEpisodeBuffer(3, LAYOUT, 1, keeps="uniform", seed=seed)
+        for index in range(12):
+            add_steps(buffer, float(index), 8, done_after=8)
+        assert len(buffer) == 3 and len(set(first_rewards(buffer))) == 3
+        kept[np.array(first_rewards(buffer), dtype=int)] += 1
+    assert kept.sum() == 900 and kept.min() > 45 and kept.max() < 105  # 75 each, with a deviation of 7.5
+
+
+def test_a_uniform_sample_goes_on_after_pickling():
+    buffer = MetaEpisodeBuffer(3, LAYOUT, 1, keeps="uniform", seed=0)
+    for index in range(6):
+        add_steps(buffer, float(index), 8, done_after=8)
+    again = pickle.loads(pickle.dumps(buffer))
+    for one in (buffer, again):
+        one.discard_running()
+        for index in range(6, 20):
+            add_steps(one, float(index), 8, done_after=8)
+    assert first_rewards(again) == first_rewards(buffer)
 
 
 def test_unfinished_meta_episodes_are_never_stored():

@@ -441,6 +441,7 @@ def test_all_options_of_the_imagination_run_on_the_gridworld():
         ({"vae_batch_size": 0}, "vae_batch_size=0"),
         ({"vae_updates": -1}, "vae_updates=-1"),
         ({"vae_buffer_size": 0}, "vae_buffer_size=0"),
+        ({"vae_buffer_keeps": "best"}, "vae_buffer_keeps='best'"),
         ({"beta": -1.0}, r"beta=-1\.0"),
         ({"n_partners": 0}, "n_partners=0"),
         ({"mixture_weights": "per_layer"}, "mixture_weights='per_layer'"),
