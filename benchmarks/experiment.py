@@ -31,7 +31,7 @@ import yaml
 
 from benchmarks.sweep import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata
-from sb3_ldm.zoo.configs import available_configs, config_path
+from sb3_ldm.zoo.configs import available_configs, config_path, load_preset
 from sb3_ldm.zoo.registration import ALGORITHMS
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -84,8 +84,7 @@ class Run:
         if not (folder / RUN_FILE).is_file():
             return []
         metadata = load_metadata(folder / RUN_FILE)
-        preset = yaml.safe_load(config_path(self.config).read_text(encoding="utf-8"))
-        now = {**preset.get(self.env, preset.get("default", {})), **self.merged_hyperparameters()}
+        now = {**load_preset(self.config, self.env), **self.merged_hyperparameters()}
         recorded = metadata.get("hyperparameters", {})
         changed = list(differences(recorded, now, class_defaults(self.algo))) if "n_envs" in recorded else []
         others = {"algo": self.algo, "env": self.env, "env_kwargs": self.env_kwargs, "n_timesteps": self.n_timesteps}
@@ -107,8 +106,7 @@ class Run:
 
     def merged_hyperparameters(self) -> dict[str, Any]:
         """:return: the hyperparameters that differ; those that are mappings with what the file has in them besides"""
-        preset = yaml.safe_load(config_path(self.config).read_text(encoding="utf-8"))
-        defaults = preset.get(self.env, preset.get("default", {}))
+        defaults = load_preset(self.config, self.env)
         merged = {}
         for name, value in self.hyperparameters.items():
             merged[name] = {**(defaults.get(name) or {}), **value} if isinstance(value, Mapping) else value
@@ -180,6 +178,11 @@ class Experiment:
     about: str = ""
 
     @property
+    def own_runs(self) -> list[Run]:
+        """Its runs without those of other experiments, which it shows, too."""
+        return [run for run in self.runs if run.experiment == self.name]
+
+    @property
     def variants(self) -> list[str]:
         """Names of the variants."""
         return list(dict.fromkeys(run.variant for run in self.runs))
@@ -193,8 +196,9 @@ class Experiment:
 
 
 def available_experiments(folder: Path = FOLDER) -> list[str]:
-    """:return: names of all experiments"""
-    return sorted(path.stem for path in folder.glob("*.yml"))
+    """:return: names of all experiments, the most valuable ones (``order`` in their files) first"""
+    orders = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("order", 1000) for path in folder.glob("*.yml")}
+    return sorted(orders, key=lambda name: (orders[name], name))
 
 
 def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
@@ -208,7 +212,7 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     if not path.is_file():
         raise ValueError(f"experiment={name!r} does not exist, use one of {', '.join(available_experiments(folder))}")
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _refuse_unknown(data, (*_REQUIRED, "env_kwargs", "learned", "expectations", "about"), path)
+    _refuse_unknown(data, (*_REQUIRED, "env_kwargs", "learned", "expectations", "about", "order"), path)
     missing = [key for key in _REQUIRED if key not in data]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-import yaml
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -34,7 +33,7 @@ from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.recurrent import SequencePPO
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.zoo.configs import load_preset
 
 DEFAULT_OUT = "benchmarks/results/physics"
 ALGORITHMS: dict[str, type[SequencePPO]] = {"rl2": RL2, "ldm": LDM}
@@ -79,7 +78,7 @@ def make_model(algo: str, env_id: str) -> SequencePPO:
     :param env_id: a domain
     :return: the algorithm with its preset, which imagines from the start
     """
-    preset = yaml.safe_load(config_path(algo).read_text(encoding="utf-8"))[env_id]
+    preset = load_preset(algo, env_id)
     parameters = {name: value for name, value in preset.items() if name not in _NOT_PARAMETERS}
     env = VecNormalize(make_env(env_id, preset["n_envs"]), gamma=preset["gamma"])
     model = ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters)

@@ -11,16 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiment import RESULTS, Expectation, Experiment, available_experiments, load_experiment
+from benchmarks.experiment import RESULTS, Expectation, Experiment, Run, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.statistics import iqm_interval, task_scores
 from benchmarks.sweep import n_reached_in_second_half
-from sb3_ldm.results import RunResult, load_metadata
+from sb3_ldm.results import RUN_FILE, RunResult, load_metadata
 from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 #: Shown on the page where an experiment has them, in this order.
-_SHOWN_FIGURES = ("comparison.png", "learning_curves.png", "return_map.png")
+_SHOWN_FIGURES = (
+    "comparison*.png",
+    "learning_curves.png",
+    "return_map.png",
+    "reward_maps*.png",
+    "imagination.png",
+    "paths*.png",
+)
 
 #: With fewer seeds no interval is worth a verdict; with three it is still too narrow.
 FEW_SEEDS = 3
@@ -148,7 +155,7 @@ def has_own_results(experiment: Experiment, variants: Variants) -> bool:
     :param variants: its finished runs by variant
     :return: whether there are others than those of another experiment
     """
-    own = {run.variant for run in experiment.runs if run.experiment == experiment.name}
+    own = {run.variant for run in experiment.own_runs}
     return bool(own & set(variants))
 
 
@@ -168,10 +175,9 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
     lines.append(variants_table(variants, experiment.learned).rstrip())
     verdicts = [f"- {one.claim}: {judge(one, variants)}" for one in experiment.expectations]
     lines.append("\n".join(verdicts))
-    for name in _SHOWN_FIGURES:
-        if (figures / name).is_file():
-            path = Path(os.path.relpath(figures / name, page.parent)).as_posix()
-            lines.append(f"![{name.removesuffix('.png').replace('_', ' ')}]({path})")
+    for figure in [path for pattern in _SHOWN_FIGURES for path in sorted(figures.glob(pattern))]:
+        path = Path(os.path.relpath(figure, page.parent)).as_posix()
+        lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
     done = {
         (run.variant, run.seed) for run in experiment.runs if run.seed in [one.seed for one in variants.get(run.variant, ())]
     }
@@ -203,14 +209,55 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         "standard deviation over seeds, at the end of training and on average over the evaluations of its second half. "
         "Minutes are of one core.\n",
     ]
-    for name in available_experiments():
-        experiment = load_experiment(name)
-        variants = load_variants(experiment, results)
+    experiments = [load_experiment(name) for name in available_experiments()]
+    parts.append(budget_section(experiments, results))
+    for experiment in experiments:
+        name, variants = experiment.name, load_variants(experiment, results)
         if draw and has_own_results(experiment, variants):
             draw_experiment(experiment, results, figures)
         parts.append(section(experiment, variants, figures / name, page, results))
     parts.append(imagination_section(results / "reward_maps", figures / "reward_maps", page))
     return "\n".join(part for part in parts if part)
+
+
+def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -> str:
+    """
+    :param experiments: all experiments, the most valuable ones first
+    :param results: where all results are
+    :return: what they took so far and would still take, as Markdown
+    """
+    paces: dict[tuple[str, str], list[float]] = {}
+    spent: dict[str, float] = {}
+    for experiment in experiments:
+        for run in [run for run in experiment.finished(results) if run in experiment.own_runs]:
+            state = load_metadata(run.results(results) / RUN_FILE)
+            if "wall_time_s" in state:
+                spent[experiment.name] = spent.get(experiment.name, 0.0) + state["wall_time_s"] / 3600
+                paces.setdefault((run.algo, run.env), []).append(state["wall_time_s"] / 3600 / state["frames"])
+    lines = ["| experiment | runs finished | core hours so far | core hours to go |", "| --- | ---: | ---: | ---: |"]
+    total = 0.0
+    for experiment in experiments:
+        done = experiment.finished(results)
+        waiting = [run for run in experiment.own_runs if run not in done]
+        left = sum(run.n_timesteps * _pace(run, paces) for run in waiting)
+        total += left
+        n_own = len(experiment.own_runs)
+        lines.append(
+            f"| {experiment.title} | {n_own - len(waiting)} of {n_own} | {spent.get(experiment.name, 0):.1f} | {left:.1f} |"
+        )
+    text = (
+        "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
+        "estimated from the runs that have ended, of the same algorithm and environment where there are any. "
+        f"All that is left takes about {total / 2:.0f} hours of two cores; more would first add seeds (`seeds` in an "
+        "experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 million frames."
+    )
+    return "\n\n".join(["## Budget", text, "\n".join(lines)]) + "\n"
+
+
+def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
+    """Hours a frame: of the same algorithm and environment, else of the environment, else of all."""
+    same = paces.get((run.algo, run.env)) or [pace for (_, env), some in paces.items() if env == run.env for pace in some]
+    return float(np.mean(same or [pace for some in paces.values() for pace in some] or [0.0]))
 
 
 def imagination_section(studies: Path, figures: Path, page: Path) -> str:

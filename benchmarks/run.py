@@ -167,6 +167,8 @@ class Job:
         return self._last
 
 
+ALL = "all"  #: stands for all experiments, in their order
+
 Launch = Callable[[Job], subprocess.Popen[bytes] | RemoteProcess]
 
 
@@ -293,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
+    parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}, or {ALL}")
     parser.add_argument(
         "--jobs", type=int, help="runs at a time (default: the processors; on a cluster, as many as it can take)"
     )
@@ -313,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     jobs: list[Job] = []
     titles = []
-    for name in options.experiment:
+    for name in available_experiments() if options.experiment == [ALL] else options.experiment:
         try:
             experiment = load_experiment(name)
         except ValueError as error:
@@ -328,6 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (options.seeds is None or job.run.seed in options.seeds)
             and (options.variants is None or job.run.variant in options.variants)
         ]
+    jobs = list({job.folder: job for job in jobs}.values())  # experiments share runs
     title = ", ".join(titles)
     if not options.status:
         try:

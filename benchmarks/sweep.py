@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rl_zoo3.utils import ALGOS
 
 from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
 from sb3_ldm.results import RunResult, load_run
 from sb3_ldm.summary import format_frames
 from sb3_ldm.zoo import register
-from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.zoo.configs import load_preset
 
 register()
 
@@ -73,7 +72,7 @@ def defaults_for(run: RunResult) -> Mapping[str, Any]:
     :param run: a run
     :return: the hyperparameters that its algorithm now has for its environment
     """
-    return yaml.safe_load(config_path(run.algo).read_text(encoding="utf-8"))[run.env]
+    return load_preset(run.algo, run.env)
 
 
 def class_defaults(algo: str) -> dict[str, Any]:

@@ -25,7 +25,6 @@ import numpy as np
 import sb3_contrib
 import stable_baselines3
 import torch as th
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -39,7 +38,7 @@ from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.figures import COLOURS
-from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.zoo.configs import load_preset
 
 ENV_ID = "GridNavi-v0"
 DEFAULT_OUT = "benchmarks/results/throughput"
@@ -283,7 +282,7 @@ def hyperparameters(case: Case) -> dict[str, Any]:
         return {**PPO, "policy_kwargs": network}
     if case.algo == "ldm":
         return {**PPO, **GRID_LDM, "policy_kwargs": network, "vae_kwargs": {**GRID_VAE, "encoder_hidden_size": case.hidden}}
-    zoo = yaml.safe_load(config_path("ldm").read_text(encoding="utf-8"))[ENV_ID]
+    zoo = load_preset("ldm", ENV_ID)
     return {**PPO, **{name: value for name, value in zoo.items() if name not in _NOT_FROM_ZOO}}
 
 

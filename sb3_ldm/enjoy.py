@@ -69,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     split = tasks.validate_split(options.split or options.env_kwargs.get("task_split") or unseen_split(tasks))
     env_kwargs["task_split"] = split
     if options.video is not None:
+        if others:
+            _parser().error(f"--video has no use for {' '.join(others)}")
         _record(options, agent, tasks, split, env_kwargs)
         return
 

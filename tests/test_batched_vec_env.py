@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.vec_env import BACKENDS, BatchedMetaVecEnv, make_meta_vec_env, register_batched_backend
+from sb3_ldm.common.vec_env import BACKENDS, BatchedMetaVecEnv, factory, make_meta_vec_env, register_batched_backend
 from sb3_ldm.envs import BatchedGridNavi, BatchedStep, FiniteTaskDistribution, TaskEnvMixin
 from sb3_ldm.registration import register_envs
 
@@ -294,6 +294,12 @@ def test_auto_takes_the_batched_backend_where_there_is_one_and_says_so(caplog):
         assert isinstance(make_meta_vec_env("GridNavi-v0", 2, vec_env_kwargs={}), BatchedMetaVecEnv)
     assert "GridNavi-v0: 2 environments, backend 'batched'" in caplog.text
     assert "CartPole-v1: 2 environments, backend 'dummy'" in caplog.text
+
+
+def test_auto_leaves_options_that_a_batched_backend_lacks_to_gymnasium(monkeypatch):
+    monkeypatch.setitem(factory._batched_constructors, "CartPole-v1", lambda n_envs, render_mode: None)
+    assert isinstance(make_meta_vec_env("CartPole-v1", 2, env_kwargs={"sutton_barto_reward": True}), DummyVecEnv)
+    assert isinstance(make_meta_vec_env("GridNavi-v0", 2, env_kwargs={"horizon": 5}), BatchedMetaVecEnv)
 
 
 def test_a_batched_backend_can_be_registered(monkeypatch):

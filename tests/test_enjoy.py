@@ -50,6 +50,14 @@ def test_what_does_not_exist_is_named(logs: Path, tmp_path: Path) -> None:
         enjoy(["--algo", "ldm", "-f", str(logs), "--video", str(tmp_path / "agent.gif")])
 
 
+def test_a_video_refuses_options_that_it_has_no_use_for(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        enjoy(["--algo", "rl2", "-f", str(logs), "--video", str(tmp_path / "agent.gif"), "--n-timesteps", "50"])
+    assert "--video has no use for --n-timesteps 50" in capsys.readouterr().err
+
+
 def test_an_agent_is_shown_in_the_environment_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out goals take the place of the test goals, and a shorter horizon stays."""
     monkeypatch.setattr(sys, "argv", ["train"])

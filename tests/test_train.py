@@ -9,15 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from rl_zoo3.utils import ALGOS
 
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.ldm import LDM
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
-from sb3_ldm.zoo import experiment
+from sb3_ldm.zoo import experiment, register
 from sb3_ldm.zoo.configs import available_configs, config_path, resolve_config
 
 ROLLOUT = 8 * 120
@@ -149,6 +151,27 @@ def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monk
     run = json.loads((folder / "run.json").read_text())
     assert run["frames"] in (480, 4 * 2 * 20 * 3) and run["env"] == env_id
     assert (folder / ("paths.npz" if env_id in DOMAINS else "trajectories.npz")).is_file()
+
+
+def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
+    options = ["--algo", "rl2", "-n", "80", "-f", str(tmp_path), "--verbose", "0", "--eval-freq", "-1"]
+    options += ["--env-kwargs", "horizon:5", "-params", "n_envs:2", "batch_size:20"]
+    for refused in (["-optimize"], ["--storage", "x.log", "--study-name", "x", "--trial-id", "1"]):
+        with pytest.raises(ValueError, match=r"use|search hyperparameters with python -m sb3_ldm\.tune"):
+            main([*options, *refused])
+    with pytest.warns(UserWarning, match="--eval-episodes 7 has no use"):
+        main([*options, "--eval-episodes", "7", "--log-interval", "1"])
+    with open(next(tmp_path.glob("rl2/*/progress.csv"))) as file:
+        assert [row["time/total_timesteps"] for row in csv.DictReader(file)] == ["40", "80"]  # each rollout
+
+
+def test_the_zoo_knows_what_is_registered() -> None:
+    register()
+    register()
+    assert ALGOS["ldm"] is LDM and {"rl2", "varibad", "mixreg"} <= set(ALGOS)
+    assert {"GridNavi-v0", *DOMAINS} <= set(gym.registry)
 
 
 def test_an_unknown_configuration_is_named_before_work_starts() -> None:

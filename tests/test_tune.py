@@ -214,8 +214,8 @@ def test_trials_that_are_behind_are_pruned(tmp_path, monkeypatch):
     assert state["frames"] < 120 and not state["finished"] and not any(folder.rglob("*.zip"))
 
 
-@pytest.mark.parametrize(("starts", "state"), [(0, TrialState.PRUNED), (80, TrialState.COMPLETE)])
-def test_nothing_is_pruned_before_it_imagines(tmp_path, monkeypatch, starts, state):
+@pytest.mark.parametrize(("starts", "state"), [(0, TrialState.PRUNED), (60, TrialState.COMPLETE)])
+def test_nothing_is_pruned_before_it_has_imagined_for_a_while(tmp_path, monkeypatch, starts, state):
     returns = tuning.validation_returns
     monkeypatch.setattr(
         tuning, "validation_returns", lambda folder: [5.0 if folder.name == "0" else 1.0] * len(returns(folder))

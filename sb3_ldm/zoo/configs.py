@@ -2,6 +2,9 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import sb3_ldm
 
@@ -37,6 +40,18 @@ def config_path(name: str) -> Path:
     if name not in available:
         raise ValueError(f"No hyperparameters for {name!r}: available are {', '.join(available) or 'none'}")
     return available[name]
+
+
+def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
+    """
+    :param config: a hyperparameter file, or its name in ``zoo_configs``
+    :param env_id: id of the environment
+    :return: its hyperparameters: those for environments of which nothing is known if it has none, empty without those too
+    :raises ValueError: if there is no such file
+    """
+    path = Path(config) if Path(config).is_file() else config_path(str(config))
+    presets = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return presets.get(env_id, presets.get("default", {}))
 
 
 def resolve_config(config: str | None, algo: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,29 @@ class MetaExperimentManager(ExperimentManager):
 
     evaluation_repeats = 1  #: meta-episodes on each task, while it trains
     keeps_best_model = True
+    searches = False  #: whether it searches hyperparameters
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._check_options()
         self.config = resolve_config(kwargs.get("config"), self.algo)
         self._started = time.time()
         self._wall_time_before = 0.0
         if self.continue_training:
             self._continue_in(Path(self.trained_agent).parent)
+
+    def _check_options(self) -> None:
+        """Refuse options of rl_zoo3 that have another form here, and name those that have no use."""
+        if (self.optimize_hyperparameters and not self.searches) or self.trial_id:
+            raise ValueError(
+                "-optimize and --trial-id: search hyperparameters with python -m sb3_ldm.tune, which writes the best ones to "
+                "a file for train --conf-file."
+            )
+        for option, value, default in (("--eval-episodes", self.n_eval_episodes, 5), ("--n-eval-envs", self.n_eval_envs, 1)):
+            if value != default:
+                warnings.warn(
+                    f"{option} {value} has no use: every task of the evaluated splits is tried, side by side.", stacklevel=2
+                )
 
     def _continue_in(self, run_folder: Path) -> None:
         """Write to the folder that the checkpoint lies in, if it is one of this experiment's runs."""
@@ -186,7 +202,9 @@ class MetaExperimentManager(ExperimentManager):
         if remaining > 0:
             # Where it continues, callbacks must not start over, and neither must the schedules.
             callback = CallbackList(self.callbacks)
-            model.learn(remaining, callback, log_interval=10, reset_num_timesteps=not self.continue_training)
+            # As in rl_zoo3, below -1 nothing is logged.
+            log_interval = 10 if self.log_interval == -1 else max(self.log_interval, 0) or None
+            model.learn(remaining, callback, log_interval, reset_num_timesteps=not self.continue_training)  # type: ignore[arg-type]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)

@@ -34,6 +34,7 @@ from sb3_ldm.envs.tasks import VALIDATION
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
 from sb3_ldm.zoo.cluster import RemoteProcess
+from sb3_ldm.zoo.configs import load_preset
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
 from sb3_ldm.zoo.trial import REFUSED, check_held_out, is_finished, remove_checkpoint, validation_returns
@@ -140,6 +141,7 @@ class TuningManager(MetaExperimentManager):
 
     tuned: ClassVar[Sequence[str] | None] = None  #: parameters to vary, None for the default ones
     cluster: ClassVar[Cluster | None] = None  #: where trials are run, None for this process
+    searches = True
 
     def create_log_folder(self) -> None:
         """Trials leave no models."""
@@ -210,8 +212,7 @@ class TuningManager(MetaExperimentManager):
         """Hyperparameters that trials start from, None if they are a module's."""
         if not Path(self.config).is_file():
             return None
-        preset = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
-        return preset.get(self.env_name.gym_id, preset.get("default"))
+        return load_preset(self.config, self.env_name.gym_id) or None
 
     def _start(self, trial: optuna.Trial) -> TrialRun:
         """Choose a trial's hyperparameters, and say where it is run; one that was lost goes on there, with those it had."""
@@ -235,9 +236,9 @@ class TuningManager(MetaExperimentManager):
             seed = self.seed + number  # another one for each trial: what is good with one seed alone is no good
         trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
         trial.set_user_attr(_SEED, seed)
-        # What imagination is worth cannot be seen before there is any.
-        starts = {**self._hyperparams, **overrides}.get("imagination_starts", 0)
-        n_spared = 1 + int(starts) // self._evaluate_every
+        # What imagination is worth cannot be seen before there is any, nor at once.
+        starts = int({**self._hyperparams, **overrides}.get("imagination_starts", 0))
+        n_spared = 1 + (starts + (self.n_timesteps - starts) // 3) // self._evaluate_every if starts > 0 else 1
         return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config, n_spared)
 
     @property
@@ -445,9 +446,9 @@ def best_config(
     :param given: hyperparameters that were given besides
     :return: the best trial's hyperparameters as the content of such a file
     """
-    preset = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    start = preset.get(env_id, preset.get("default", {}))
-    return {env_id: {**start, **(given or {}), **json.loads(study.best_trial.user_attrs[_HYPERPARAMETERS])}}
+    return {
+        env_id: {**load_preset(config, env_id), **(given or {}), **json.loads(study.best_trial.user_attrs[_HYPERPARAMETERS])}
+    }
 
 
 def write_study(

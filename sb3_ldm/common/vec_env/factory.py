@@ -1,5 +1,6 @@
 """Make the fastest vectorised environment there is for an environment id."""
 
+import inspect
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -57,8 +58,8 @@ def make_meta_vec_env(
     :param n_envs: number of environments
     :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset
     :param backend: ``"batched"`` steps all environments at once, where the family offers it; ``"dummy"`` one after the
-        other; ``"subproc"`` in one process each; ``"auto"`` takes ``"batched"`` where there is one and what it needs is
-        installed, else ``"dummy"``
+        other; ``"subproc"`` in one process each; ``"auto"`` takes ``"batched"`` where there is one that has all of
+        ``env_kwargs`` and what it needs is installed, else ``"dummy"``
     :param env_kwargs: keyword arguments of the environment, for instance ``{"task_split": "test"}``
     :param vec_env_kwargs: keyword arguments of ``DummyVecEnv`` or ``SubprocVecEnv``
     :param start_index: added to the seed of the action space, like in SB3
@@ -67,7 +68,7 @@ def make_meta_vec_env(
     """
     if n_envs < 1:
         raise ValueError(f"n_envs={n_envs} must be at least 1")
-    chosen = _choose_backend(env_id, backend, vec_env_kwargs)
+    chosen = _choose_backend(env_id, backend, vec_env_kwargs, env_kwargs or {})
     logger.info("%s: %d environments, backend %r (asked for %r)", env_id, n_envs, chosen, backend)
     if chosen == "batched":
         return _make_batched(env_id, n_envs, seed, env_kwargs or {}, start_index)
@@ -84,7 +85,7 @@ def make_meta_vec_env(
     )
 
 
-def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | None) -> str:
+def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | None, env_kwargs: dict[str, Any]) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} does not exist, use one of {', '.join(BACKENDS)}")
     if backend == "batched":
@@ -95,8 +96,14 @@ def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | 
             raise ValueError(f"vec_env_kwargs={vec_env_kwargs!r} has no use with backend='batched', leave it out")
     if backend == "auto":
         offered_here = env_id in _batched_constructors and _availability.get(env_id, _always)()
-        return "batched" if offered_here and not vec_env_kwargs else "dummy"
+        return "batched" if offered_here and not vec_env_kwargs and _has_all(env_id, env_kwargs) else "dummy"
     return backend
+
+
+def _has_all(env_id: str, env_kwargs: dict[str, Any]) -> bool:
+    """Whether the batched backend has all of these options by name, and not only gymnasium's environment."""
+    named = inspect.signature(_batched_constructors[env_id]).parameters.values()
+    return set(env_kwargs) <= {parameter.name for parameter in named if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 def _make_batched(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any], start_index: int) -> VecEnv:
