@@ -86,7 +86,10 @@ class Run:
         metadata = load_metadata(folder / RUN_FILE)
         now = {**load_preset(self.config, self.env), **self.merged_hyperparameters()}
         recorded = metadata.get("hyperparameters", {})
-        changed = list(differences(recorded, now, class_defaults(self.algo))) if "n_envs" in recorded else []
+        changed: list[str] = []
+        if "n_envs" in recorded:
+            defaults = class_defaults(self.algo)
+            changed = list(differences(recorded, now, defaults) | differences(now, recorded, defaults))
         others = {"algo": self.algo, "env": self.env, "env_kwargs": self.env_kwargs, "n_timesteps": self.n_timesteps}
         return changed + [name for name, value in others.items() if (metadata.get(name, value) or {}) != (value or {})]
 

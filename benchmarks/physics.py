@@ -92,8 +92,13 @@ def step_randomly(env: VecEnv, actions: np.ndarray) -> None:
     :param actions: shape ``(n_steps, n_envs, action_dim)``
     """
     if not isinstance(env, BatchedMetaVecEnv):
+        # Below the meta-episodes, as with the batched backend.
+        bare = [one.unwrapped for one in env.get_attr("unwrapped")]
         for action in actions:
-            env.step(action)
+            for one, its_action in zip(bare, action, strict=True):
+                _, _, terminated, truncated, _ = one.step(its_action)
+                if terminated or truncated:
+                    one.reset()
         return
     tasks = np.stack(env.get_attr("task"))
     for action in actions:

@@ -57,14 +57,13 @@ def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwi
     :param otherwise: values of what is not given, those of the algorithm's class
     :return: values of the run that are not the configuration's, by name
     """
-    mine, theirs = ({**_given(flat(otherwise)), **flat(given)} for given in (options, defaults))
+    mine, theirs = ({**_with_default(flat(otherwise)), **flat(given)} for given in (options, defaults))
     names = [name for name in dict.fromkeys([*mine, *theirs]) if name not in _IGNORED]
     return {name: mine[name] for name in names if name in mine and mine[name] != theirs.get(name)}
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Without parameters that have no default, or have None instead of a mapping."""
-    return {name: value for name, value in options.items() if value is not inspect.Parameter.empty and value is not None}
+def _with_default(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not inspect.Parameter.empty}
 
 
 def defaults_for(run: RunResult) -> Mapping[str, Any]:

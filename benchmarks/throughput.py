@@ -1015,6 +1015,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a glimpse, in less than a minute")
+    parser.add_argument(
+        "--physics", action="store_true", help="then the MuJoCo domains against bare physics (benchmarks.physics)"
+    )
     parser.add_argument("--redraw", action="store_true", help="measure nothing, draw what --out holds")
     parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -1027,6 +1030,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_figures(result, options.out)
     print(f"\n{target_table(result)}\nAll results are in {options.out}")
+    if options.physics and not options.redraw:
+        from benchmarks import physics  # it uses this module
+
+        physics.main(["--quick"] * options.quick)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     has_display = bool(os.environ.get("DISPLAY")) or sys.platform != "linux"
     if not has_display:
-        # MuJoCo reads it when it is imported.
+        # MuJoCo reads it when it is imported; without EGL's drivers, MUJOCO_GL=osmesa renders in software.
         os.environ.setdefault("MUJOCO_GL", "egl")
     options, others = _parser().parse_known_args(arguments)
 

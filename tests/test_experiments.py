@@ -234,6 +234,11 @@ def test_settings_are_compared_with_all_that_was_recorded(tmp_path):
         (tmp_path / "run.json").write_text(json.dumps({**state, "hyperparameters": {**preset, **given}}))
         assert one.changed_settings(tmp_path) == expected
     assert one.changed_settings(tmp_path / "nothing") == []
+    # Options that the preset got since then, with and without a default that is a value.
+    older = {name: value for name, value in preset.items() if name not in ("n_elbo_terms", "vae_kwargs")}
+    (tmp_path / "run.json").write_text(json.dumps({**state, "hyperparameters": {**older, "beta": 2.0}}))
+    sizes = {f"vae_kwargs.{name}" for name in preset["vae_kwargs"] if name != "decoder_embeddings"}  # those are the default
+    assert set(one.changed_settings(tmp_path)) == {"n_elbo_terms", *sizes}
     (tmp_path / "run.json").write_text(json.dumps({**state, "n_timesteps": 50, "hyperparameters": {**preset, "beta": 2.0}}))
     assert one.changed_settings(tmp_path) == ["n_timesteps"]
 

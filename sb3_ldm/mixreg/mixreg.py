@@ -23,7 +23,9 @@ class Mixreg(SequencePPO):
     and episode starts are those of the worker with the larger weight. Advantages are normalised after mixing.
 
     The original mixes single transitions of feed-forward agents. Here a sequence has one partner and one weight from its first
-    to its last step, so that the recurrent state is that of one mixed history; they are drawn anew in every epoch.
+    to its last step, so that the recurrent state is that of one mixed history; they are drawn anew in every epoch. Sequences
+    begin with a meta-episode; where episodes end early, partners are not in the same phase of theirs, and a sequence's LSTM is
+    only reset where its own meta-episodes begin.
 
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv
