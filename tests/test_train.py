@@ -137,7 +137,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert max(evaluated_timesteps(run)) == total and (run / "final_evaluation.csv").read_text() == before
 
 
-@pytest.mark.parametrize(("name", "env_id"), [(n, e) for n, p in available_configs().items() for e in environments_in(p)])
+CONFIGURATIONS = [
+    pytest.param(name, env_id, marks=pytest.mark.slow if "-" in name and env_id in DOMAINS else ())
+    for name, path in available_configs().items()
+    for env_id in environments_in(path)
+]
+
+
+@pytest.mark.parametrize(("name", "env_id"), CONFIGURATIONS)
 def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
