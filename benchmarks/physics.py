@@ -32,7 +32,7 @@ from benchmarks.throughput import (
 from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.recurrent import SequencePPO
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv
-from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
 from sb3_ldm.zoo.configs import load_preset
 
 DEFAULT_OUT = "benchmarks/results/physics"
@@ -92,12 +92,10 @@ def step_randomly(env: VecEnv, actions: np.ndarray) -> None:
     :param actions: shape ``(n_steps, n_envs, action_dim)``
     """
     if not isinstance(env, BatchedMetaVecEnv):
-        # Below the meta-episodes, as with the batched backend.
-        bare = [one.unwrapped for one in env.get_attr("unwrapped")]
-        for action in actions:
+        bare = env.get_attr("unwrapped")  # gymnasium's own environments
+        for n_steps, action in enumerate(actions, start=1):
             for one, its_action in zip(bare, action, strict=True):
-                _, _, terminated, truncated, _ = one.step(its_action)
-                if terminated or truncated:
+                if one.step(its_action)[2] or n_steps % HORIZON == 0:
                     one.reset()
         return
     tasks = np.stack(env.get_attr("task"))

@@ -232,32 +232,34 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
         for run in [run for run in experiment.finished(results) if run in experiment.own_runs]:
             state = load_metadata(run.results(results) / RUN_FILE)
             if "wall_time_s" in state:
-                spent[experiment.name] = spent.get(experiment.name, 0.0) + state["wall_time_s"] / 3600
-                paces.setdefault((run.algo, run.env), []).append(state["wall_time_s"] / 3600 / state["frames"])
+                hours = state["wall_time_s"] / 3600 * state.get("threads", 1)
+                spent[experiment.name] = spent.get(experiment.name, 0.0) + hours
+                paces.setdefault((run.algo, run.env), []).append(hours / state["frames"])
     lines = ["| experiment | runs finished | core hours so far | core hours to go |", "| --- | ---: | ---: | ---: |"]
     total = 0.0
     for experiment in experiments:
         done = experiment.finished(results)
         waiting = [run for run in experiment.own_runs if run not in done]
-        left = sum(run.n_timesteps * _pace(run, paces) for run in waiting)
+        known = {run.env for run in waiting} <= {env for _, env in paces}
+        left = sum(run.n_timesteps * _pace(run, paces) for run in waiting) if known else 0.0
         total += left
         n_own = len(experiment.own_runs)
-        lines.append(
-            f"| {experiment.title} | {n_own - len(waiting)} of {n_own} | {spent.get(experiment.name, 0):.1f} | {left:.1f} |"
-        )
+        cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{spent.get(experiment.name, 0):.1f}"]
+        lines.append(f"| {' | '.join([*cells, f'{left:.1f}' if known else '-'])} |")
     text = (
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
-        "estimated from the runs that have ended, of the same algorithm and environment where there are any. "
-        f"All that is left takes about {total / 2:.0f} hours of two cores; more would first add seeds (`seeds` in an "
-        "experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 million frames."
+        "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
+        f"they are not known (-). The rest of what is left takes about {total / 2:.0f} hours of two cores; more would first "
+        "add seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
+        "million frames."
     )
     return "\n\n".join(["## Budget", text, "\n".join(lines)]) + "\n"
 
 
 def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
-    """Hours a frame: of the same algorithm and environment, else of the environment, else of all."""
+    """Hours a frame: of the same algorithm and environment, else of the environment."""
     same = paces.get((run.algo, run.env)) or [pace for (_, env), some in paces.items() if env == run.env for pace in some]
-    return float(np.mean(same or [pace for some in paces.values() for pace in some] or [0.0]))
+    return float(np.mean(same))
 
 
 def imagination_section(studies: Path, figures: Path, page: Path) -> str:

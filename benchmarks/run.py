@@ -315,13 +315,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     jobs: list[Job] = []
     titles = []
-    for name in available_experiments() if options.experiment == [ALL] else options.experiment:
+    names = available_experiments() if ALL in options.experiment else options.experiment
+    for name in names:
         try:
             experiment = load_experiment(name)
         except ValueError as error:
             sys.exit(f"error: {error}")
         unknown = sorted(set(options.variants or ()) - set(experiment.variants))
-        if unknown:
+        if unknown and ALL not in options.experiment:
             sys.exit(f"error: variants={unknown}: {name} has {', '.join(experiment.variants)}")
         titles.append(experiment.title)
         jobs += [

@@ -32,6 +32,10 @@ _GRID_TASKS: dict[str, Callable[[], GridNaviTasks]] = {
 }
 
 
+#: What EnvPool's locomotion environments can be told; gymnasium's have more.
+_LOCOMOTION_OPTIONS = ("task_split", "episodes_per_task", "horizon", "validation_tasks", "observe_task", "render_mode")
+
+
 def make_grid(
     env_id: str,
     task_split: str = "train",
@@ -151,7 +155,7 @@ def register_envs() -> None:
         register_batched_backend(env_id, partial(make_batched_grid, env_id))
     for env_id in locomotion.DOMAINS:
         _register(env_id, "make_locomotion")
-        register_batched_backend(env_id, partial(make_batched_locomotion, env_id), available=has_envpool)
+        register_batched_backend(env_id, partial(make_batched_locomotion, env_id), has_envpool, _LOCOMOTION_OPTIONS)
 
 
 def _register(env_id: str, maker: str) -> None:

@@ -297,7 +297,9 @@ def test_auto_takes_the_batched_backend_where_there_is_one_and_says_so(caplog):
 
 
 def test_auto_leaves_options_that_a_batched_backend_lacks_to_gymnasium(monkeypatch):
-    monkeypatch.setitem(factory._batched_constructors, "CartPole-v1", lambda n_envs, render_mode: None)
+    monkeypatch.setitem(factory._batched_constructors, "CartPole-v1", lambda n_envs, **kwargs: None)
+    monkeypatch.setitem(factory._availability, "CartPole-v1", lambda: True)
+    monkeypatch.setitem(factory._options, "CartPole-v1", ["speed"])
     assert isinstance(make_meta_vec_env("CartPole-v1", 2, env_kwargs={"sutton_barto_reward": True}), DummyVecEnv)
     assert isinstance(make_meta_vec_env("GridNavi-v0", 2, env_kwargs={"horizon": 5}), BatchedMetaVecEnv)
 

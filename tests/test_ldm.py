@@ -42,6 +42,24 @@ def of_network(model):
     return {name: value for name, value in parameters(model).items() if name.startswith("latent_dynamics/")}
 
 
+def test_standardised_states_and_a_uniform_buffer_are_saved_and_loaded(tmp_path):
+    options = {"vae_buffer_keeps": "uniform", "vae_buffer_size": 5, "vae_kwargs": {"standardize_states": True}}
+    model = make(drifts(), **options)
+    model.learn(4 * ROLLOUT)
+    assert model.replay_buffer.n_seen > len(model.replay_buffer) == 5
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = LDM.load(tmp_path / "model", env=drifts(), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.replay_buffer.keeps == "uniform" and loaded.replay_buffer.n_seen == model.replay_buffer.n_seen
+    batch = model.replay_buffer.get(np.arange(5))
+    assert th.equal(loaded.latent_dynamics.beliefs(batch)[0], model.latent_dynamics.beliefs(batch)[0])
+    # The model's options hold, not those that the buffer was made with.
+    other = make(drifts(), vae_buffer_size=5)
+    other.load_replay_buffer(tmp_path / "buffer")
+    assert other.replay_buffer.keeps == "latest"
+
+
 # LDM is RL2, and more
 
 

@@ -49,7 +49,9 @@ def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
     :return: its hyperparameters: those for environments of which nothing is known if it has none, empty without those too
     :raises ValueError: if there is no such file
     """
-    path = Path(config) if Path(config).is_file() else config_path(str(config))
+    path = available_configs().get(str(config), Path(config))
+    if not path.is_file():
+        path = config_path(str(config))  # it says what there is
     presets = yaml.safe_load(path.read_text(encoding="utf-8"))
     return presets.get(env_id, presets.get("default", {}))
 

@@ -81,7 +81,7 @@ class MetaExperimentManager(ExperimentManager):
 
     def _check_options(self) -> None:
         """Refuse options of rl_zoo3 that have another form here, and name those that have no use."""
-        if (self.optimize_hyperparameters and not self.searches) or self.trial_id:
+        if (self.optimize_hyperparameters and not self.searches) or self.trial_id is not None:
             raise ValueError(
                 "-optimize and --trial-id: search hyperparameters with python -m sb3_ldm.tune, which writes the best ones to "
                 "a file for train --conf-file."

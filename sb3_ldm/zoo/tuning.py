@@ -237,8 +237,10 @@ class TuningManager(MetaExperimentManager):
         trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
         trial.set_user_attr(_SEED, seed)
         # What imagination is worth cannot be seen before there is any, nor at once.
-        starts = int({**self._hyperparams, **overrides}.get("imagination_starts", 0))
-        n_spared = 1 + (starts + (self.n_timesteps - starts) // 3) // self._evaluate_every if starts > 0 else 1
+        options = {**self._hyperparams, **overrides}
+        starts = int(options.get("imagination_starts", 0))
+        imagines = self.algo == "ldm" and options.get("mixture_ratio") != 0.0
+        n_spared = 1 + (starts + (self.n_timesteps - starts) // 3) // self._evaluate_every if imagines else 1
         return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config, n_spared)
 
     @property

@@ -47,7 +47,8 @@ class LatentDynamics(nn.Module):
     :param decoder_embeddings: sizes of the decoder's state and action embeddings
     :param decoder_layers: sizes of the decoder's layers
     :param dropout_place: drop the decoder's ``embeddings`` or its ``inputs``
-    :param standardize_states: both networks see states of mean 0 and variance 1, by running statistics of the batches
+    :param standardize_states: encoder-v and decoder see states of mean 0 and variance 1, by running statistics of the
+        batches; an ``encoder`` that is shared does not
     :param learning_rate: of Adam
     :param encoder: shares a module that infers beliefs, instead of an encoder-v of its own
     :raises ValueError: if a parameter is out of its range

@@ -101,7 +101,7 @@ class LatentDynamicsPPO(SequencePPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        seeds = np.random.SeedSequence(self.seed).generate_state(4).tolist()
+        seeds = np.random.SeedSequence(self.seed).generate_state(5).tolist()
         self._make_generators(seeds)
         for name, state in self._generator_states.items():
             generator = getattr(self, name)
@@ -113,11 +113,12 @@ class LatentDynamicsPPO(SequencePPO):
             # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
             th.default_generator.manual_seed(seeds[3])
             self.latent_dynamics = self._make_latent_dynamics().to(self.device)
+        self._buffer_seed = seeds[4]
         self.replay_buffer = self._make_replay_buffer()
         self._setup_recording_env()
 
     def _make_replay_buffer(self) -> MetaEpisodeBuffer:
-        return MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded, self.vae_buffer_keeps, self.seed)
+        return MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded, self.vae_buffer_keeps, self._buffer_seed)
 
     def _make_generators(self, seeds: Sequence[int]) -> None:
         """Random streams of what is added to recurrent PPO; NumPy's is kept where a saved model brought its own."""
@@ -224,6 +225,7 @@ class LatentDynamicsPPO(SequencePPO):
         if not isinstance(buffer, MetaEpisodeBuffer) or buffer.layout != self.layout:
             raise ValueError(f"{path} holds no meta-episodes of the model's layout {self.layout}.")
         buffer.set_workers(self.n_recorded)
+        buffer.keeps = self.vae_buffer_keeps
         self.replay_buffer = buffer
         self._setup_recording_env()
 

@@ -1,8 +1,7 @@
 """Make the fastest vectorised environment there is for an environment id."""
 
-import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -19,10 +18,14 @@ BatchedConstructor = Callable[..., VecEnv]
 
 _batched_constructors: dict[str, BatchedConstructor] = {}
 _availability: dict[str, Callable[[], bool]] = {}
+_options: dict[str, Collection[str] | None] = {}
 
 
 def register_batched_backend(
-    env_id: str, constructor: BatchedConstructor, available: Callable[[], bool] | None = None
+    env_id: str,
+    constructor: BatchedConstructor,
+    available: Callable[[], bool] | None = None,
+    options: Collection[str] | None = None,
 ) -> None:
     """
     Offer a natively batched backend for an environment id.
@@ -30,9 +33,11 @@ def register_batched_backend(
     :param env_id: a registered gymnasium id
     :param constructor: called as ``constructor(n_envs, **env_kwargs)``; must accept ``render_mode``
     :param available: whether what it needs is installed, so that ``"auto"`` may choose it; None if it needs nothing
+    :param options: names of the ``env_kwargs`` that it has, so that ``"auto"`` leaves others to gymnasium; None for all
     """
     _batched_constructors[env_id] = constructor
     _availability[env_id] = available or _always
+    _options[env_id] = options
 
 
 def _always() -> bool:
@@ -101,9 +106,8 @@ def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | 
 
 
 def _has_all(env_id: str, env_kwargs: dict[str, Any]) -> bool:
-    """Whether the batched backend has all of these options by name, and not only gymnasium's environment."""
-    named = inspect.signature(_batched_constructors[env_id]).parameters.values()
-    return set(env_kwargs) <= {parameter.name for parameter in named if parameter.kind is not parameter.VAR_KEYWORD}
+    options = _options.get(env_id)
+    return options is None or set(env_kwargs) <= set(options)
 
 
 def _make_batched(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any], start_index: int) -> VecEnv:
