@@ -312,6 +312,27 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
         run.main(["tny", *folders])
 
 
+def test_the_most_valuable_experiments_come_first_and_shared_runs_once(tmp_path, monkeypatch, capsys):
+    folder = write(tmp_path / "yml", name="b", order=1, seeds=[0])
+    write(folder, name="c", order=2, seeds=[0], variants={"ldm": {"experiment": "b"}, "rl2": None})
+    write(folder, name="a", seeds=[0], variants={"rl2": None})
+    assert available_experiments(folder) == ["b", "c", "a"]
+    for function in (available_experiments, load_experiment):
+        monkeypatch.setattr(function, "__defaults__", (folder,))
+    run.main(["all", "--variants", "ldm", "--status", "--runs", str(tmp_path), "--results", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert told.count("b/ldm_seed0") == 1 and "rl2" not in told
+
+
+def test_the_budget_is_estimated_from_what_has_ended(made_up, tmp_path):
+    experiment, _ = made_up
+    text = report.budget_section([experiment], tmp_path / "results")
+    n_done = len(experiment.finished(tmp_path / "results"))
+    assert f"| {experiment.title} | {n_done} of {len(experiment.runs)} |" in text and 0 < n_done < len(experiment.runs)
+    elsewhere = replace(experiment, runs=[replace(one, env="AntGoal-v0", seed=9) for one in experiment.runs])
+    assert "| 0.0 | - |" in report.budget_section([elsewhere], tmp_path / "results")
+
+
 # Reporting them
 
 
