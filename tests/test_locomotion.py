@@ -1,5 +1,7 @@
 """The MuJoCo domains: tasks, rewards, and two backends that agree."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -8,6 +10,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm import make_meta_vec_env
+from sb3_ldm.envs import envpool_backend
 from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
 from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of
 from sb3_ldm.envs.tasks import unseen_split
@@ -296,6 +299,35 @@ def test_the_same_seed_gives_the_same_meta_episodes_on_any_number_of_threads(env
 
     for one, two in zip(walk(1), walk(2), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@needs_envpool
+@pytest.mark.skipif(not Path("/proc/self/task").exists() or os.cpu_count() == 1, reason="needs Linux and several cores")
+@pytest.mark.parametrize("fills", [True, False])
+def test_threads_have_a_core_each_where_they_fill_the_machine(fills: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+    monkeypatch.setattr(envpool_backend, "fills_machine", lambda num_threads: fills)
+    before, policy = threads(), os.sched_getscheduler(0)
+    env = make_meta_vec_env("HalfCheetahVelocity-v0", 2, seed=0)
+    env.reset()
+    assert os.sched_getscheduler(0) == policy
+    started = threads() - before
+    assert {os.sched_getscheduler(thread) for thread in started} == {os.SCHED_BATCH if fills else policy}
+    on_one_core = [thread for thread in started if len(os.sched_getaffinity(thread)) == 1]
+    assert len(on_one_core) == (env.backend.num_threads if fills else 0)  # type: ignore[attr-defined]
+    env.close()
+
+
+def test_some_of_the_cores_are_not_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert [envpool_backend.fills_machine(threads) for threads in (1, 3, 4, 8)] == [False, False, True, True]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
+    assert not envpool_backend.fills_machine(4)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert not envpool_backend.fills_machine(4)
 
 
 @needs_envpool

@@ -1,7 +1,9 @@
 """The locomotion domains on EnvPool, which steps the physics of many environments in C++ threads."""
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,32 @@ from sb3_ldm.envs.tasks import BatchedStep, TaskDistribution
 def has_envpool() -> bool:
     """:return: whether EnvPool is installed"""
     return importlib.util.find_spec("envpool") is not None
+
+
+def fills_machine(num_threads: int) -> bool:
+    """
+    :param num_threads: threads that step the physics
+    :return: whether they are enough to keep every core busy, all of which the process may use
+    """
+    if not hasattr(os, "sched_getaffinity"):  # other systems than Linux
+        return False
+    usable = len(os.sched_getaffinity(0))
+    return num_threads >= usable and usable == os.cpu_count()
+
+
+@contextlib.contextmanager
+def threads_that_wait() -> Iterator[None]:
+    """
+    Threads that are started until the end of the ``with`` do not interrupt the one that wakes them (``SCHED_BATCH``).
+
+    Else the first thread that is woken takes the core of the one that has yet to wake the others.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 class BatchedLocomotion:
@@ -73,17 +101,20 @@ class BatchedLocomotion:
         import envpool
 
         options = {"terminate_when_unhealthy": self.domain.terminates} if self.domain.base_id == "Ant-v5" else {}
-        self._pool = envpool.make(
-            self.domain.base_id,
-            env_type="gymnasium",
-            num_envs=self.num_envs,
-            num_threads=self.num_threads,
-            env_seed=seeds,
-            # The time limit is applied here: EnvPool would reset an environment in the step after it.
-            max_episode_steps=self.max_episode_steps + 1,
-            exclude_current_positions_from_observation=False,
-            **options,
-        )
+        one_per_core = fills_machine(self.num_threads)
+        with threads_that_wait() if one_per_core else contextlib.nullcontext():
+            self._pool = envpool.make(
+                self.domain.base_id,
+                env_type="gymnasium",
+                num_envs=self.num_envs,
+                num_threads=self.num_threads,
+                thread_affinity_offset=0 if one_per_core else -1,
+                env_seed=seeds,
+                # The time limit is applied here: EnvPool would reset an environment in the step after it.
+                max_episode_steps=self.max_episode_steps + 1,
+                exclude_current_positions_from_observation=False,
+                **options,
+            )
         self._raw = np.zeros((self.num_envs, self._pool.observation_space.shape[0]))
 
     def reset(self, indices: np.ndarray, tasks: np.ndarray) -> np.ndarray:
