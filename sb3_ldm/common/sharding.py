@@ -1,9 +1,11 @@
 """Use of several threads: shards of a minibatch go through the networks side by side."""
 
+import concurrent.futures
 import contextlib
 import functools
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,6 +14,7 @@ import torch as th
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 #: Sequences in a shard. An LSTM is slow on fewer, and with more its activations do not fit into a core's cache.
 MIN_SEQUENCES, MAX_SEQUENCES = 2, 16
@@ -69,20 +72,42 @@ def backward_in_shards(
         threads, so it must not draw from a shared random stream
     :param shards: parts of a minibatch
     :param parameters: what the losses are differentiated by; those that no loss depends on get None
-    :param n_threads: how many shards are computed at a time, on one thread each
+    :param n_threads: how many shards are computed at a time, on one thread each: the caller's and helpers
     :return: what ``loss`` gave besides the loss, in the order of the shards
     """
+    pending = deque(enumerate(shards))
 
-    def gradients(shard: Shard) -> tuple[tuple[th.Tensor | None, ...], Result]:
-        value, result = loss(shard)
-        return th.autograd.grad(value, parameters, allow_unused=True), result
+    def work() -> dict[int, tuple[tuple[th.Tensor | None, ...], Result]]:
+        done: dict[int, tuple[tuple[th.Tensor | None, ...], Result]] = {}
+        for i, shard in _taken(pending):
+            value, result = loss(shard)
+            done[i] = th.autograd.grad(value, parameters, allow_unused=True), result
+        return done
 
-    side_by_side = min(n_threads, len(shards)) > 1
-    computed = list(_threads(n_threads, os.getpid()).map(gradients, shards) if side_by_side else map(gradients, shards))
+    n_helpers = min(n_threads, len(shards)) - 1
+    helpers = [_threads(n_threads - 1, os.getpid()).submit(work) for _ in range(n_helpers)]
+    try:
+        done = work()  # a thread that only waited would leave its core idle until the others were moved there
+    finally:
+        pending.clear()
+        concurrent.futures.wait(helpers)
+    for helper in helpers:
+        done |= helper.result()
+    computed = [done[i] for i in range(len(shards))]
     for parameter, *parts in zip(parameters, *(parts for parts, _ in computed), strict=True):
         given = [part for part in parts if part is not None]
         parameter.grad = functools.reduce(th.Tensor.add_, given) if given else None
     return [result for _, result in computed]
+
+
+def _taken(pending: deque[T]) -> Iterator[T]:
+    """What is left of a deque, which several threads empty together: each item goes to one of them."""
+    while True:
+        try:
+            item = pending.popleft()
+        except IndexError:
+            return
+        yield item
 
 
 @functools.lru_cache(maxsize=1)
