@@ -14,23 +14,25 @@ Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms
       oracle: {algo: rl2, env_kwargs: {task_split: all}}
       beta_2: {algo: ldm, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
       rl2: {experiment: another}             # the runs are those of another experiment
+      map: {algo: imagination, hyperparameters: {updates: 3000}}  # benchmarks.imagination, in which no agent is trained
     learned: 22.0                            # training return below which an agent has not learned
     expectations:                            # what the paper says, judged when results are reported
       - {claim: LDM is better than RL2, split: test, better: ldm, worse: rl2}
       - {claim: LDM solves 19 unseen tasks, split: test, variant: ldm, reached: 19}
+      - {claim: dropout helps, result: in_test, better: map, worse: another_map}  # of what benchmarks.imagination finds
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
+from benchmarks.imagination import PROGRAM, option_words, settings
 from benchmarks.sweep import class_defaults, differences
-from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata
+from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata, newest_file
 from sb3_ldm.zoo.configs import available_configs, config_path, load_preset
 from sb3_ldm.zoo.registration import ALGORITHMS
 
@@ -64,6 +66,8 @@ class Run:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
+    last_file: ClassVar[str] = FINAL_FILE  #: is written when the run has ended
+
     @property
     def name(self) -> str:
         """Name of the run in its experiment."""
@@ -75,6 +79,25 @@ class Run:
         :return: the folder of this run's results
         """
         return root / self.experiment / self.name
+
+    def last_attempt(self, folder: Path) -> Path | None:
+        """
+        :param folder: of this run, where it is trained
+        :return: the folder of the latest attempt that came to its end, None if there is none
+        """
+        file = newest_file(folder, self.last_file)
+        return None if file is None else file.parent
+
+    def is_finished(self, folder: Path) -> bool:
+        """
+        :param folder: of this run's results, or where it is trained
+        :return: whether it was trained to the end and evaluated
+        """
+        if not (folder / RUN_FILE).is_file() or not (folder / self.last_file).is_file():
+            return False
+        state = load_metadata(folder / RUN_FILE)
+        # Runs from before this was written down had their files copied by hand once they had ended.
+        return state.get("finished", True) and state["frames"] >= self.n_timesteps
 
     def changed_settings(self, folder: Path) -> list[str]:
         """
@@ -117,13 +140,35 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Study(Run):
+    """A run of :mod:`benchmarks.imagination`: no agent is trained, so there is nothing to evaluate or to go on from."""
+
+    last_file: ClassVar[str] = RUN_FILE
+
+    def last_attempt(self, folder: Path) -> Path | None:
+        return folder if (folder / self.last_file).is_file() else None
+
+    def changed_settings(self, folder: Path) -> list[str]:
+        if not (folder / RUN_FILE).is_file():
+            return []
+        recorded = load_metadata(folder / RUN_FILE)["hyperparameters"]
+        now = settings(self.hyperparameters)
+        return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
+
+    def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
+        command = [sys.executable, "-m", "benchmarks.imagination", "--seed", str(self.seed), "-n", str(self.n_timesteps)]
+        return [*command, "--save", str(folder), *option_words(self.hyperparameters)]
+
+
+@dataclass(frozen=True)
 class Expectation:
     """
-    Something that results should show, in the last episode of a meta-episode: that one variant is better than another, or that
-    a variant reaches a number.
+    Something that results should show: of an agent, in the last episode of a meta-episode, that one variant is better than
+    another, or that a variant reaches a number; of a study, that one variant finds more of something than another.
 
     :param claim: it, in words
     :param split: the split that it is about
+    :param result: instead of a split, what a study found
     :param better: variant with the higher return
     :param worse: variant with the lower return
     :param variant: variant that reaches a number
@@ -132,7 +177,8 @@ class Expectation:
     """
 
     claim: str
-    split: str
+    split: str | None = None
+    result: str | None = None
     better: str | None = None
     worse: str | None = None
     variant: str | None = None
@@ -143,19 +189,6 @@ class Expectation:
     def variants(self) -> list[str]:
         """The variants that it is about."""
         return [name for name in (self.better, self.worse, self.variant) if name is not None]
-
-
-def is_finished(folder: Path, n_timesteps: int) -> bool:
-    """
-    :param folder: of a run
-    :param n_timesteps: its budget
-    :return: whether it was trained to the end and evaluated
-    """
-    if not (folder / RUN_FILE).is_file() or not (folder / FINAL_FILE).is_file():
-        return False
-    state = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    # Runs from before this was written down had their files copied by hand once they had ended.
-    return state.get("finished", True) and state["frames"] >= n_timesteps
 
 
 @dataclass(frozen=True)
@@ -190,12 +223,17 @@ class Experiment:
         """Names of the variants."""
         return list(dict.fromkeys(run.variant for run in self.runs))
 
+    @property
+    def is_study(self) -> bool:
+        """Whether no agent is trained in it."""
+        return all(isinstance(run, Study) for run in self.runs)
+
     def finished(self, root: Path = RESULTS) -> list[Run]:
         """
         :param root: where all results are
         :return: the runs that have results
         """
-        return [run for run in self.runs if is_finished(run.results(root), run.n_timesteps)]
+        return [run for run in self.runs if run.is_finished(run.results(root))]
 
 
 def available_experiments(folder: Path = FOLDER) -> list[str]:
@@ -233,6 +271,10 @@ def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
     unknown = sorted(set(expectation.variants) - variants)
     if unknown or len(expectation.variants) != (1 if expectation.variant else 2):
         raise ValueError(f"{path}: {given!r} needs variants of the experiment: better and worse, or one as variant")
+    if (expectation.split is None) == (expectation.result is None):
+        raise ValueError(f"{path}: {given!r} needs split, or result of a study")
+    if expectation.result is not None and expectation.variant is not None:
+        raise ValueError(f"{path}: {given!r} needs better and worse, to compare what studies found")
     return expectation
 
 
@@ -243,12 +285,15 @@ _VARIANT_KEYS = {one.name for one in fields(Run)} - {"variant", "seed"} | {"seed
 def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
     _refuse_unknown(given, sorted(_VARIANT_KEYS), path)
     algo = given.get("algo", variant)
-    if algo not in ALGORITHMS:
-        raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {', '.join(ALGORITHMS)}")
+    is_study = algo == PROGRAM
+    if algo not in ALGORITHMS and not is_study:
+        known = ", ".join([*ALGORITHMS, PROGRAM])
+        raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {known}")
     config = given.get("config", variant if variant in available_configs() else algo)
-    config_path(config)
+    if not is_study:
+        config_path(config)
     return [
-        Run(
+        (Study if is_study else Run)(
             experiment=given.get("experiment", name),
             variant=variant,
             seed=seed,

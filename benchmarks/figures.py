@@ -101,6 +101,8 @@ def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path =
     runs = [run for members in variants.values() for run in members]
     folder = out / experiment.name
     written = draw_figures([run.path for run in runs], folder, label_by=("name",))
+    if experiment.is_study:
+        return written
     comparison(variants).savefig(folder / "comparison.png")
     last = max(run.episodes_per_task for run in runs)
     tables = [f"## {split_name(split)} tasks\n\n{task_table(variants, split, last)}" for split in ordered_splits(runs)]

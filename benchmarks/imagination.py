@@ -2,12 +2,14 @@
 What do mixtures of beliefs imagine, without any reinforcement learning?
 
 Train the latent dynamics network on scripted explore-then-exploit meta-episodes of the gridworld, then count where the reward
-maps of many random mixtures peak: ``python -m benchmarks.imagination --updates 2000 -p kl_weight:10 n_partners:14``.
+maps of many random mixtures peak: ``python -m benchmarks.imagination --updates 2000 -p kl_weight:10 n_partners:14``. In an
+experiment, its variants have ``algo: imagination``.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from rl_zoo3.utils import StoreDict
 
 from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
 from sb3_ldm.common.probes import get_probes
+from sb3_ldm.common.sharding import one_thread_per_operation
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import read_next_states
 from sb3_ldm.envs.tasks import TaskProbes
@@ -26,6 +29,10 @@ from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
 from sb3_ldm.zoo.experiment import current_commit
 from sb3_ldm.zoo.recordings import write_reward_maps
 
+PROGRAM = "imagination"  #: stands for an algorithm where there is none
+ENV_ID = "GridNavi-v0"
+N_TIMESTEPS = 4096 * 120
+UPDATES, MAPS = 2000, 400
 _STEPS = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
 NETWORK = {
     "latent_dim": 32,
@@ -38,6 +45,24 @@ NETWORK = {
     "encoder_embeddings": (32, 0, 8),
     "decoder_layers": (32, 32),
 }
+
+
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param options: of a study: ``updates``, ``maps``, and parameters of the network or of imagination
+    :return: they and the others, as they stand in its file of results
+    """
+    return json.loads(json.dumps({"updates": UPDATES, "maps": MAPS, **NETWORK, **options}))
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """
+    :param options: as above
+    :return: they on the command line
+    """
+    given = dict(options)
+    words = [word for name in ("updates", "maps") if name in given for word in (f"--{name}", str(given.pop(name)))]
+    return [*words, "-p", *(f"{name}:{value!r}" for name, value in given.items())] if given else words
 
 
 class ScriptedAgents:
@@ -99,7 +124,7 @@ def collect(
     split: str = "train",
 ) -> list:
     """Fill the buffer with scripted meta-episodes; ``imagination`` follows them if given. Returns the last tasks."""
-    env = make_meta_vec_env("GridNavi-v0", n_envs, seed=seed, env_kwargs={"task_split": split})
+    env = make_meta_vec_env(ENV_ID, n_envs, seed=seed, env_kwargs={"task_split": split})
     tasks = env.get_attr("task_distribution", 0)[0].tasks(split)
     agents = ScriptedAgents(n_envs, tasks, np.random.default_rng(seed))
     layout = buffer.layout
@@ -119,28 +144,32 @@ def collect(
     return last_tasks
 
 
-def study(config: dict[str, Any], updates: int, n_maps: int, seed: int) -> tuple[dict[str, Any], RewardMaps]:
+def study(
+    config: dict[str, Any], updates: int, n_maps: int, seed: int, n_timesteps: int = N_TIMESTEPS
+) -> tuple[dict[str, Any], RewardMaps]:
     """
     :param config: network and imagination parameters
     :param updates: gradient steps of the latent dynamics network
     :param n_maps: mixtures to look at
     :param seed: of everything
+    :param n_timesteps: of the scripted agents in the network's training data
     :return: where the maps peak and how high, with the training's last ELBO parts; and the maps
     """
     th.manual_seed(seed)
     fields = ImaginationConfig.__dataclass_fields__
     imagination_config = ImaginationConfig(**{k: v for k, v in config.items() if k in fields})
     network = {**NETWORK, **{k: v for k, v in config.items() if k not in fields}}
-    env = make_meta_vec_env("GridNavi-v0", 1)
+    env = make_meta_vec_env(ENV_ID, 1)
     layout, probes = env.get_attr("layout")[0], get_probes(env)
     train, test = (env.get_attr("task_distribution", 0)[0].tasks(split) for split in ("train", "test"))
     model = LatentDynamics(layout, **network)
-    buffer = MetaEpisodeBuffer(4096, layout, 64)
-    collect(buffer, 64, 4096, seed, None)
+    n_meta_episodes = -(-n_timesteps // layout.meta_episode_steps)
+    buffer = MetaEpisodeBuffer(n_meta_episodes, layout, 64)
+    collect(buffer, 64, n_meta_episodes, seed, None)
     generator, rng = th.Generator().manual_seed(seed), np.random.default_rng(seed)
     parts: dict[str, float] = {}
-    for _ in range(updates // 100):
-        parts = model.update(buffer, 25, 100, rng, generator)
+    for done in range(0, updates, 100):
+        parts = model.update(buffer, 25, min(100, updates - done), rng, generator)
     n_normal = 48
     imagination = Imagination(model, n_normal, 8, imagination_config, generator)
     imagination.start()
@@ -173,27 +202,32 @@ def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, genera
     return float((probes.tasks[own.argmax(1)] == np.array(tasks)).all(-1).mean())
 
 
-def main() -> None:
-    """Study one configuration and print the result as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=2000)
-    parser.add_argument("--maps", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path, help="folder for the reward maps, from which sb3_ldm.figures draws Figure 4")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Study one configuration and print the result as JSON.
+
+    :param arguments: the command line, that of the process by default
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=UPDATES, help="gradient steps (default: %(default)s)")
+    parser.add_argument("--maps", type=int, default=MAPS, help="mixtures to look at (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+    parser.add_argument("-n", "--n-timesteps", type=int, default=N_TIMESTEPS, help="of training data (default: %(default)s)")
+    parser.add_argument("--save", type=Path, help="folder for the result and the reward maps, of which Figure 4 is drawn")
     parser.add_argument("-p", "--params", nargs="+", action=StoreDict, default={}, help="name:value, as in zoo_configs")
-    arguments = parser.parse_args()
-    th.set_num_threads(1)
+    options = parser.parse_args(arguments)
     start = time.time()
-    result, maps = study(arguments.params, arguments.updates, arguments.maps, arguments.seed)
-    if arguments.save is not None:
-        arguments.save.mkdir(parents=True, exist_ok=True)
-        write_reward_maps(maps, arguments.save / REWARD_MAPS_FILE)
-        run = {"algo": "ldm", "env": "GridNavi-v0", "seed": arguments.seed, "frames": 0, "episodes_per_task": 4}
-        run |= {"label": arguments.save.name, "hyperparameters": {**NETWORK, **arguments.params}, "updates": arguments.updates}
-        (arguments.save / RUN_FILE).write_text(
-            json.dumps({**run, "commit": current_commit(), "result": result}, indent=2) + "\n"
-        )
-    print(json.dumps({"params": arguments.params, **result, "seconds": round(time.time() - start, 1)}))
+    with one_thread_per_operation():
+        result, maps = study(options.params, options.updates, options.maps, options.seed, options.n_timesteps)
+    seconds = round(time.time() - start, 1)
+    if options.save is not None:
+        options.save.mkdir(parents=True, exist_ok=True)
+        write_reward_maps(maps, options.save / REWARD_MAPS_FILE)
+        given = {"updates": options.updates, "maps": options.maps, **options.params}
+        run = {"algo": PROGRAM, "env": ENV_ID, "seed": options.seed, "frames": options.n_timesteps, "episodes_per_task": 4}
+        run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "threads": 1, "commit": current_commit()}
+        (options.save / RUN_FILE).write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps({"params": options.params, **result, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -111,6 +110,32 @@ def variants_table(variants: Variants, learned: float | None) -> str:
     return "\n".join(f"| {' | '.join(line[i] for i in told)} |" for line in lines) + "\n"
 
 
+def studies_table(variants: Variants) -> str:
+    """
+    :param variants: finished studies of imagination by variant
+    :return: one row each, as Markdown: the share of mixtures whose largest reward is on a cell where no training task has its
+        goal, and how often the decoder knows the goal of the task at hand
+    """
+    lines = [
+        "| | seeds | updates | imagined on unseen cells | training tasks known | unseen tasks known |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for variant, runs in variants.items():
+        shares = [_in_percent(_found(runs, name)) for name in ("in_test", "own_task_right", "unseen_task_right")]
+        cells = [display_name(variant).replace("_", " "), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _found(studies: Sequence[RunResult], name: str) -> np.ndarray:
+    """What the studies found, shape ``(n_seeds, 1)``."""
+    return np.array([[study.metadata["result"][name]] for study in studies])
+
+
+def _in_percent(shares: np.ndarray) -> str:
+    return _mean_and_std((100 * shares[:, 0]).tolist(), 0) + "%"
+
+
 def judge(expectation: Expectation, variants: Variants) -> str:
     """
     :param expectation: what results should show
@@ -120,8 +145,10 @@ def judge(expectation: Expectation, variants: Variants) -> str:
     lacking = [name for name in expectation.variants if name not in variants]
     if lacking:
         return f"not run yet: {', '.join(lacking)}"
+    split = expectation.split
     if expectation.variant is not None:
-        runs, split = variants[expectation.variant], expectation.split
+        assert split is not None
+        runs = variants[expectation.variant]
         if expectation.reached is not None:
             reached = _n_reached(runs, split)
             assert reached is not None, f"{expectation.claim}: the environment does not tell success"
@@ -129,10 +156,14 @@ def judge(expectation: Expectation, variants: Variants) -> str:
         assert expectation.returned is not None, f"{expectation.claim}: give returned or reached"
         means = task_scores(runs, split, _last_episode(runs)).mean(axis=1).tolist()
         return _verdict(float(np.mean(means)), expectation.returned, _mean_and_std(means, 2))
-    better, worse = (
-        iqm_interval(task_scores(variants[name], expectation.split, _last_episode(variants[name])))
-        for name in expectation.variants
-    )
+
+    def scores(runs: Sequence[RunResult]) -> np.ndarray:
+        if expectation.result is not None:
+            return _found(runs, expectation.result)
+        assert split is not None
+        return task_scores(runs, split, _last_episode(runs))
+
+    better, worse = (iqm_interval(scores(variants[name])) for name in expectation.variants)
     numbers = f"{better.text()} against {worse.text()}"
     n_seeds = min(better.n_seeds, worse.n_seeds)
     if n_seeds < FEW_SEEDS:
@@ -172,7 +203,8 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
     if not has_own_results(experiment, variants):
         lines.append(f"Not run yet: `python -m benchmarks.run {experiment.name}`.")
         return "\n\n".join(line for line in lines if line) + "\n"
-    lines.append(variants_table(variants, experiment.learned).rstrip())
+    table = studies_table(variants) if experiment.is_study else variants_table(variants, experiment.learned)
+    lines.append(table.rstrip())
     verdicts = [f"- {one.claim}: {judge(one, variants)}" for one in experiment.expectations]
     lines.append("\n".join(verdicts))
     for figure in [path for pattern in _SHOWN_FIGURES for path in sorted(figures.glob(pattern))]:
@@ -216,7 +248,6 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         if draw and has_own_results(experiment, variants):
             draw_experiment(experiment, results, figures)
         parts.append(section(experiment, variants, figures / name, page, results))
-    parts.append(imagination_section(results / "reward_maps", figures / "reward_maps", page))
     return "\n".join(part for part in parts if part)
 
 
@@ -260,43 +291,6 @@ def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
     """Hours a frame: of the same algorithm and environment, else of the environment."""
     same = paces.get((run.algo, run.env)) or [pace for (_, env), some in paces.items() if env == run.env for pace in some]
     return float(np.mean(same))
-
-
-def imagination_section(studies: Path, figures: Path, page: Path) -> str:
-    """
-    :param studies: folder with a folder of ``benchmarks.imagination`` for each study
-    :param figures: folder of their reward maps
-    :param page: the page that they are shown on
-    :return: Figure 4 and Appendix B of the paper, as Markdown; empty without a study
-    """
-    runs = {path.parent.name: load_metadata(path) for path in sorted(studies.glob("*/run.json"))}
-    if not runs:
-        return ""
-    lines = [
-        "## What mixtures of beliefs imagine",
-        "(paper, Figure 4 and Appendix B)",
-        "A latent dynamics network that was trained on scripted meta-episodes of the gridworld, without reinforcement "
-        "learning: the share of mixtures whose largest reward is on a cell where no training task has its goal, and how often "
-        "the decoder knows the goal of the task at hand at the end of a meta-episode.",
-        "\n".join(
-            [
-                "| | updates | imagined on unseen cells | training tasks known | unseen tasks known |",
-                "| --- | ---: | ---: | ---: | ---: |",
-                *(_study_row(name, run) for name, run in runs.items()),
-            ]
-        ),
-    ]
-    for name in runs:
-        figure = figures / f"reward_maps_{name}.png"
-        if figure.is_file():
-            lines.append(f"![reward maps {name.replace('_', ' ')}]({Path(os.path.relpath(figure, page.parent)).as_posix()})")
-    return "\n\n".join(lines) + "\n"
-
-
-def _study_row(name: str, run: Mapping[str, Any]) -> str:
-    result = run["result"]
-    shares = [result["in_test"], result["own_task_right"], result["unseen_task_right"]]
-    return f"| {name.replace('_', ' ')} | {run['updates']:,} | {' | '.join(f'{share:.0%}' for share in shares)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

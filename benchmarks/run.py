@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, is_finished, load_experiment
+from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, load_experiment
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import (
     EVALUATIONS_FILE,
@@ -55,10 +55,10 @@ def finished_folder(run: Run, folder: Path) -> Path | None:
     :param folder: its own folder
     :return: the attempt that was trained to the end, None if there is none
     """
-    final = newest_file(folder, FINAL_FILE)
-    if final is None or not is_finished(final.parent, run.n_timesteps) or run.changed_settings(final.parent):
+    attempt = run.last_attempt(folder)
+    if attempt is None or not run.is_finished(attempt) or run.changed_settings(attempt):
         return None
-    return final.parent
+    return attempt
 
 
 def collect(attempt: Path, results: Path) -> None:
@@ -229,9 +229,9 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     for run in experiment.runs:
         job = Job(run, root / run.experiment / run.name, run.results(results))
         attempt = finished_folder(run, job.folder)
-        if not is_finished(job.results, run.n_timesteps) and attempt is not None:
+        if not run.is_finished(job.results) and attempt is not None:
             collect(attempt, job.results)
-        if is_finished(job.results, run.n_timesteps):
+        if run.is_finished(job.results):
             job.state = "changed" if run.changed_settings(job.results) else "done"
         jobs.append(job)
     return jobs

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from benchmarks import experiment as experiments
-from benchmarks import report, run
-from benchmarks.experiment import Expectation, Experiment, Run, available_experiments, is_finished, load_experiment
+from benchmarks import imagination, report, run
+from benchmarks.experiment import Expectation, Experiment, Run, Study, available_experiments, load_experiment
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
 from benchmarks.statistics import iqm_interval, task_scores
 from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
@@ -81,7 +81,7 @@ def scripted(tmp_path, monkeypatch):
 def test_every_experiment_can_be_read(name):
     experiment = load_experiment(name)
     assert experiment.runs and len({one.name for one in experiment.runs}) == len(experiment.runs)
-    for one in experiment.runs:
+    for one in [one for one in experiment.runs if not isinstance(one, Study)]:
         defaults = yaml.safe_load(config_path(one.config).read_text())
         assert one.env in defaults or "default" in defaults
         merged = one.merged_hyperparameters()
@@ -127,6 +127,8 @@ def test_an_algorithm_is_one_line(tmp_path):
         ({"sees": [1]}, "sees is not understood"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm", "worse": "rl3"}]}, "needs variants"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm"}]}, "needs variants"),
+        ({"expectations": [{"claim": "c", "variant": "ldm"}]}, "needs split, or result of a study"),
+        ({"expectations": [{"claim": "c", "result": "in_test", "variant": "ldm"}]}, "needs better and worse"),
     ],
 )
 def test_what_is_not_understood_is_refused(tmp_path, data, message):
@@ -166,7 +168,7 @@ def test_a_longer_budget_is_run_again(scripted, tmp_path):
     jobs = jobs_of(longer, tmp_path)
     assert [job.state for job in jobs] == ["waiting"] * 4
     run.run_jobs(jobs, 4)
-    assert all(is_finished(job.results, 200) for job in jobs)
+    assert all(job.run.is_finished(job.results) for job in jobs)
 
 
 def test_a_failed_run_stops_no_other_and_is_told(scripted, tmp_path, capsys):
@@ -454,15 +456,66 @@ def test_runs_of_another_experiment_alone_are_no_results(made_up, tmp_path):
     )
 
 
-def test_the_page_tells_what_mixtures_imagine(tmp_path):
-    assert report.imagination_section(tmp_path, tmp_path, tmp_path / "page.md") == ""
-    (tmp_path / "with_dropout").mkdir()
-    state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 0, "episodes_per_task": 4, "updates": 3000}
-    result = {"in_test": 0.383, "own_task_right": 0.625, "unseen_task_right": 0.062}
-    (tmp_path / "with_dropout" / "run.json").write_text(json.dumps({**state, "result": result}))
-    (tmp_path / "reward_maps_with_dropout.png").touch()
-    text = report.imagination_section(tmp_path, tmp_path, tmp_path / "page.md")
-    assert "| with dropout | 3,000 | 38% | 62% | 6% |" in text and "(reward_maps_with_dropout.png)" in text
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """An experiment on imagination, and the folder of the results of its first run."""
+    tmp_path = tmp_path_factory.mktemp("study")
+    options = {"updates": 3, "maps": 4, "n_partners": 3, "encoder_embeddings": [8, 0, 4], "n_elbo_terms": 4}
+    variants = {
+        "with_dropout": {"algo": "imagination", "hyperparameters": {**options, "dropout_rate": 0.7}},
+        "without_dropout": {"algo": "imagination", "hyperparameters": {**options, "dropout_rate": 0.0}},
+    }
+    expectations = [{"claim": "c", "result": "in_test", "better": "with_dropout", "worse": "without_dropout"}]
+    folder = write(tmp_path / "yml", variants=variants, expectations=expectations, n_timesteps=7680)
+    experiment = load_experiment("tiny", folder)
+    job = run.make_jobs(experiment, tmp_path / "runs", tmp_path / "results")[0]
+    imagination.main(job.run.command(job.folder)[3:])
+    run.make_jobs(experiment, tmp_path / "runs", tmp_path / "results")
+    return experiment, tmp_path / "results"
+
+
+def test_what_mixtures_imagine_is_an_experiment(study, tmp_path):
+    experiment, results = study
+    assert experiment.is_study and all(isinstance(one, Study) for one in experiment.runs)
+    states = [job.state for job in run.make_jobs(experiment, tmp_path / "runs", results)]
+    assert states == ["done", "waiting", "waiting", "waiting"]
+    variants = load_variants(experiment, results)
+    (found,) = variants["with_dropout"]
+    assert found.reward_maps is not None and len(found.reward_maps.maps) == 4
+    assert {"in_test", "own_task_right", "unseen_task_right"} <= set(found.metadata["result"])
+    assert [path.name for path in draw_experiment(experiment, results, tmp_path)] == ["reward_maps.png"]
+    text = report.section(experiment, variants, tmp_path / "tiny", tmp_path / "page.md", results)
+    assert "| with dropout | 1 | 3 |" in text and "(tiny/reward_maps.png)" in text
+    assert "c: not run yet: without_dropout" in text
+
+
+def test_studies_with_other_options_are_told(study):
+    experiment, results = study
+    first = experiment.runs[0]
+    folder = first.results(results)
+    assert first.is_finished(folder) and first.changed_settings(folder) == []
+    other = replace(first, hyperparameters={**first.hyperparameters, "updates": 4, "dropout_rate": 0.5})
+    assert other.changed_settings(folder) == ["dropout_rate", "updates"]
+    assert not replace(first, n_timesteps=10**6).is_finished(folder)
+
+
+def test_what_studies_found_is_compared(study, tmp_path):
+    experiment, results = study
+    (found,) = load_variants(experiment, results)["with_dropout"]
+
+    def studies(*shares):
+        return [replace(found, metadata={**found.metadata, "seed": i, "result": {"in_test": x}}) for i, x in enumerate(shares)]
+
+    (expectation,) = experiment.expectations
+    judged = [
+        report.judge(expectation, {"with_dropout": studies(*better), "without_dropout": studies(0.1, 0.12, 0.2)})
+        for better in ((0.5, 0.4, 0.6), (0.01, 0.02, 0.03), (0.15, 0.16, 0.3))
+    ]
+    assert [verdict.split(":")[0] for verdict in judged] == [
+        "as expected",
+        "NOT as expected",
+        "undecided, the intervals overlap",
+    ]
 
 
 def test_the_committed_page_is_that_of_the_committed_results():
