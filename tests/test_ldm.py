@@ -187,6 +187,21 @@ def test_the_same_seed_gives_the_same_agent(options):
     assert differing(of_policy(models[0]), of_policy(models[2])) and differing(of_network(models[0]), of_network(models[2]))
 
 
+def test_set_random_seed_decides_over_all_that_is_drawn():
+    options = {
+        "mixture_time": "final",
+        "n_candidates": 2,
+        "imagination_dropout": "meta_episode",
+        "vae_buffer_keeps": "uniform",
+    }
+    one, two = make(seed=0, vae_buffer_size=12, **options), make(seed=1, vae_buffer_size=12, **options)
+    two.set_parameters(one.get_parameters())
+    for model in (one, two):
+        model.set_random_seed(7)
+        model.learn(4 * ROLLOUT)
+    assert differing(parameters(one), parameters(two)) == []
+
+
 def states_of_generators(model):
     """What decides over the numbers that a model will draw."""
     return (

@@ -101,3 +101,12 @@ def test_it_learns_which_arm_pays():
     model = make(vec_env(Bandit, 16), learning_rate=5e-3, ent_coef=0.01, gamma=0.9).learn(150 * 16 * STEPS)
     result = evaluate_meta(model, vec_env(Bandit, 2), "train", n_repeats=8, deterministic=True)
     assert result.mean_returns[1] > 3.9
+
+
+def test_set_random_seed_decides_over_partners_too():
+    one, two = make(seed=0), make(seed=1)
+    two.set_parameters(one.get_parameters())
+    for model in (one, two):
+        model.set_random_seed(7)
+        model.learn(3 * ROLLOUT)
+    assert differing(parameters(one), parameters(two)) == []

@@ -215,6 +215,13 @@ class LDM(LatentDynamicsPPO, RL2):
         super()._make_generators(seeds)
         self._imagination_generator = th.Generator(self.device).manual_seed(seeds[0])
 
+    def _seed_streams(self, seeds: Sequence[int]) -> None:
+        super()._seed_streams(seeds)
+        assert self._imagination_generator is not None
+        self._imagination_generator.manual_seed(seeds[0])
+        if self.mixture_env is not None:
+            self.mixture_env.restart_stream()
+
     def _make_recording_env(self, env: VecEnv) -> MixtureVecEnv:
         assert self._imagination_generator is not None
         imagination = Imagination(

@@ -39,7 +39,11 @@ class MixtureVecEnv(RecordingVecEnv):
         #: Whether meta-episodes that begin from now on are imaginary; else mixture workers get the true rewards.
         self.enabled = True
         self.final_tasks: list[Any] = [None] * self.n_normal
-        self._rng = np.random.default_rng(imagination.generator.initial_seed())
+        self.restart_stream()
+
+    def restart_stream(self) -> None:
+        """Draw what imaginary tasks are compared with as if nothing had been drawn yet, by the seed of the imagination."""
+        self._rng = np.random.default_rng(self.imagination.generator.initial_seed())
 
     def start(self, obs: np.ndarray, episode_starts: np.ndarray | None = None) -> None:
         super().start(obs, episode_starts)

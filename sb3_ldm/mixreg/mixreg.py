@@ -105,6 +105,13 @@ class Mixreg(SequencePPO):
             self._mixreg_rng = np.random.default_rng(self.seed)
         return MixingRolloutBuffer(self.mixreg_alpha, self._mixreg_rng, **self._rollout_buffer_arguments())
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        # While a loaded model is set up it has no buffer yet, and its own stream goes on.
+        if seed is not None and getattr(self, "rollout_buffer", None) is not None:
+            assert self._mixreg_rng is not None
+            self._mixreg_rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+
     def learn(
         self: SelfMixreg,
         total_timesteps: int,

@@ -75,7 +75,7 @@ class MetaEpisodeBuffer:
         self.capacity = capacity
         self.keeps = keeps
         self.n_seen = 0
-        self._rng = np.random.default_rng(seed)
+        self.seed(seed)
         self.layout = layout
         self.position = 0
         self.full = False
@@ -183,6 +183,12 @@ class MetaEpisodeBuffer:
         if self.position == self.capacity:
             self.position, self.full = 0, True
         return slot
+
+    def seed(self, seed: int | None) -> None:
+        """
+        :param seed: of what a uniform sample keeps from now on
+        """
+        self._rng = np.random.default_rng(seed)
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: th.device | str = "cpu") -> MetaEpisodeBatch:
         """

@@ -101,7 +101,7 @@ class LatentDynamicsPPO(SequencePPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        seeds = np.random.SeedSequence(self.seed).generate_state(5).tolist()
+        seeds = self._stream_seeds(self.seed)
         self._make_generators(seeds)
         for name, state in self._generator_states.items():
             generator = getattr(self, name)
@@ -116,6 +116,22 @@ class LatentDynamicsPPO(SequencePPO):
         self._buffer_seed = seeds[4]
         self.replay_buffer = self._make_replay_buffer()
         self._setup_recording_env()
+
+    @staticmethod
+    def _stream_seeds(seed: int | None) -> list[int]:
+        return np.random.SeedSequence(seed).generate_state(5).tolist()
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        if seed is not None and self._vae_generator is not None:  # else the model is being set up
+            self._seed_streams(self._stream_seeds(seed))
+
+    def _seed_streams(self, seeds: Sequence[int]) -> None:
+        """Begin the random streams of what is added to recurrent PPO anew."""
+        assert self._vae_generator is not None
+        self._vae_generator.manual_seed(seeds[1])
+        self._vae_rng = np.random.default_rng(seeds[2])
+        self.replay_buffer.seed(seeds[4])
 
     def _make_replay_buffer(self) -> MetaEpisodeBuffer:
         return MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded, self.vae_buffer_keeps, self._buffer_seed)
