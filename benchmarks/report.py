@@ -7,6 +7,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,18 @@ def failed_seeds(runs: Sequence[RunResult], least_train_return: float | None) ->
     return [run.seed for run, mean in zip(runs, means, strict=True) if mean < least_train_return]
 
 
+def core_hours(metadata: Mapping[str, Any]) -> float | None:
+    """
+    :param metadata: of a run
+    :return: what it took of a processor core; of runs that did not count it, the wall time of their threads; None if not told
+    """
+    if "cpu_time_s" in metadata:
+        return metadata["cpu_time_s"] / 3600
+    if "wall_time_s" in metadata:
+        return metadata["wall_time_s"] * metadata.get("threads", 1) / 3600
+    return None
+
+
 def _last_episode(runs: Sequence[RunResult]) -> int:
     return max(run.episodes_per_task for run in runs)
 
@@ -71,7 +84,7 @@ def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], 
     :return: its row of the table
     """
     failed = failed_seeds(runs, learned)
-    minutes = [run.metadata["wall_time_s"] / 60 for run in runs if "wall_time_s" in run.metadata]
+    minutes = [hours * 60 for hours in map(core_hours, (run.metadata for run in runs)) if hours is not None]
     cells = [
         display_name(variant),
         str(len(runs)) + (f" (not learned: {', '.join(map(str, failed))})" if failed else ""),
@@ -262,8 +275,8 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
     for experiment in experiments:
         for run in [run for run in experiment.finished(results) if run in experiment.own_runs]:
             state = load_metadata(run.results(results) / RUN_FILE)
-            if "wall_time_s" in state:
-                hours = state["wall_time_s"] / 3600 * state.get("threads", 1)
+            hours = core_hours(state)
+            if hours is not None:
                 spent[experiment.name] = spent.get(experiment.name, 0.0) + hours
                 paces.setdefault((run.algo, run.env), []).append(hours / state["frames"])
     lines = ["| experiment | runs finished | core hours so far | core hours to go |", "| --- | ---: | ---: | ---: |"]

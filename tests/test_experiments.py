@@ -447,6 +447,13 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     assert len(comparison(variants).axes) == 2
 
 
+def test_cost_is_the_processor_s_time_where_it_was_counted():
+    assert report.core_hours({}) is None
+    assert report.core_hours({"wall_time_s": 3600.0}) == 1.0
+    assert report.core_hours({"wall_time_s": 3600.0, "threads": 2}) == 2.0
+    assert report.core_hours({"wall_time_s": 7200.0, "threads": 2, "cpu_time_s": 1800.0}) == 0.5
+
+
 def test_runs_of_another_experiment_alone_are_no_results(made_up, tmp_path):
     experiment, variants = made_up
     borrowed = replace(experiment, name="other")

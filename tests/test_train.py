@@ -109,6 +109,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
     saved = LDM.load(checkpoint).num_timesteps
     assert saved >= ROLLOUT
+    spent = json.loads((run / "run.json").read_text())
     total = saved + 2 * ROLLOUT
     result = subprocess.run(command(tmp_path, total, "-i", str(checkpoint)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -120,6 +121,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert LDM.load(run / "GridNavi-v0.zip").num_timesteps == total
     state = json.loads((run / "run.json").read_text())
     assert state["frames"] == total and state["seed"] == 3 and state["hyperparameters"]["n_envs"] == 8
+    assert all(state[name] > spent[name] > 0 for name in ("wall_time_s", "cpu_time_s"))
     with np.load(run / "trajectories.npz") as trajectories:
         positions = trajectories["positions"]
         assert positions.shape == (27, 4, 31, 2)

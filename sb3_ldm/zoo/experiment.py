@@ -76,6 +76,7 @@ class MetaExperimentManager(ExperimentManager):
         self.config = resolve_config(kwargs.get("config"), self.algo)
         self._started = time.time()
         self._wall_time_before = 0.0
+        self._cpu_time_before = 0.0
         if self.continue_training:
             self._continue_in(Path(self.trained_agent).parent)
 
@@ -100,7 +101,9 @@ class MetaExperimentManager(ExperimentManager):
         self.save_path, self.params_path = str(run_folder), str(params_path)
         state = run_folder / "run.json"
         if state.is_file():
-            self._wall_time_before = json.loads(state.read_text())["wall_time_s"]
+            before = json.loads(state.read_text())
+            self._wall_time_before = before["wall_time_s"]
+            self._cpu_time_before = before.get("cpu_time_s", before["wall_time_s"] * before.get("threads", 1))
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         env = make_meta_vec_env(
@@ -262,6 +265,8 @@ class MetaExperimentManager(ExperimentManager):
             "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
             "hyperparameters": self._saved_hyperparams,
             "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),
+            # On a machine that does other things besides, this tells more of the cost.
+            "cpu_time_s": round(self._cpu_time_before + time.process_time(), 1),
             "threads": th.get_num_threads(),
             "version": sb3_ldm.__version__,
             "commit": current_commit(),
