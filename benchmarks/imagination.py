@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--save", type=Path, help="folder for the result and the reward maps, of which Figure 4 is drawn")
     parser.add_argument("-p", "--params", nargs="+", action=StoreDict, default={}, help="name:value, as in zoo_configs")
     options = parser.parse_args(arguments)
-    start = time.time()
+    start, start_cpu = time.time(), time.process_time()
     with one_thread_per_operation():
         result, maps = study(options.params, options.updates, options.maps, options.seed, options.n_timesteps)
     seconds = round(time.time() - start, 1)
@@ -225,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_reward_maps(maps, options.save / REWARD_MAPS_FILE)
         given = {"updates": options.updates, "maps": options.maps, **options.params}
         run = {"algo": PROGRAM, "env": ENV_ID, "seed": options.seed, "frames": options.n_timesteps, "episodes_per_task": 4}
-        run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "threads": 1, "commit": current_commit()}
+        run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "commit": current_commit()}
+        run["cpu_time_s"] = round(time.process_time() - start_cpu, 1)
         (options.save / RUN_FILE).write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({"params": options.params, **result, "seconds": seconds}))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.experiment import RESULTS, Expectation, Experiment, Run, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
+from benchmarks.imagination import PROGRAM
 from benchmarks.statistics import iqm_interval, task_scores
 from benchmarks.sweep import n_reached_in_second_half
 from sb3_ldm.results import RUN_FILE, RunResult, load_metadata
@@ -284,8 +285,9 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
     for experiment in experiments:
         done = experiment.finished(results)
         waiting = [run for run in experiment.own_runs if run not in done]
-        known = {run.env for run in waiting} <= {env for _, env in paces}
-        left = sum(run.n_timesteps * _pace(run, paces) for run in waiting) if known else 0.0
+        left = sum(run.n_timesteps * _pace(run, paces) for run in waiting)
+        known = not np.isnan(left)
+        left = left if known else 0.0
         total += left
         n_own = len(experiment.own_runs)
         cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{spent.get(experiment.name, 0):.1f}"]
@@ -301,9 +303,10 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
 
 
 def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
-    """Hours a frame: of the same algorithm and environment, else of the environment."""
-    same = paces.get((run.algo, run.env)) or [pace for (_, env), some in paces.items() if env == run.env for pace in some]
-    return float(np.mean(same))
+    """Hours a frame: of the same algorithm and environment, else of all that train in the environment, else NaN."""
+    others = [pace for (algo, env), some in paces.items() if env == run.env and algo != PROGRAM for pace in some]
+    same = paces.get((run.algo, run.env)) or others
+    return float(np.mean(same)) if same else float("nan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, load_experiment
+from benchmarks.experiment import RESULTS, Experiment, Run, Study, available_experiments, load_experiment
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import (
     EVALUATIONS_FILE,
@@ -160,6 +160,8 @@ class Job:
     def last_evaluation(self) -> tuple[int, dict[str, float]]:
         """:return: frames at the last evaluation (of a finished run, its final one), and the last episode's mean returns"""
         is_done = self.state in ("done", "changed")
+        if isinstance(self.run, Study):
+            return self.run.n_timesteps if is_done else 0, {}
         path = self.results / FINAL_FILE if is_done else newest_file(self.folder, EVALUATIONS_FILE)
         if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
             self._looked_at = path, path.stat().st_mtime
