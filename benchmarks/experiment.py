@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from benchmarks.imagination import PROGRAM, option_words, settings
+from benchmarks.imagination import ENV_ID, IMAGINATION, SHARES, option_words, settings
 from benchmarks.sweep import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata, newest_file
 from sb3_ldm.zoo.configs import available_configs, config_path, load_preset
@@ -151,8 +151,9 @@ class Study(Run):
     def changed_settings(self, folder: Path) -> list[str]:
         if not (folder / RUN_FILE).is_file():
             return []
-        recorded = load_metadata(folder / RUN_FILE)["hyperparameters"]
-        now = settings(self.hyperparameters)
+        metadata = load_metadata(folder / RUN_FILE)
+        recorded = {**metadata["hyperparameters"], "n_timesteps": metadata["frames"]}
+        now = {**settings(self.hyperparameters), "n_timesteps": self.n_timesteps}
         return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
@@ -262,7 +263,13 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     expectations = [_expectation(given, known, path) for given in data.get("expectations", ())]
     about = data.get("about", "").strip()
     runs.sort(key=lambda run: run.seed)
-    return Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about)
+    experiment = Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about)
+    if any(isinstance(run, Study) for run in runs) and not experiment.is_study:
+        raise ValueError(f"{path}: variants with algo: {IMAGINATION} and others need experiments of their own")
+    for expectation in expectations:
+        if (expectation.result is not None) != experiment.is_study:
+            raise ValueError(f"{path}: {expectation.claim!r} needs {'result' if experiment.is_study else 'split'}")
+    return experiment
 
 
 def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
@@ -273,6 +280,8 @@ def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
         raise ValueError(f"{path}: {given!r} needs variants of the experiment: better and worse, or one as variant")
     if (expectation.split is None) == (expectation.result is None):
         raise ValueError(f"{path}: {given!r} needs split, or result of a study")
+    if expectation.result is not None and expectation.result not in SHARES:
+        raise ValueError(f"{path}: result={expectation.result!r} is none of a study's: {', '.join(SHARES)}")
     if expectation.result is not None and expectation.variant is not None:
         raise ValueError(f"{path}: {given!r} needs better and worse, to compare what studies found")
     return expectation
@@ -285,13 +294,15 @@ _VARIANT_KEYS = {one.name for one in fields(Run)} - {"variant", "seed"} | {"seed
 def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
     _refuse_unknown(given, sorted(_VARIANT_KEYS), path)
     algo = given.get("algo", variant)
-    is_study = algo == PROGRAM
+    is_study = algo == IMAGINATION
     if algo not in ALGORITHMS and not is_study:
-        known = ", ".join([*ALGORITHMS, PROGRAM])
+        known = ", ".join([*ALGORITHMS, IMAGINATION])
         raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {known}")
     config = given.get("config", variant if variant in available_configs() else algo)
     if not is_study:
         config_path(config)
+    elif given.get("env", data["env"]) != ENV_ID or {"env_kwargs", "config"} & {*given, *data}:
+        raise ValueError(f"{path}: algo: {IMAGINATION} of {variant!r} needs env: {ENV_ID}, without env_kwargs and config")
     return [
         (Study if is_study else Run)(
             experiment=given.get("experiment", name),

@@ -29,7 +29,9 @@ from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
 from sb3_ldm.zoo.experiment import current_commit
 from sb3_ldm.zoo.recordings import write_reward_maps
 
-PROGRAM = "imagination"  #: stands for an algorithm where there is none
+IMAGINATION = "imagination"  #: stands for an algorithm where there is none
+#: Results that are shares of mixtures or workers.
+SHARES = ("in_test", "in_train", "no_goal", "own_task_right", "unseen_task_right")
 ENV_ID = "GridNavi-v0"
 N_TIMESTEPS = 4096 * 120
 UPDATES, MAPS = 2000, 400
@@ -184,7 +186,7 @@ def study(
         "in_train": round(float(on_train.any(1).mean()), 3),
         "distinct_test": int(on_test.any(0).sum()),
         "peak": round(float(maps.max(1).mean()), 3),
-        "peak_in_test": round(float(maps.max(1)[on_test.any(1)].mean()) if on_test.any() else float("nan"), 3),
+        "peak_in_test": round(float(maps.max(1)[on_test.any(1)].mean()), 3) if on_test.any() else None,
         "cells_above_half": np.round(np.quantile(rewarded, [0.1, 0.5, 0.9]), 1).tolist(),
         "no_goal": round(float((rewarded == 0).mean()), 3),
         "own_task_right": round(task_right(imagination, probes, worker_tasks, generator), 3),
@@ -224,10 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.save.mkdir(parents=True, exist_ok=True)
         write_reward_maps(maps, options.save / REWARD_MAPS_FILE)
         given = {"updates": options.updates, "maps": options.maps, **options.params}
-        run = {"algo": PROGRAM, "env": ENV_ID, "seed": options.seed, "frames": options.n_timesteps, "episodes_per_task": 4}
+        run = {"algo": IMAGINATION, "env": ENV_ID, "seed": options.seed, "frames": options.n_timesteps, "episodes_per_task": 4}
         run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "commit": current_commit()}
         run["cpu_time_s"] = round(time.process_time() - start_cpu, 1)
-        (options.save / RUN_FILE).write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
+        partial = options.save / f"partial_{RUN_FILE}"
+        partial.write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
+        partial.replace(options.save / RUN_FILE)
     print(json.dumps({"params": options.params, **result, "seconds": seconds}))
 
 

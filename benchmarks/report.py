@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.experiment import RESULTS, Expectation, Experiment, Run, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
-from benchmarks.imagination import PROGRAM
+from benchmarks.imagination import IMAGINATION
 from benchmarks.statistics import iqm_interval, task_scores
 from benchmarks.sweep import n_reached_in_second_half
 from sb3_ldm.results import RUN_FILE, RunResult, load_metadata
@@ -304,7 +304,7 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
 
 def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
     """Hours a frame: of the same algorithm and environment, else of all that train in the environment, else NaN."""
-    others = [pace for (algo, env), some in paces.items() if env == run.env and algo != PROGRAM for pace in some]
+    others = [pace for (algo, env), some in paces.items() if env == run.env and algo != IMAGINATION for pace in some]
     same = paces.get((run.algo, run.env)) or others
     return float(np.mean(same)) if same else float("nan")
 

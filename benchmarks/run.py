@@ -184,12 +184,15 @@ def launch_here(job: Job) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=job.log, stderr=subprocess.STDOUT, env=environment)
 
 
-def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> RemoteProcess:
+def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> subprocess.Popen[bytes] | RemoteProcess:
     """
     :param job: a job
     :param n_gpus: GPUs that it needs
-    :return: its process on some node of the connected Ray cluster, whose files come back to the job's folder
+    :return: its process on some node of the connected Ray cluster, whose files come back to the job's folder; a study of
+        imagination, which nodes with nothing but the package have not got, runs on this machine
     """
+    if isinstance(job.run, Study):
+        return launch_here(job)
 
     def command() -> list[str]:
         checkpoint = job.checkpoint()

@@ -128,6 +128,23 @@ def test_an_algorithm_is_one_line(tmp_path):
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm", "worse": "rl3"}]}, "needs variants"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm"}]}, "needs variants"),
         ({"expectations": [{"claim": "c", "variant": "ldm"}]}, "needs split, or result of a study"),
+        ({"variants": {"ldm": None, "map": {"algo": "imagination"}}}, "need experiments of their own"),
+        ({"variants": {"map": {"algo": "imagination", "env": "AntGoal-v0"}}}, "needs env: GridNavi-v0"),
+        ({"variants": {"map": {"algo": "imagination", "env_kwargs": {"horizon": 5}}}}, "without env_kwargs"),
+        (
+            {
+                "variants": {"one": {"algo": "imagination"}, "two": {"algo": "imagination"}},
+                "expectations": [{"claim": "c", "split": "test", "better": "one", "worse": "two"}],
+            },
+            "'c' needs result",
+        ),
+        (
+            {
+                "variants": {"one": {"algo": "imagination"}, "two": {"algo": "imagination"}},
+                "expectations": [{"claim": "c", "result": "in_tests", "better": "one", "worse": "two"}],
+            },
+            "result='in_tests' is none of a study's: in_test",
+        ),
         ({"expectations": [{"claim": "c", "result": "in_test", "variant": "ldm"}]}, "needs better and worse"),
     ],
 )
@@ -504,6 +521,7 @@ def test_studies_with_other_options_are_told(study):
     other = replace(first, hyperparameters={**first.hyperparameters, "updates": 4, "dropout_rate": 0.5})
     assert other.changed_settings(folder) == ["dropout_rate", "updates"]
     assert not replace(first, n_timesteps=10**6).is_finished(folder)
+    assert replace(first, n_timesteps=1000).changed_settings(folder) == ["n_timesteps"]
 
 
 def test_what_studies_found_is_compared(study, tmp_path):

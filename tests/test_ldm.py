@@ -194,11 +194,14 @@ def test_set_random_seed_decides_over_all_that_is_drawn():
         "imagination_dropout": "meta_episode",
         "vae_buffer_keeps": "uniform",
     }
-    one, two = make(seed=0, vae_buffer_size=12, **options), make(seed=1, vae_buffer_size=12, **options)
+    one, two = make(seed=0, vae_buffer_size=6, **options), make(seed=1, vae_buffer_size=6, **options)
     two.set_parameters(one.get_parameters())
+    streams = []
     for model in (one, two):
         model.set_random_seed(7)
+        streams.append(model.mixture_env._rng.bit_generator.state)
         model.learn(4 * ROLLOUT)
+    assert streams[0] == streams[1] and one.replay_buffer.n_seen > 6
     assert differing(parameters(one), parameters(two)) == []
 
 

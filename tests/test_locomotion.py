@@ -301,20 +301,33 @@ def test_the_same_seed_gives_the_same_meta_episodes_on_any_number_of_threads(env
         np.testing.assert_array_equal(one, two)
 
 
+def has_all_cores() -> bool:
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    return len(cores) > 1 and cores == set(range(os.cpu_count() or 0))
+
+
 @needs_envpool
-@pytest.mark.skipif(not Path("/proc/self/task").exists() or os.cpu_count() == 1, reason="needs Linux and several cores")
+@pytest.mark.skipif(not has_all_cores(), reason="needs Linux and all of several cores")
 @pytest.mark.parametrize("fills", [True, False])
-def test_threads_have_a_core_each_where_they_fill_the_machine(fills: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("allowed", [True, False])
+def test_threads_have_a_core_each_where_they_fill_the_machine(
+    fills: bool, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def threads() -> set[int]:
         return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
+    def refuse(*_: Any) -> None:
+        raise PermissionError("not here")
+
+    if not allowed:
+        monkeypatch.setattr(os, "sched_setscheduler", refuse)
     monkeypatch.setattr(envpool_backend, "fills_machine", lambda num_threads: fills)
     before, policy = threads(), os.sched_getscheduler(0)
     env = make_meta_vec_env("HalfCheetahVelocity-v0", 2, seed=0)
     env.reset()
     assert os.sched_getscheduler(0) == policy
     started = threads() - before
-    assert {os.sched_getscheduler(thread) for thread in started} == {os.SCHED_BATCH if fills else policy}
+    assert {os.sched_getscheduler(thread) for thread in started} == {os.SCHED_BATCH if fills and allowed else policy}
     on_one_core = [thread for thread in started if len(os.sched_getaffinity(thread)) == 1]
     assert len(on_one_core) == (env.backend.num_threads if fills else 0)  # type: ignore[attr-defined]
     env.close()
@@ -324,8 +337,9 @@ def test_some_of_the_cores_are_not_the_machine(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     assert [envpool_backend.fills_machine(threads) for threads in (1, 3, 4, 8)] == [False, False, True, True]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3}, raising=False)
-    assert not envpool_backend.fills_machine(4)
+    for some in ({2, 3}, {2, 3, 4, 5}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, some=some: some, raising=False)
+        assert not envpool_backend.fills_machine(4)
     monkeypatch.delattr(os, "sched_getaffinity")
     assert not envpool_backend.fills_machine(4)
 

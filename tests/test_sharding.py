@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -78,6 +79,7 @@ def test_an_error_of_one_thread_is_raised_when_all_have_stopped(on_helper):
         both_run.wait()
         if (threading.get_ident() != caller) == on_helper:
             raise IndexError("of the loss")
+        time.sleep(0.2)
         running.remove(shard)
         return th.ones((), requires_grad=True), None
 

@@ -84,9 +84,10 @@ def backward_in_shards(
             done[i] = th.autograd.grad(value, parameters, allow_unused=True), result
         return done
 
-    n_helpers = min(n_threads, len(shards)) - 1
-    helpers = [_threads(n_threads - 1, os.getpid()).submit(work) for _ in range(n_helpers)]
+    helpers: list[concurrent.futures.Future[dict[int, tuple[tuple[th.Tensor | None, ...], Result]]]] = []
     try:
+        for _ in range(min(n_threads, len(shards)) - 1):
+            helpers.append(_threads(n_threads - 1, os.getpid()).submit(work))
         done = work()  # a thread that only waited would leave its core idle until the others were moved there
     finally:
         pending.clear()

@@ -25,23 +25,27 @@ def fills_machine(num_threads: int) -> bool:
     """
     if not hasattr(os, "sched_getaffinity"):  # other systems than Linux
         return False
-    usable = len(os.sched_getaffinity(0))
-    return num_threads >= usable and usable == os.cpu_count()
+    # EnvPool takes cores by their numbers, from 0 on.
+    usable = os.sched_getaffinity(0)
+    return num_threads >= len(usable) and usable == set(range(os.cpu_count() or 0))
 
 
 @contextlib.contextmanager
-def threads_that_wait() -> Iterator[None]:
+def batch_scheduling() -> Iterator[None]:
     """
     Threads that are started until the end of the ``with`` do not interrupt the one that wakes them (``SCHED_BATCH``).
 
-    Else the first thread that is woken takes the core of the one that has yet to wake the others.
+    Else the first thread that is woken takes the core of the one that has yet to wake the others. Where the system does not
+    allow it, they are started as ever.
     """
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    try:
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, parameters)
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, *before)
 
 
 class BatchedLocomotion:
@@ -102,7 +106,7 @@ class BatchedLocomotion:
 
         options = {"terminate_when_unhealthy": self.domain.terminates} if self.domain.base_id == "Ant-v5" else {}
         one_per_core = fills_machine(self.num_threads)
-        with threads_that_wait() if one_per_core else contextlib.nullcontext():
+        with batch_scheduling() if one_per_core else contextlib.nullcontext():
             self._pool = envpool.make(
                 self.domain.base_id,
                 env_type="gymnasium",

@@ -75,6 +75,7 @@ class MetaExperimentManager(ExperimentManager):
         self._check_options()
         self.config = resolve_config(kwargs.get("config"), self.algo)
         self._started = time.time()
+        self._cpu_started = time.process_time()
         self._wall_time_before = 0.0
         self._cpu_time_before = 0.0
         if self.continue_training:
@@ -265,8 +266,8 @@ class MetaExperimentManager(ExperimentManager):
             "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
             "hyperparameters": self._saved_hyperparams,
             "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),
-            # On a machine that does other things besides, this tells more of the cost.
-            "cpu_time_s": round(self._cpu_time_before + time.process_time(), 1),
+            # Tells the cost on a machine that does other things besides; processes of environments are not counted.
+            "cpu_time_s": round(self._cpu_time_before + time.process_time() - self._cpu_started, 1),
             "threads": th.get_num_threads(),
             "version": sb3_ldm.__version__,
             "commit": current_commit(),

@@ -131,7 +131,8 @@ class LatentDynamicsPPO(SequencePPO):
         assert self._vae_generator is not None
         self._vae_generator.manual_seed(seeds[1])
         self._vae_rng = np.random.default_rng(seeds[2])
-        self.replay_buffer.seed(seeds[4])
+        self._buffer_seed = seeds[4]
+        self.replay_buffer.seed(self._buffer_seed)
 
     def _make_replay_buffer(self) -> MetaEpisodeBuffer:
         return MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded, self.vae_buffer_keeps, self._buffer_seed)
