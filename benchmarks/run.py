@@ -118,6 +118,9 @@ class Job:
             self._close()
             self.state = "elsewhere"
             return
+        if self.keep_results():  # someone else has run it since
+            self._close()
+            return
         self.process = (launch or launch_here)(self)
         self.state = "running"
 
@@ -138,12 +141,21 @@ class Job:
         if self.process.returncode != 0:
             self.state = "failed"
             return
+        if not self.keep_results():
+            self.state = "failed"
+
+    def keep_results(self) -> bool:
+        """
+        Copy what is kept of the run if it was trained to the end, whoever did it.
+
+        :return: whether it was
+        """
         attempt = finished_folder(self.run, self.folder)
         if attempt is None:
-            self.state = "failed"
-            return
+            return False
         collect(attempt, self.results)
         self.state = "done"
+        return True
 
     def stop(self) -> None:
         """End it; what it did since the last checkpoint is lost."""
@@ -233,9 +245,8 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     jobs = []
     for run in experiment.runs:
         job = Job(run, root / run.experiment / run.name, run.results(results))
-        attempt = finished_folder(run, job.folder)
-        if not run.is_finished(job.results) and attempt is not None:
-            collect(attempt, job.results)
+        if not run.is_finished(job.results):
+            job.keep_results()
         if run.is_finished(job.results):
             job.state = "changed" if run.changed_settings(job.results) else "done"
         jobs.append(job)

@@ -178,6 +178,15 @@ def test_what_is_missing_is_run_once(scripted, tmp_path):
     assert run.run_jobs(again, 1) == [] and all(job.process is None for job in again)
 
 
+def test_what_another_runner_has_trained_meanwhile_is_not_trained_again(scripted, tmp_path):
+    experiment, _ = scripted
+    jobs, others = jobs_of(experiment, tmp_path), jobs_of(experiment, tmp_path)
+    run.run_jobs(others, 4)
+    run.run_jobs(jobs, 1)
+    assert [job.state for job in jobs] == ["done"] * 4
+    assert all(job.process is None for job in jobs)
+
+
 def test_a_longer_budget_is_run_again(scripted, tmp_path):
     experiment, _ = scripted
     run.run_jobs(jobs_of(experiment, tmp_path), 4)
