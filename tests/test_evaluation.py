@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.common.callbacks import EVALUATION_COLUMNS, MetaEvalCallback
+from sb3_ldm.common.callbacks import EVALUATION_COLUMNS, MetaEvalCallback, best_logged_return, drop_evaluations_after
 from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.results import load_paths
@@ -264,6 +264,29 @@ def test_the_callback_writes_and_logs_what_it_measures(tmp_path):
     best = RL2.load(tmp_path / "best" / "best_model", device="cpu")
     score = evaluate_meta(best, env, "train", n_repeats=2, deterministic=True).mean_returns[-1]
     assert score == pytest.approx(callback.best_mean_return)
+
+
+@pytest.mark.parametrize("logged", [1e3, -1e3])
+def test_the_best_model_of_an_interrupted_run_stays_until_a_better_one_comes(tmp_path, logged):
+    model = random_agent(vec_env(Bandit, 2))
+    model.learn(16)
+    model.save(tmp_path / "best_model")
+    before = model.num_timesteps
+    rows = [
+        [16, split, 0, 0, k, value if k == 2 else 2e3, 4, ""]
+        for split, value in (("train", logged), ("test", 5e3))
+        for k in (1, 2)
+    ]
+    with open(tmp_path / "evaluations.csv", "w", newline="") as file:
+        csv.writer(file).writerows([EVALUATION_COLUMNS, *rows, ["1"]])  # the last one was being written
+    assert best_logged_return(tmp_path / "evaluations.csv", "train", False) == logged
+    assert best_logged_return(tmp_path / "evaluations.csv", "train", True) == -np.inf
+    drop_evaluations_after(tmp_path / "evaluations.csv", 16)
+    callback = MetaEvalCallback(vec_env(Bandit, 1), eval_freq=16, log_path=tmp_path, best_model_save_path=tmp_path)
+    model.learn(32, callback=callback, reset_num_timesteps=False)
+    best = RL2.load(tmp_path / "best_model", device="cpu")
+    assert (best.num_timesteps == before) == (logged > 0)
+    assert not list(tmp_path.glob("partial_*"))
 
 
 def test_the_callback_evaluates_again_when_the_model_counts_from_0_again():

@@ -18,6 +18,7 @@ from sb3_ldm.common.probes import coverage, get_probes, has_probes, visited_prob
 
 CHECKPOINT_FILE = "checkpoint.zip"
 BUFFER_FILE = "checkpoint_replay_buffer.pkl"
+BEST_MODEL = "best_model"
 BEST_NORMALIZER_FILE = "best_vecnormalize.pkl"  #: statistics that the best model was evaluated with
 EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
 
@@ -28,7 +29,8 @@ class MetaEvalCallback(BaseCallback):
 
     Logs ``eval/<split>_return_<k>`` for every episode index k and ``eval/<split>_reached``; where tasks can be probed also
     ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k. Appends every episode to
-    ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split.
+    ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split. Where training goes on
+    in the folders of an interrupted run, its best model stays until a better one comes.
 
     :param env: environments to evaluate on
     :param splits: task splits to evaluate, each with all of its tasks; the first one chooses the best model
@@ -71,6 +73,10 @@ class MetaEvalCallback(BaseCallback):
     def _on_training_start(self) -> None:
         if self._last_timesteps is not None and self._last_timesteps > self.num_timesteps:
             self._last_timesteps = None  # the model counts from 0 again
+        if self.num_timesteps > 0 and self.best_mean_return == -np.inf and self.best_model_save_path is not None:
+            if self.log_path is not None and (self.best_model_save_path / f"{BEST_MODEL}.zip").is_file():
+                logged = self.log_path / "evaluations.csv"
+                self.best_mean_return = best_logged_return(logged, self.splits[0], self.deterministic)
 
     def _on_step(self) -> bool:
         return True
@@ -107,10 +113,11 @@ class MetaEvalCallback(BaseCallback):
         self.last_evaluations = evaluations
         score = float(self.last_evaluations[self.splits[0]].mean_returns[-1])
         if self.best_model_save_path is not None and score > self.best_mean_return:
-            self.model.save(self.best_model_save_path / "best_model")
+            self.best_model_save_path.mkdir(parents=True, exist_ok=True)
             normalizer = self.model.get_vec_normalize_env()
             if normalizer is not None:
-                normalizer.save(str(self.best_model_save_path / BEST_NORMALIZER_FILE))
+                _replace(self.best_model_save_path / BEST_NORMALIZER_FILE, lambda path: normalizer.save(str(path)))
+            _replace(self.best_model_save_path / f"{BEST_MODEL}.zip", self.model.save)
         self.best_mean_return = max(self.best_mean_return, score)
 
     def _log(self, split: str, evaluation: MetaEvaluation) -> None:
@@ -209,6 +216,26 @@ def _replace(path: Path, save: Callable[[Path], None]) -> None:
     partial = path.with_name("partial_" + path.name)
     save(partial)
     os.replace(partial, path)
+
+
+def best_logged_return(path: Path, split: str, deterministic: bool) -> float:
+    """
+    :param path: ``evaluations.csv``
+    :param split: name of the tasks' split
+    :param deterministic: whether actions were the most likely ones
+    :return: the best mean return in the last episode of all evaluations, minus infinity if there is none
+    """
+    if not path.is_file():
+        return -np.inf
+    with open(path, newline="") as file:
+        kept = (split, str(int(deterministic)))
+        rows = [row for row in csv.DictReader(file) if (row["split"], row["deterministic"]) == kept and row["length"]]
+    returns: dict[str, list[float]] = {}
+    last = max((int(row["episode"]) for row in rows), default=0)
+    for row in rows:
+        if int(row["episode"]) == last:
+            returns.setdefault(row["timesteps"], []).append(float(row["return"]))
+    return max((float(np.mean(values)) for values in returns.values()), default=-np.inf)
 
 
 def drop_evaluations_after(path: Path, timesteps: int) -> None:
