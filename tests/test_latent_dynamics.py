@@ -536,6 +536,12 @@ def test_meta_episodes_with_early_ends_come_back_exactly():
             expected = np.array(column, dtype=np.float32)
             np.testing.assert_array_equal(getattr(batch, name)[:length, i], expected, err_msg=f"{name} of {i}")
 
+    every = {float(np.float32(reward)): (s, a, next_s) for steps in recorded for s, a, reward, next_s, _ in steps}
+    drawn = buffer.sample_transitions(1000, np.random.default_rng(0))
+    assert set(drawn.rewards.tolist()) == set(every) and len(every) == sum(lengths)
+    for s, a, reward, next_s in zip(drawn.states, drawn.actions, drawn.rewards, drawn.next_states, strict=True):
+        np.testing.assert_array_equal(np.concatenate([s, a, next_s]), np.float32(np.concatenate(every[float(reward)])))
+
 
 def test_discrete_actions_come_back_one_hot():
     buffer = scripted_meta_episodes(n_envs=2, rounds=1)

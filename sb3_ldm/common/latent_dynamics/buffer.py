@@ -211,14 +211,17 @@ class MetaEpisodeBuffer:
         """
         indices = rng.integers(len(self), size=n_transitions)
         steps = rng.integers(self._lengths[indices])
-        rows = np.arange(n_transitions)
-        next_states = self._ring["next_states"][indices]
-        states = self._states(indices, next_states, self._ring["episode_ends"][indices])
+        # Not by whole meta-episodes, which would be a thousand times as much to copy.
+        ends, before = self._ring["episode_ends"][indices], np.maximum(steps - 1, 0)
+        at_start = (steps == 0) | ends[np.arange(n_transitions), before]
+        episode = np.sum(ends & (np.arange(ends.shape[1]) < steps[:, None]), axis=1)
+        states = self._ring["next_states"][indices, before]
+        states[at_start] = self._ring["reset_states"][indices[at_start], episode[at_start]]
         return Transitions(
-            states=states[rows, steps],
+            states=states,
             actions=self.layout.encode_actions(self._ring["actions"][indices, steps]),
             rewards=self._ring["rewards"][indices, steps],
-            next_states=next_states[rows, steps],
+            next_states=self._ring["next_states"][indices, steps],
         )
 
     def get(self, indices: np.ndarray, device: th.device | str = "cpu") -> MetaEpisodeBatch:
@@ -268,10 +271,12 @@ class MetaEpisodeBuffer:
         """Recover s_t: the state before it, or the reset state where an episode starts."""
         starts = np.ones_like(ends)
         starts[:, 1:] = ends[:, :-1]
-        episode = np.minimum(np.cumsum(starts, axis=1) - 1, self.layout.episodes_per_task - 1)
-        reset_states = self._ring["reset_states"][indices[:, None], episode]
-        previous = np.concatenate([next_states[:, :1], next_states[:, :-1]], axis=1)
-        return np.where(starts[..., None], reset_states, previous)
+        states = np.empty_like(next_states)
+        states[:, 1:] = next_states[:, :-1]
+        rows, steps = np.nonzero(starts)
+        episode = np.minimum(np.cumsum(starts, axis=1)[rows, steps] - 1, self.layout.episodes_per_task - 1)
+        states[rows, steps] = self._ring["reset_states"][indices[rows], episode]
+        return states
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle only the meta-episodes that are there; running ones cannot be continued elsewhere."""
