@@ -875,6 +875,8 @@ def report(result: Record) -> str:
     )
 
 
+#: In figures, where there is little room.
+_SHORT_NAMES = {**NAMES, "stock": "RecurrentPPO", "stock_two": "RecurrentPPO, two LSTMs"}
 _COLOUR = {"stock": "#8c8c8c", "stock_two": "#c4c4c4", "rl2": COLOURS["rl2"], "ldm": COLOURS["ldm"], "ldm_zoo": "#e8a0a9"}
 _PART_COLOUR = dict(zip(PARTS, ("#3a8f6b", "#2e6f9e", "#8d5fa8", "#d1495b", "#c98b1b", "#bdbdbd"), strict=True))
 _STYLE: Any = {
@@ -903,6 +905,7 @@ def draw(result: Record) -> Figure:
         workers = result["config"]["workers"]
         for axis, n_envs in zip(axes[0, :2], workers, strict=False):
             draw_speed(axis, result, n_envs)
+        axes[0, min(len(workers), 2) - 1].legend(fontsize=7, loc="upper left")
         for axis in axes[0, len(workers) : 2]:
             axis.set_axis_off()
         draw_breakdown(axes[0, 2], result)
@@ -928,7 +931,7 @@ def draw_speed(axis: Axes, result: Record, n_envs: int) -> None:
             [record] = select(here, algo=algo)
             rate, x = spread(frame_rates(record)), group + (i - (len(algos) - 1) / 2) * width
             error = [[rate.median - rate.low], [rate.high - rate.median]]
-            label = NAMES[algo] if group == 0 else None
+            label = _SHORT_NAMES[algo] if group == 0 else None
             axis.bar(x, rate.median, 0.92 * width, yerr=error, color=_COLOUR[algo], ecolor="#2b2b2b", label=label)
             ratio = spread(frame_rates(record) / frame_rates(stock)).median
             axis.annotate(f"{ratio:.1f}x", (x, rate.high), (0, 2), textcoords="offset points", ha="center", fontsize=7)
@@ -938,7 +941,6 @@ def draw_speed(axis: Axes, result: Record, n_envs: int) -> None:
     axis.set_ylabel("frames/s")
     axis.grid(axis="y")
     axis.margins(y=0.12)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0.0, -0.08), ncols=2)
 
 
 def draw_breakdown(axis: Axes, result: Record) -> None:
@@ -954,13 +956,13 @@ def draw_breakdown(axis: Axes, result: Record) -> None:
         for part, share in shares(record).items():
             axis.barh(y, share, 0.7, left=left, color=_PART_COLOUR[part], label=part if y == 0 else None)
             left += share
-        names.append(f"{NAMES[record['algo']].split(' (')[0]}, {record['threads']} thr.")
+        names.append(f"{_SHORT_NAMES[record['algo']]}, {record['threads']} thr.")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlim(0.0, 1.0)
     axis.set_title(f"Where the time goes, {result['config']['profile_workers']} workers")
     axis.set_xlabel("share of the loop")
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(-0.25, -0.15), ncols=2)
+    axis.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, -0.15), ncols=3)
 
 
 def draw_scaling(axis: Axes, result: Record, name: str) -> None:
