@@ -294,7 +294,7 @@ def load_run(path: str | Path) -> RunResult:
     metadata = load_metadata(folder / RUN_FILE)
     optional = {
         "evaluations": (EVALUATIONS_FILE, load_evaluations),
-        "final_evaluation": (FINAL_FILE, load_evaluations),
+        "final_evaluation": (FINAL_FILE, lambda path: load_evaluations(path).last()),
         "reward_maps": (REWARD_MAPS_FILE, load_reward_maps),
         "trajectories": (TRAJECTORIES_FILE, load_trajectories),
         "paths": (PATHS_FILE, load_paths),

@@ -26,10 +26,11 @@ def with_defaults(arguments: list[str], interactive: bool) -> list[str]:
     :param interactive: whether someone watches, who is shown a progress bar
     :return: the command line with this package's defaults for options that it does not give
     """
-    arguments = [*arguments, *options_of_run(arguments)]
-    given = {argument.split("=")[0] for argument in arguments}
-    missing = [word for name, value in DEFAULTS.items() if name not in given for word in (name, value)]
-    if interactive and not given & {"--progress", "-P"}:
+    # --name=value is --name value
+    words = [word for given in arguments for word in (given.split("=", 1) if given.startswith("--") else [given])]
+    arguments = [*words, *options_of_run(words)]
+    missing = [word for name, value in DEFAULTS.items() if name not in arguments for word in (name, value)]
+    if interactive and not {"--progress", "-P"} & set(arguments):
         missing.append("--progress")
     return [*arguments, *missing]
 
@@ -38,7 +39,7 @@ def options_of_run(arguments: list[str]) -> list[str]:
     """
     The options that a run was started with, so that nobody goes on with others by mistake.
 
-    :param arguments: a command line, perhaps with ``-i RUN/checkpoint.zip``
+    :param arguments: the words of a command line, perhaps with ``-i RUN/checkpoint.zip``
     :return: options of that run that the command line does not give; none if it starts anew
     """
     agent = next((after for word, after in itertools.pairwise(arguments) if word in _AGENT), None)

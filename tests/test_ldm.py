@@ -9,6 +9,7 @@ import torch as th
 from helpers import Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_ldm import LDM, RL2
@@ -248,7 +249,8 @@ def test_training_goes_on_after_loading(tmp_path):
             model.load_replay_buffer(tmp_path / "buffer")
         else:
             model.set_env(bandits())
-        model.set_random_seed(7)
+        model.env.seed(7)
+        set_random_seed(7)  # not the model's own streams, which go on
         results.append(model.learn(2 * ROLLOUT, reset_num_timesteps=False))
         assert model.num_timesteps == 4 * ROLLOUT
     assert differing(parameters(results[0]), parameters(results[1])) == []

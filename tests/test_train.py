@@ -18,6 +18,7 @@ from rl_zoo3.utils import ALGOS
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.ldm import LDM
+from sb3_ldm.results import load_run
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
 from sb3_ldm.zoo import experiment, register
 from sb3_ldm.zoo.configs import available_configs, config_path, resolve_config
@@ -42,7 +43,7 @@ def evaluated_timesteps(run: Path) -> list[int]:
 
 def test_defaults_give_way_to_what_the_user_says() -> None:
     assert with_defaults(["--algo", "rl2", "--eval-freq=7"], interactive=False) == [
-        *("--algo", "rl2", "--eval-freq=7"),
+        *("--algo", "rl2", "--eval-freq", "7"),
         *("--env", DEFAULTS["--env"], "--save-freq", DEFAULTS["--save-freq"], "--num-threads", "1"),
     ]
     assert with_defaults([], interactive=True)[-1] == "--progress"
@@ -69,6 +70,16 @@ def test_a_run_is_continued_with_its_own_options(tmp_path: Path) -> None:
     settings = ["--hyperparams", "beta:2.0", "policy:'MlpLstmPolicy'", "--conf-file", "ldm-paper"]
     assert options_of_run(agent) == [*given, *settings]
     assert options_of_run([*agent, "-n", "900", "--seed", "4", "-params", "beta:1.0"]) == [*given[:4], *given[8:]]
+    as_one_word = [
+        f"--trained-agent={tmp_path / 'checkpoint.zip'}",
+        "--n-timesteps=900",
+        "--seed=4",
+        "--hyperparams",
+        "beta:1.0",
+    ]
+    continued = with_defaults(as_one_word, interactive=False)
+    assert [continued[continued.index(name) + 1] for name in ("--n-timesteps", "--seed", "--algo")] == ["900", "4", "ldm"]
+    assert all(continued.count(name) == 1 for name in ("--n-timesteps", "--seed", "--algo", "--hyperparams"))
     assert options_of_run(["--seed", "1"]) == [] == options_of_run(["-i", str(tmp_path / "other" / "agent.zip")])
 
 
@@ -195,13 +206,73 @@ def test_an_unknown_configuration_is_named_before_work_starts() -> None:
     assert resolve_config("ldm-release", "ldm") == str(config_path("ldm-release"))
 
 
+def small_run(folder: Path, algo: str, n_timesteps: int) -> list[str]:
+    small = {"n_envs": 4, "batch_size": 20, "vae_batch_size": 3}
+    options = ["--algo", algo, "--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "--seed", "0"]
+    options += ["-f", str(folder), "--eval-freq", "-1", "-n", str(n_timesteps)]
+    return [*options, "-params", *(f"{name}:{value}" for name, value in small.items())]
+
+
+def test_an_interrupt_loses_nothing(tmp_path, monkeypatch):
+    """Ctrl-C leaves a checkpoint with the buffer, and a run that is not called finished; it is evaluated anew at its end."""
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
+    train, learned = LDM.train, []
+
+    def interrupted(model):
+        train(model)
+        learned.append([len(model.replay_buffer), *(parameter.clone() for parameter in model.policy.parameters())])
+        if len(learned) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LDM, "train", interrupted)
+    main(small_run(tmp_path, "ldm", 200))
+    run = tmp_path / "ldm" / "GridNavi-v0_1"
+    state = json.loads((run / "run.json").read_text())
+    assert (state["finished"], state["frames"]) == (False, 120)
+    before = load_run(run).final_evaluation
+    assert before is not None and set(before.timesteps) == {120}
+
+    start, continued = LDM.learn, []
+
+    def watched(model, *args, **kwargs):
+        continued.append([len(model.replay_buffer), *(parameter.clone() for parameter in model.policy.parameters())])
+        return start(model, *args, **kwargs)
+
+    monkeypatch.setattr(LDM, "learn", watched)
+    main(["-i", str(run / "checkpoint.zip"), "--eval-freq", "-1"])
+    assert len(continued) == 1 and continued[0][0] == learned[2][0] > 0
+    assert all(np.array_equal(one.detach(), two.detach()) for one, two in zip(continued[0][1:], learned[2][1:], strict=True))
+    state = json.loads((run / "run.json").read_text())
+    assert (state["finished"], state["frames"]) == (True, 200)
+    after = load_run(run).final_evaluation
+    assert after is not None and set(after.timesteps) == {200} and len(after) == len(before)
+    assert not (run / "checkpoint.zip").exists()
+
+
+def test_a_continued_run_meets_other_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
+    main(small_run(tmp_path, "ldm", 40))
+    run = tmp_path / "ldm" / "GridNavi-v0_1"
+    seen: list[list[list[float]]] = []
+
+    def look(self, model):
+        model._setup_learn(10**6, reset_num_timesteps=False)
+        seen.append([np.asarray(task).tolist() for task in model.env.get_attr("task")])
+
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_train", look)
+    for frames in ("80", "80"):
+        main(["-i", str(run / "GridNavi-v0.zip"), "-n", frames, "--eval-freq", "-1"])
+    main(small_run(tmp_path, "ldm", 40))
+    continued, again, fresh = seen
+    assert continued == again != fresh
+
+
 @pytest.mark.parametrize("algo", ["ldm", "varibad"])
 def test_the_buffer_of_a_checkpoint_is_gone_on_with(algo, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
-    small = {"n_envs": 4, "batch_size": 20, "vae_batch_size": 3}
-    options = ["--algo", algo, "--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "--seed", "0"]
-    options += ["-f", str(tmp_path), "--eval-freq", "-1", "-params", *(f"{name}:{value}" for name, value in small.items())]
-    main([*options, "-n", "80"])
+    main(small_run(tmp_path, algo, 80))
     run = tmp_path / algo / "GridNavi-v0_1"
     model = experiment.ALGOS[algo].load(
         run / "GridNavi-v0.zip",

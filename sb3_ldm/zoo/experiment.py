@@ -14,6 +14,7 @@ from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_ldm
@@ -33,6 +34,7 @@ from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.ldm import LDM
+from sb3_ldm.results import FINAL_FILE
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 
@@ -78,6 +80,8 @@ class MetaExperimentManager(ExperimentManager):
         self._cpu_started = time.process_time()
         self._wall_time_before = 0.0
         self._cpu_time_before = 0.0
+        self._checkpoint: LatestCheckpointCallback | None = None
+        self._interrupted = False
         if self.continue_training:
             self._continue_in(Path(self.trained_agent).parent)
 
@@ -128,9 +132,9 @@ class MetaExperimentManager(ExperimentManager):
     def create_callbacks(self) -> None:
         path = Path(self.save_path)
         if self.save_freq > 0:
-            self.callbacks.append(
-                LatestCheckpointCallback(self.save_freq, path, Path(self.params_path) / "vecnormalize.pkl", self._save_run)
-            )
+            normalize_path = Path(self.params_path) / "vecnormalize.pkl"
+            self._checkpoint = LatestCheckpointCallback(self.save_freq, path, normalize_path, self._save_run)
+            self.callbacks.append(self._checkpoint)
         evaluation = None
         if self.eval_freq > 0:
             eval_env = self._create_eval_env()
@@ -185,6 +189,10 @@ class MetaExperimentManager(ExperimentManager):
         if isinstance(model, LatentDynamicsPPO) and buffer_path.is_file():
             model.load_replay_buffer(buffer_path)
         drop_evaluations_after(Path(self.save_path) / "evaluations.csv", model.num_timesteps)
+        # Else each continuation would meet the run's first tasks again, with the first actions' noise.
+        seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))
+        env.seed(seed)
+        set_random_seed(seed)
         print(f"Continuing after {model.num_timesteps} of {self.n_timesteps} steps in {self.save_path}")
         return model
 
@@ -192,7 +200,11 @@ class MetaExperimentManager(ExperimentManager):
         try:
             self._train(model)
         except KeyboardInterrupt:
+            self._interrupted = True
             print("Interrupted: saving what has been learned")
+            if self._checkpoint is not None and model.num_timesteps > 0:
+                self._checkpoint.save()
+                print(f"Go on with -i {Path(self.save_path) / CHECKPOINT_FILE}")
         finally:
             for bar in self.callbacks:
                 if isinstance(bar, MetaProgressBarCallback):
@@ -212,8 +224,9 @@ class MetaExperimentManager(ExperimentManager):
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         super().save_trained_model(model)
-        self._save_run(model, finished=True)
-        self._remove_checkpoint()
+        self._save_run(model, finished=not self._interrupted)
+        if not self._interrupted:
+            self._remove_checkpoint()
 
     def _remove_checkpoint(self) -> None:
         for name in CHECKPOINT_FILES:
@@ -224,17 +237,19 @@ class MetaExperimentManager(ExperimentManager):
         self._save_run(model)
         env, path = self._create_eval_env(), Path(self.save_path)
         splits, tasks = self.splits(env, final=True), task_distribution_of(env)
-        # A run that is continued with nothing left to train is evaluated again.
-        drop_evaluations_after(path / "final_evaluation.csv", model.num_timesteps - 1)
+        # Instead of that of a run that was finished before, or interrupted.
+        partial = path / f"partial_{FINAL_FILE}"
+        partial.unlink(missing_ok=True)
         for deterministic in (False, True):
             for split in splits:
                 # Of infinitely many tasks there are as many different ones as one likes.
                 repeats = 1 if deterministic or not tasks.is_finite(split) else FINAL_REPEATS
                 result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
-                append_evaluation(path / "final_evaluation.csv", model.num_timesteps, split, deterministic, result)
+                append_evaluation(partial, model.num_timesteps, split, deterministic, result)
                 kind = "most likely" if deterministic else "sampled"
                 reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
                 print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
+        partial.replace(path / FINAL_FILE)
         if has_probes(env):
             save_trajectories(model, env, path / "trajectories.npz", split=splits[1], seed=self.seed)
             # Where nothing was left to train, there are no beliefs to look at.
