@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import yaml
 
 from benchmarks.imagination import ENV_ID, IMAGINATION, SHARES, option_words, settings
-from benchmarks.sweep import class_defaults, differences
+from benchmarks.settings import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata, newest_file
 from sb3_ldm.zoo.configs import available_configs, config_path, load_preset
 from sb3_ldm.zoo.registration import ALGORITHMS

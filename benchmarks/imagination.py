@@ -22,11 +22,12 @@ from sb3_ldm.common.probes import get_probes
 from sb3_ldm.common.sharding import one_thread_per_operation
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import read_next_states
+from sb3_ldm.envs.gridworld import MOVES, SIZE
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.reward_maps import RewardMaps, decode_mixtures
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
-from sb3_ldm.zoo.experiment import current_commit
+from sb3_ldm.version import current_commit
 from sb3_ldm.zoo.recordings import write_reward_maps
 
 IMAGINATION = "imagination"  #: stands for an algorithm where there is none
@@ -35,7 +36,6 @@ SHARES = ("in_test", "in_train", "no_goal", "own_task_right", "unseen_task_right
 ENV_ID = "GridNavi-v0"
 N_TIMESTEPS = 4096 * 120
 UPDATES, MAPS = 2000, 400
-_STEPS = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
 NETWORK = {
     "latent_dim": 32,
     "dropout_rate": 0.7,
@@ -91,20 +91,20 @@ class ScriptedAgents:
 
     def _act(self, i: int, position: np.ndarray) -> int:
         if self.rng.random() < self.noise:
-            return int(self.rng.integers(5))
+            return int(self.rng.integers(len(MOVES)))
         target = self.found[i]
         if target is None:
             if len(self.open[i]) == 0:
                 self.open[i] = self._shuffled()
             # Goals were moved by noise, so that agents search in different orders; the cell itself is the rounded one.
-            target = self.open[i][np.abs(self.open[i] - position).sum(-1).argmin()].round().clip(0, 6)
+            target = self.open[i][np.abs(self.open[i] - position).sum(-1).argmin()].round().clip(0, SIZE - 1)
         difference = target - position
         if not difference.any():
             return 0
         axis = int(self.rng.choice(np.flatnonzero(difference)))
         step = np.zeros(2)
         step[axis] = np.sign(difference[axis])
-        return int((step == _STEPS).all(-1).argmax())
+        return int((step == MOVES).all(-1).argmax())
 
     def observe(self, positions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
         """Learn from what the last actions led to."""
@@ -114,7 +114,7 @@ class ScriptedAgents:
             elif rewards[i] > 0:
                 self.found[i] = position
             else:
-                self.open[i] = self.open[i][(self.open[i].round().clip(0, 6) != position).any(-1)]
+                self.open[i] = self.open[i][(self.open[i].round().clip(0, SIZE - 1) != position).any(-1)]
 
 
 def collect(

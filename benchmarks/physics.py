@@ -19,7 +19,7 @@ import torch as th
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from benchmarks.throughput import (
+from benchmarks.measuring import (
     Record,
     describe_machine,
     frames_of,

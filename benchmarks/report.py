@@ -14,8 +14,7 @@ import numpy as np
 from benchmarks.experiment import RESULTS, Expectation, Experiment, Run, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.imagination import IMAGINATION
-from benchmarks.statistics import iqm_interval, task_scores
-from benchmarks.sweep import n_reached_in_second_half
+from benchmarks.statistics import iqm_interval, n_reached_in_second_half, task_scores
 from sb3_ldm.results import RUN_FILE, RunResult, load_metadata
 from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
 

@@ -80,3 +80,19 @@ def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int =
         np.random.set_state(state)
     low, high = intervals[""][:, 0]
     return Interval(point, float(low), float(high), len(scores))
+
+
+def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
+    """
+    Less noisy than what the last parameters reach, and higher where it is reached sooner.
+
+    :param run: a run
+    :param split: name of a split
+    :return: tasks that succeed in the last episode, actions sampled, on average over the evaluations in the second half of
+        training; None if the environment or the run does not tell
+    """
+    if run.evaluations is None:
+        return None
+    table = run.evaluations.select(split, False, run.episodes_per_task)
+    table = table.where(table.timesteps > run.frames / 2)
+    return table.n_reached if table.has_successes else None

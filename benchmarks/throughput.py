@@ -7,37 +7,44 @@ the latter two from the JSON again. Ratios are worth more than the figures they 
 """
 
 import argparse
-import contextlib
 import functools
 import json
 import multiprocessing
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import numpy as np
-import sb3_contrib
-import stable_baselines3
 import torch as th
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.logger import Logger
 
-import sb3_ldm
+from benchmarks.measuring import (
+    Record,
+    describe_machine,
+    frames_of,
+    load_average,
+    pytorch_threads,
+    train_rollouts,
+)
+from benchmarks.throughput_report import (
+    ENVIRONMENT,
+    IMAGINATION,
+    OTHER,
+    PARTS,
+    POLICY,
+    PPO_UPDATE,
+    VAE_UPDATE,
+    target_table,
+    write_figures,
+)
 from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.embedding import EmbeddingExtractor
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
-from sb3_ldm.figures import COLOURS
 from sb3_ldm.zoo.configs import load_preset
 
 ENV_ID = "GridNavi-v0"
@@ -50,14 +57,6 @@ ALGORITHMS: dict[str, type[RecurrentPPO]] = {
     "ldm": LDM,
     "ldm_zoo": LDM,
 }
-NAMES = {
-    "stock": "RecurrentPPO (sb3-contrib)",
-    "stock_two": "RecurrentPPO, critic with an LSTM of its own (its default)",
-    "rl2": "RL2",
-    "ldm": "LDM",
-    "ldm_zoo": "LDM, zoo_configs",
-}
-
 #: The same for all; a minibatch is half of a rollout.
 PPO: dict[str, Any] = {
     "learning_rate": 1e-3,
@@ -90,14 +89,8 @@ GRID_VAE: dict[str, Any] = {"encoder_embeddings": (32, 0, 8), "decoder_embedding
 #: from the start.
 _NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size", "imagination_starts")
 
-ENVIRONMENT, POLICY, IMAGINATION = "environment", "policy forward", "belief and imagination"
-PPO_UPDATE, VAE_UPDATE, OTHER = "PPO update", "VAE update", "other"
-PARTS = (ENVIRONMENT, POLICY, IMAGINATION, PPO_UPDATE, VAE_UPDATE, OTHER)
-
 BUFFER_SIZE = 20_000  #: meta-episodes in the VAE buffer whose memory is told
 MEMORY_ROLLOUTS = 2
-
-Record = dict[str, Any]  #: of throughput.json
 
 
 @dataclass(frozen=True)
@@ -254,16 +247,6 @@ def watch_parts(watch: Stopwatch, model: RecurrentPPO) -> None:
         watch.watch(model.replay_buffer, "sample", OTHER)
 
 
-@contextlib.contextmanager
-def pytorch_threads() -> Iterator[None]:
-    """Leave PyTorch's number of threads as it was."""
-    before = th.get_num_threads()
-    try:
-        yield
-    finally:
-        th.set_num_threads(before)
-
-
 def hyperparameters(case: Case) -> dict[str, Any]:
     """
     :param case: a contestant
@@ -300,19 +283,6 @@ def make_model(case: Case, horizon: int) -> RecurrentPPO:
     model = ALGORITHMS[case.algo]("MlpLstmPolicy", env, n_steps=n_steps, batch_size=batch_size, **parameters)
     model.set_logger(Logger(None, []))
     return model
-
-
-def frames_of(model: RecurrentPPO) -> int:
-    """:return: frames in a rollout of all workers"""
-    return model.n_envs * model.n_steps
-
-
-def train_rollouts(model: RecurrentPPO, rollouts: int) -> None:
-    """
-    :param model: the algorithm to train further
-    :param rollouts: how many rollouts, each with its updates
-    """
-    model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
 
 
 class Contestant(NamedTuple):
@@ -500,44 +470,6 @@ def measure_memory(config: Config) -> Record:
     }
 
 
-def cpu_name() -> str:
-    """:return: the processor's model name"""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def load_average() -> float | None:
-    """:return: how many processes run, averaged over the last minute; None where the system does not tell"""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def describe_machine() -> Record:
-    """:return: what the figures depend on besides the configuration"""
-    # Imports much of the zoo, which would count as memory of every algorithm.
-    from sb3_ldm.zoo.experiment import current_commit
-
-    return {
-        "cpu": cpu_name(),
-        "n_cpus": os.cpu_count(),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "system": platform.system(),
-        "commit": current_commit(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(th.__version__),
-            "numpy": np.__version__,
-            "stable_baselines3": stable_baselines3.__version__,
-            "sb3_contrib": sb3_contrib.__version__,
-            "sb3_ldm": sb3_ldm.__version__,
-        },
-    }
-
-
 def run(config: Config) -> Record:
     """
     :param config: what is measured
@@ -583,432 +515,6 @@ def run(config: Config) -> Record:
     return json.loads(json.dumps(result, default=lambda value: getattr(value, "__name__", str(value))))
 
 
-# From here on, everything is made of the JSON alone.
-
-
-class Spread(NamedTuple):
-    """A median over the rounds, and the extremes."""
-
-    median: float
-    low: float
-    high: float
-
-    def text(self, digits: int = 2) -> str:
-        """:return: for a table"""
-        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
-
-
-def spread(values: Sequence[float] | np.ndarray) -> Spread:
-    """
-    :param values: of all rounds
-    :return: their median and extremes
-    """
-    return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values)))
-
-
-def frame_rates(record: Record) -> np.ndarray:
-    """:return: frames/s of the whole loop in every round"""
-    return record["frames"] / np.array(record["seconds"])
-
-
-def train_rates(record: Record) -> np.ndarray:
-    """:return: frames/s of ``train()`` alone in every round"""
-    return record["frames"] / np.array(record["train_seconds"])
-
-
-def select(records: Sequence[Record], **values: Any) -> list[Record]:
-    """
-    :param records: entries of the JSON
-    :param values: what they must hold
-    :return: those that do
-    """
-    return [record for record in records if all(record[name] == value for name, value in values.items())]
-
-
-def fastest(records: Sequence[Record], rates: Callable[[Record], np.ndarray]) -> Record | None:
-    """
-    :param records: the same case with different threads
-    :param rates: the speed that counts
-    :return: the fastest by its median, None of none
-    """
-    return max(records, key=lambda record: float(np.median(rates(record))), default=None)
-
-
-def shares(record: Record) -> dict[str, float]:
-    """
-    :param record: an entry of the breakdown
-    :return: share of each part in the time of all rounds, summing to 1
-    """
-    seconds = {part: sum(sample[part] for sample in record["parts"]) for part in PARTS}
-    total = sum(seconds.values())
-    return {part: value / total for part, value in seconds.items()}
-
-
-def part_spread(record: Record, part: str) -> Spread:
-    """
-    :param record: an entry of the breakdown
-    :param part: one of :data:`PARTS`
-    :return: its share over the rounds
-    """
-    return spread([sample[part] / sum(sample.values()) for sample in record["parts"]])
-
-
-class Target(NamedTuple):
-    """Something that should be reached, and what was."""
-
-    name: str
-    wanted: str
-    measured: str
-    met: bool | None  #: None if it was not measured, or is no target
-
-
-def speed_target(
-    result: Record,
-    name: str,
-    algo: str,
-    n_envs: int,
-    least: float | None,
-    rates: Callable[[Record], np.ndarray] = frame_rates,
-    stock_algo: str = "stock",
-) -> Target:
-    """
-    Compare with stock in the same round, each with the number of threads that suits it best.
-
-    :param result: the JSON
-    :param name: what is compared
-    :param algo: whose speed
-    :param n_envs: number of workers
-    :param least: the least ratio wanted, None if none is
-    :param rates: the speed that counts
-    :param stock_algo: what it is compared with
-    :return: the target
-    """
-    wanted = "-" if least is None else f"at least {least:g}x"
-    own, stock = (fastest(select(result["throughput"], algo=a, n_envs=n_envs), rates) for a in (algo, stock_algo))
-    if own is None or stock is None:
-        return Target(name, wanted, "not measured", None)
-    ratio = spread(rates(own) / rates(stock))
-    measured = f"{ratio.text()}x with {own['threads']} against {stock['threads']} thread(s)"
-    return Target(name, wanted, measured, None if least is None else ratio.median >= least)
-
-
-def targets(result: Record) -> list[Target]:
-    """
-    :param result: the JSON
-    :return: all targets, judged by the medians
-    """
-    found = [
-        speed_target(result, "RL2, `train()` alone, 16 workers", "rl2", 16, 5.0, train_rates),
-        speed_target(result, "RL2, whole loop, 16 workers", "rl2", 16, 3.0),
-        speed_target(result, "RL2, whole loop, 64 workers", "rl2", 64, 4.0),
-        speed_target(result, "LDM, whole loop, 64 workers", "ldm", 64, 3.0),
-        *(
-            speed_target(result, f"{NAMES[algo]}, 64 workers, against two LSTMs", algo, 64, None, stock_algo="stock_two")
-            for algo in ("rl2", "ldm")
-        ),
-    ]
-    ldm = fastest(select(result["throughput"], algo="ldm", n_envs=64), frame_rates)
-    name, wanted = "LDM, 64 workers (an aim)", "25,000 frames/s"
-    if ldm is None:
-        found.append(Target(name, wanted, "not measured", None))
-    else:
-        rate = spread(frame_rates(ldm))
-        found.append(Target(name, wanted, f"{rate.text(0)} with {ldm['threads']} thread(s)", rate.median >= 25_000))
-    name, wanted = "LDM, 64 workers, neither tensor arithmetic nor environment", "at most 25%"
-    threads = None if ldm is None else ldm["threads"]
-    parts = select(result["breakdown"], algo="ldm", n_envs=64, threads=threads)
-    if not parts:
-        found.append(Target(name, wanted, "not measured", None))
-    else:
-        share = part_spread(parts[0], OTHER)
-        percent = Spread(*(100 * value for value in share))
-        found.append(Target(name, wanted, f"{percent.text(1)}% with {threads} thread(s)", share.median <= 0.25))
-    memory = result["memory"]
-    megabytes = memory["vae_buffer_bytes"] / 1e6
-    name = f"VAE buffer, {memory['vae_buffer_size']:,} grid meta-episodes"
-    return [*found, Target(name, "at most 40 MB", f"{megabytes:.1f} MB", megabytes <= 40.0)]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    :param header: names of the columns
-    :param rows: cells
-    :return: a Markdown table
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def target_table(result: Record) -> str:
-    """:return: the targets, as Markdown"""
-    verdicts = {True: "pass", False: "FAIL", None: "-"}
-    rows = [[target.name, target.wanted, target.measured, verdicts[target.met]] for target in targets(result)]
-    return table(["", "target", "median (extremes)", ""], rows)
-
-
-def speed_table(result: Record) -> str:
-    """:return: the comparison, as Markdown"""
-    rows = []
-    for record in result["throughput"]:
-        same = {"n_envs": record["n_envs"], "threads": record["threads"]}
-        [stock] = select(result["throughput"], algo="stock", **same)
-        one = select(result["throughput"], algo=record["algo"], n_envs=record["n_envs"], threads=1)
-        against_one = spread(frame_rates(record) / frame_rates(one[0])).text() if one else "-"
-        rows.append(
-            [
-                str(record["n_envs"]),
-                str(record["threads"]),
-                NAMES[record["algo"]],
-                spread(frame_rates(record)).text(0),
-                spread(frame_rates(record) / frame_rates(stock)).text(),
-                spread(1e3 * np.array(record["train_seconds"]) / record["rollouts"]).text(1),
-                spread(train_rates(record) / train_rates(stock)).text(),
-                against_one,
-            ]
-        )
-    header = ["workers", "threads", "", "frames/s", "x stock", "`train()`, ms", "x stock's", "x one thread"]
-    return table(header, rows)
-
-
-def hardware_table(result: Record) -> str:
-    """:return: how much of the update is the LSTM's arithmetic, as Markdown"""
-    ppo, rows = result["algorithms"]["rl2"], []
-    for record in select(result["throughput"], algo="rl2"):
-        lstm = np.array(record["lstm_seconds"])
-        steps = record["frames"] * ppo["n_epochs"]
-        share = spread(100 * lstm / np.array(record["train_seconds"]))
-        rows.append([str(record["n_envs"]), str(record["threads"]), spread(steps / lstm).text(0), f"{share.text(0)}%"])
-    return table(["workers", "threads", "`nn.LSTM` alone, steps/s forwards and backwards", "share of `train()`"], rows)
-
-
-def breakdown_table(result: Record) -> str:
-    """:return: where the time goes, as Markdown"""
-    rows = []
-    for record in result["breakdown"]:
-        per_frame = 1e6 * np.array([sum(sample.values()) for sample in record["parts"]]) / record["frames"]
-        percents = [f"{100 * share:.1f}%" for share in shares(record).values()]
-        rows.append([NAMES[record["algo"]], str(record["threads"]), f"{np.median(per_frame):.1f}", *percents])
-    return table(["", "threads", "us/frame", *PARTS], rows)
-
-
-def memory_table(result: Record) -> str:
-    """:return: peak memory, as Markdown"""
-    peaks = result["memory"]["peak_bytes"]
-    rows = [
-        [NAMES.get(name, "imports alone"), f"{peak / 1e6:.0f}", f"{(peak - peaks['imports']) / 1e6:.0f}"]
-        for name, peak in peaks.items()
-    ]
-    return table(["", "peak, MB", "above the imports, MB"], rows)
-
-
-#: Axes of the scaling: name in the JSON, name for people.
-AXES = {"n_envs": "workers", "episodes": "episodes in a meta-episode", "hidden": "hidden size"}
-
-
-def scaling_along(result: Record, axis: str) -> list[Record]:
-    """
-    :param result: the JSON
-    :param axis: a key of :data:`AXES`
-    :return: the entries that differ from the base case along this axis only, in its order
-    """
-    config = result["config"]
-    base = {"n_envs": config["profile_workers"], "episodes": config["episodes"], "hidden": config["hidden"]}
-    base.pop(axis)
-    wanted = {"n_envs": "scaling_workers", "episodes": "scaling_episodes", "hidden": "scaling_hidden"}[axis]
-    records = [record for record in select(result["scaling"], **base) if record[axis] in config[wanted]]
-    return sorted(records, key=lambda record: record[axis])
-
-
-def scaling_table(result: Record, axis: str) -> str:
-    """
-    :param result: the JSON
-    :param axis: a key of :data:`AXES`
-    :return: frames/s along the axis, as Markdown
-    """
-    records = scaling_along(result, axis)
-    columns = list(dict.fromkeys((record["algo"], record["threads"]) for record in records))
-    rows = []
-    for value in dict.fromkeys(record[axis] for record in records):
-        cells = (select(records, algo=algo, threads=threads, **{axis: value}) for algo, threads in columns)
-        rows.append([str(value), *(spread(frame_rates(found[0])).text(0) if found else "-" for found in cells)])
-    return table([AXES[axis], *(f"{NAMES[algo]}, {threads} thread(s)" for algo, threads in columns)], rows)
-
-
-def report(result: Record) -> str:
-    """
-    :param result: the JSON
-    :return: all tables, as Markdown
-    """
-    config, machine, memory = result["config"], result["machine"], result["memory"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    steps = config["episodes"] * config["horizon"]
-    ppo = result["algorithms"]["stock"]
-    return "\n".join(
-        [
-            "# Throughput\n",
-            f"Made by `{result['command']}` on {machine['cpu']} ({machine['n_cpus']} CPUs), commit {machine['commit']}, "
-            f"{machine['date']}; {versions}; load average before: {machine['load_before']}. "
-            "Every sample is in `throughput.json`.\n",
-            f"All train on {result['env']} with {steps} steps per worker and rollout, {ppo['n_epochs']} epochs of "
-            f"{result['n_minibatches']} minibatches, hidden size {config['hidden']}, and take turns in one run: medians, with "
-            f"the extremes of {config['rounds']} rounds in brackets. Ratios are of the same round.\n",
-            "## Targets\n",
-            "Each algorithm with the number of threads that suits it best.\n",
-            target_table(result),
-            "## Frames per second\n",
-            "Ratios to stock are at the same number of threads.\n",
-            speed_table(result),
-            "## How near to the matrix unit\n",
-            "What the LSTM's own arithmetic takes, measured in the same rounds on as many sequences of random inputs: RL2's "
-            "`train()` cannot be faster than this.\n",
-            hardware_table(result),
-            f"## Where the time goes, {config['profile_workers']} workers\n",
-            "Shares of the loop. *Other* is what is neither a network call, nor an update, nor the environment: Python, "
-            "NumPy, filling the buffers, putting the VAE's batches together, advantages, callbacks.\n",
-            breakdown_table(result),
-            f"## Memory, {memory['n_envs']} workers\n",
-            f"Peak resident memory of a process after {memory['rollouts']} rollouts.\n",
-            memory_table(result),
-            "## Scaling, frames per second\n",
-            *(scaling_table(result, axis) for axis in AXES),
-        ]
-    )
-
-
-#: In figures, where there is little room.
-_SHORT_NAMES = {**NAMES, "stock": "RecurrentPPO", "stock_two": "RecurrentPPO, two LSTMs"}
-_COLOUR = {"stock": "#8c8c8c", "stock_two": "#c4c4c4", "rl2": COLOURS["rl2"], "ldm": COLOURS["ldm"], "ldm_zoo": "#e8a0a9"}
-_PART_COLOUR = dict(zip(PARTS, ("#3a8f6b", "#2e6f9e", "#8d5fa8", "#d1495b", "#c98b1b", "#bdbdbd"), strict=True))
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "savefig.dpi": 160,
-    "savefig.facecolor": "white",
-}
-_LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
-
-
-def draw(result: Record) -> Figure:
-    """
-    :param result: the JSON
-    :return: the comparison, the breakdown and the scaling
-    """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(12.0, 7.0), layout="constrained")
-        axes = figure.subplots(2, 3)
-        workers = result["config"]["workers"]
-        for axis, n_envs in zip(axes[0, :2], workers, strict=False):
-            draw_speed(axis, result, n_envs)
-        axes[0, min(len(workers), 2) - 1].legend(fontsize=7, loc="upper left")
-        for axis in axes[0, len(workers) : 2]:
-            axis.set_axis_off()
-        draw_breakdown(axes[0, 2], result)
-        for axis, name in zip(axes[1], AXES, strict=True):
-            draw_scaling(axis, result, name)
-    return figure
-
-
-def draw_speed(axis: Axes, result: Record, n_envs: int) -> None:
-    """
-    Bars of frames/s, with the ratio to stock above each.
-
-    :param axis: where to draw
-    :param result: the JSON
-    :param n_envs: number of workers
-    """
-    algos = result["config"]["algos"]
-    width = 0.8 / len(algos)
-    for group, threads in enumerate(result["config"]["threads"]):
-        here = select(result["throughput"], n_envs=n_envs, threads=threads)
-        [stock] = select(here, algo="stock")
-        for i, algo in enumerate(algos):
-            [record] = select(here, algo=algo)
-            rate, x = spread(frame_rates(record)), group + (i - (len(algos) - 1) / 2) * width
-            error = [[rate.median - rate.low], [rate.high - rate.median]]
-            label = _SHORT_NAMES[algo] if group == 0 else None
-            axis.bar(x, rate.median, 0.92 * width, yerr=error, color=_COLOUR[algo], ecolor="#2b2b2b", label=label)
-            ratio = spread(frame_rates(record) / frame_rates(stock)).median
-            axis.annotate(f"{ratio:.1f}x", (x, rate.high), (0, 2), textcoords="offset points", ha="center", fontsize=7)
-    names = [f"{threads} thread{'s' if threads > 1 else ''}" for threads in result["config"]["threads"]]
-    axis.set_xticks(range(len(names)), names)
-    axis.set_title(f"Training loop, {n_envs} workers")
-    axis.set_ylabel("frames/s")
-    axis.grid(axis="y")
-    axis.margins(y=0.12)
-
-
-def draw_breakdown(axis: Axes, result: Record) -> None:
-    """
-    Stacked bars of the parts' shares.
-
-    :param axis: where to draw
-    :param result: the JSON
-    """
-    names = []
-    for y, record in enumerate(result["breakdown"]):
-        left = 0.0
-        for part, share in shares(record).items():
-            axis.barh(y, share, 0.7, left=left, color=_PART_COLOUR[part], label=part if y == 0 else None)
-            left += share
-        names.append(f"{_SHORT_NAMES[record['algo']]}, {record['threads']} thr.")
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    axis.set_xlim(0.0, 1.0)
-    axis.set_title(f"Where the time goes, {result['config']['profile_workers']} workers")
-    axis.set_xlabel("share of the loop")
-    axis.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, -0.15), ncols=3)
-
-
-def draw_scaling(axis: Axes, result: Record, name: str) -> None:
-    """
-    Frames/s along an axis of the scaling.
-
-    :param axis: where to draw
-    :param result: the JSON
-    :param name: a key of :data:`AXES`
-    """
-    records = scaling_along(result, name)
-    threads = result["config"]["scaling_threads"]
-    for algo in ("rl2", "ldm"):
-        for style, number in zip(_LINES, threads, strict=False):
-            line = select(records, algo=algo, threads=number)
-            if not line:
-                continue
-            rates = [spread(frame_rates(record)) for record in line]
-            medians = np.array([rate.median for rate in rates])
-            error = np.abs(np.array([[rate.low, rate.high] for rate in rates]).T - medians)
-            values = [record[name] for record in line]
-            axis.errorbar(values, medians, error, color=_COLOUR[algo], linestyle=style, marker="o", markersize=3)
-    values = sorted({record[name] for record in records})
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(values, [str(value) for value in values])
-    axis.minorticks_off()
-    axis.set_ylim(bottom=0.0)
-    axis.grid()
-    axis.set_title(f"Frames/s and {AXES[name]}")
-    axis.set_xlabel(AXES[name])
-    axis.set_ylabel("frames/s")
-    handles = [Line2D([], [], color=_COLOUR[algo], label=NAMES[algo]) for algo in ("rl2", "ldm")]
-    styles = zip(_LINES, threads, strict=False)
-    handles += [Line2D([], [], color="#2b2b2b", linestyle=style, label=f"{number} thread(s)") for style, number in styles]
-    axis.legend(handles=handles, fontsize=7)
-
-
-def write_figures(result: Record, out: Path) -> None:
-    """
-    :param result: the JSON
-    :param out: folder for ``throughput.md`` and ``throughput.png``
-    """
-    (out / "throughput.md").write_text(report(result), encoding="utf-8")
-    draw(result).savefig(out / "throughput.png")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """
     Measure, or only redraw.
@@ -1033,7 +539,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_figures(result, options.out)
     print(f"\n{target_table(result)}\nAll results are in {options.out}")
     if options.physics and not options.redraw:
-        from benchmarks import physics  # it uses this module
+        from benchmarks import physics  # whose imports would count as memory of every algorithm
 
         physics.main(["--quick"] * options.quick)
 

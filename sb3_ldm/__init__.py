@@ -1,15 +1,13 @@
 """Meta-reinforcement learning that generalises to tasks outside of the training distribution, on Stable-Baselines3."""
 
-from pathlib import Path
-
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.ldm import LDM
 from sb3_ldm.mixreg import Mixreg
 from sb3_ldm.registration import register_envs
 from sb3_ldm.rl2 import RL2
 from sb3_ldm.varibad import VariBAD
+from sb3_ldm.version import __version__
 
-__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
-__all__ = ["LDM", "RL2", "Mixreg", "VariBAD", "make_meta_vec_env"]
+__all__ = ["LDM", "RL2", "Mixreg", "VariBAD", "__version__", "make_meta_vec_env"]
 
 register_envs()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.experiment import available_experiments, load_experiment
-from benchmarks.sweep import changes, differences, is_complete, main, sweep_table
+from benchmarks.settings import differences
+from benchmarks.sweep import changes, is_complete, main, sweep_table
 from sb3_ldm.results import load_run
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"

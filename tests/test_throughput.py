@@ -6,8 +6,10 @@ import time
 import pytest
 import torch as th
 
-from benchmarks import throughput
-from benchmarks.throughput import OTHER, PARTS, Case, Config, Stopwatch
+from benchmarks import throughput, throughput_report
+from benchmarks.measuring import pytorch_threads
+from benchmarks.throughput import Case, Config, Stopwatch
+from benchmarks.throughput_report import IMAGINATION, OTHER, PARTS, VAE_UPDATE
 
 TINY = Config(
     workers=(4,),
@@ -51,15 +53,15 @@ def test_json_holds_raw_samples(result):
     assert result["memory"]["vae_buffer_bytes"] < 40e6
     cases = [tuple(record[name] for name in ("algo", "n_envs", "episodes", "hidden")) for record in result["scaling"]]
     assert len(cases) == len(set(cases)) == 2 * 4
-    assert all(len(throughput.scaling_along(result, axis)) == 2 * 2 for axis in throughput.AXES)
+    assert all(len(throughput_report.scaling_along(result, axis)) == 2 * 2 for axis in throughput_report.AXES)
 
 
 def test_breakdown_sums_to_one(result):
     assert [record["algo"] for record in result["breakdown"]] == list(TINY.profile_algos)
     for record in result["breakdown"]:
-        shares = throughput.shares(record)
+        shares = throughput_report.shares(record)
         assert list(shares) == list(PARTS) and sum(shares.values()) == pytest.approx(1.0)
-        only_ldm = {throughput.IMAGINATION, throughput.VAE_UPDATE}
+        only_ldm = {IMAGINATION, VAE_UPDATE}
         assert all((share > 0) == (record["algo"] == "ldm" or part not in only_ldm) for part, share in shares.items())
 
 
@@ -82,7 +84,7 @@ def test_targets_are_judged_at_the_best_threads(result):
     made_up += [record(algo, n, threads, 6.0) for algo in ("rl2", "ldm") for n in (16, 64) for threads in (1, 2)]
     parts = [{part: 4.0 if part == OTHER else 1.0 for part in PARTS}]
     breakdown = [{"algo": "ldm", "n_envs": 64, "threads": 1, "frames": 100_000, "parts": parts}]
-    found = throughput.targets({**result, "throughput": made_up, "breakdown": breakdown})
+    found = throughput_report.targets({**result, "throughput": made_up, "breakdown": breakdown})
     assert [target.met for target in found] == [False, True, False, True, None, None, False, False, True]
     assert found[0].measured.startswith("3.33 ") and "1 against 2" in found[0].measured
     assert found[4].measured.startswith("10.00 ") and found[4].wanted == "-"
@@ -127,6 +129,6 @@ def test_contestants_do_the_same_and_threads_are_left_alone():
     assert set(sizes["stock"]) < {name for name, _ in two.named_parameters()} and two.lstm_critic is not None
     for algo in ("ldm", "ldm_zoo"):
         assert throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4).imagination_starts == 0
-    with throughput.pytorch_threads():
+    with pytorch_threads():
         th.set_num_threads(before + 1)
     assert th.get_num_threads() == before

@@ -28,7 +28,7 @@ ACTIONS = ("stay", "up", "right", "down", "left")
 GridObservation = Literal["xy", "scaled", "one_hot"]
 OBSERVATIONS: tuple[GridObservation, ...] = ("xy", "scaled", "one_hot")
 
-_MOVES = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
+MOVES = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])
 _MIN_RING = 2  # the start and its three neighbours are never goals
 
 
@@ -38,7 +38,7 @@ def move(positions: np.ndarray, actions: np.ndarray) -> np.ndarray:
     :param actions: indices into :data:`ACTIONS`, shape [...]
     :return: the cells that the actions lead to, clipped at the borders, shape [..., 2]
     """
-    return np.clip(positions + _MOVES[actions], 0, SIZE - 1)
+    return np.clip(positions + MOVES[actions], 0, SIZE - 1)
 
 
 def reward(positions: np.ndarray, goals: np.ndarray) -> np.ndarray:

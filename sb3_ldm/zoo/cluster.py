@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import sb3_ldm
-from sb3_ldm.zoo.experiment import current_commit
+from sb3_ldm.version import __version__, current_commit
 
 SYNC_S = 5.0  #: between looks at what a command has written
 MAX_LOSSES = 3  #: a command that was lost so often, with no progress in between, is given up
@@ -189,7 +188,7 @@ class RemoteProcess:
 
 def package_version() -> tuple[str, str | None]:
     """:return: version of the package, and the commit where it is known"""
-    return sb3_ldm.__version__, current_commit()
+    return __version__, current_commit()
 
 
 def _is_same(version: tuple[str, str | None], other: tuple[str, str | None]) -> bool:

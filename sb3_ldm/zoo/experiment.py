@@ -1,7 +1,6 @@
 """rl_zoo3's experiment manager for meta-reinforcement learning."""
 
 import json
-import subprocess
 import time
 import warnings
 from pathlib import Path
@@ -17,7 +16,6 @@ from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-import sb3_ldm
 from sb3_ldm.common.callbacks import (
     BUFFER_FILE,
     CHECKPOINT_FILE,
@@ -35,6 +33,7 @@ from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.ldm import LDM
 from sb3_ldm.results import FINAL_FILE
+from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 
@@ -284,21 +283,9 @@ class MetaExperimentManager(ExperimentManager):
             # Tells the cost on a machine that does other things besides; processes of environments are not counted.
             "cpu_time_s": round(self._cpu_time_before + time.process_time() - self._cpu_started, 1),
             "threads": th.get_num_threads(),
-            "version": sb3_ldm.__version__,
+            "version": __version__,
             "commit": current_commit(),
         }
         partial = Path(self.save_path) / "partial_run.json"
         partial.write_text(json.dumps(run, indent=2, default=str) + "\n")
         partial.replace(partial.with_name("run.json"))
-
-
-def current_commit() -> str | None:
-    """
-    :return: the commit of the clone that the package runs from, marked if files are changed; None outside of a clone
-    """
-    folder = Path(sb3_ldm.__path__[0])
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

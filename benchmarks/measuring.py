@@ -1,0 +1,107 @@
+"""What the measurements of speed share."""
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import sb3_contrib
+import stable_baselines3
+import torch as th
+from sb3_contrib import RecurrentPPO
+
+from sb3_ldm.version import __version__, current_commit
+
+Record = dict[str, Any]  #: of a JSON file
+
+
+@contextlib.contextmanager
+def pytorch_threads() -> Iterator[None]:
+    """Leave PyTorch's number of threads as it was."""
+    before = th.get_num_threads()
+    try:
+        yield
+    finally:
+        th.set_num_threads(before)
+
+
+def frames_of(model: RecurrentPPO) -> int:
+    """:return: frames in a rollout of all workers"""
+    return model.n_envs * model.n_steps
+
+
+def train_rollouts(model: RecurrentPPO, rollouts: int) -> None:
+    """
+    :param model: the algorithm to train further
+    :param rollouts: how many rollouts, each with its updates
+    """
+    model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
+
+
+def cpu_name() -> str:
+    """:return: the processor's model name"""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """:return: how many processes run, averaged over the last minute; None where the system does not tell"""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def describe_machine() -> Record:
+    """:return: what the figures depend on besides the configuration"""
+    return {
+        "cpu": cpu_name(),
+        "n_cpus": os.cpu_count(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "system": platform.system(),
+        "commit": current_commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(th.__version__),
+            "numpy": np.__version__,
+            "stable_baselines3": stable_baselines3.__version__,
+            "sb3_contrib": sb3_contrib.__version__,
+            "sb3_ldm": __version__,
+        },
+    }
+
+
+class Spread(NamedTuple):
+    """A median over the rounds, and the extremes."""
+
+    median: float
+    low: float
+    high: float
+
+    def text(self, digits: int = 2) -> str:
+        """:return: for a table"""
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
+
+
+def spread(values: Sequence[float] | np.ndarray) -> Spread:
+    """
+    :param values: of all rounds
+    :return: their median and extremes
+    """
+    return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values)))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """
+    :param header: names of the columns
+    :param rows: cells
+    :return: a Markdown table
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

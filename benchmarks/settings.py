@@ -1,0 +1,58 @@
+"""Hyperparameters of runs, compared with each other and with defaults."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from rl_zoo3.utils import ALGOS
+
+from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
+from sb3_ldm.zoo import register
+
+register()
+
+#: Not a choice of the method.
+_IGNORED = ("n_timesteps", "policy")
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """
+    :param options: hyperparameters, some of them mappings
+    :param prefix: what their names begin with
+    :return: the same without mappings, names joined by dots
+    """
+    result: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param options: hyperparameters of a run
+    :param defaults: those of the configuration file
+    :param otherwise: values of what is not given, those of the algorithm's class
+    :return: values of the run that are not the configuration's, by name
+    """
+    mine, theirs = ({**_with_default(flat(otherwise)), **flat(given)} for given in (options, defaults))
+    names = [name for name in dict.fromkeys([*mine, *theirs]) if name not in _IGNORED]
+    return {name: mine[name] for name in names if name in mine and mine[name] != theirs.get(name)}
+
+
+def _with_default(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not inspect.Parameter.empty}
+
+
+def class_defaults(algo: str) -> dict[str, Any]:
+    """
+    :param algo: name of an algorithm
+    :return: the hyperparameters that it has where none are given, of its latent dynamics network too
+    """
+    defaults = {name: one.default for name, one in inspect.signature(ALGOS[algo]).parameters.items()}
+    has_network = issubclass(ALGOS[algo], LatentDynamicsPPO)
+    networks = inspect.signature(LatentDynamics).parameters if has_network else {}
+    defaults["vae_kwargs"] = {name: one.default for name, one in networks.items()}
+    return defaults
