@@ -1,6 +1,7 @@
 """Imaginary tasks: what the mixture workers are rewarded for (paper section 3.3)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch as th
@@ -23,7 +24,8 @@ class ImaginationConfig:
     :param beta: degree of extrapolation of the mixture weights
     :param n_partners: normal workers that each mixture worker mixes, at most as many as there are
     :param mixture_weights: one weight ``per_worker`` (the paper) or independent weights ``per_dimension`` (the release)
-    :param mixed_belief: mix the beliefs' ``mean`` or, anew at every step, a ``sample`` of them
+    :param mixed_belief: mix the beliefs' ``mean`` or a ``sample`` of them, for current beliefs a new one at every step, for
+        final ones one per meta-episode
     :param mixture_time: mix the ``current`` beliefs (the paper), or the ``final`` ones of the partners' last meta-episodes,
         which makes the imaginary task stationary
     :param imaginary_reward: the decoder's ``mean``; for the Bernoulli likelihood also a ``sample``, or a ``threshold`` at
@@ -31,7 +33,8 @@ class ImaginationConfig:
     :param imagination_dropout: dropout of the decoder while imagining: ``off``, a new mask every ``step`` or one mask per
         ``meta_episode``
     :param n_candidates: mixtures drawn for each imaginary task; above 1 the first is kept whose goals are not those of known
-        tasks (``final`` beliefs and Bernoulli likelihood only)
+        tasks (``final`` beliefs and Bernoulli likelihood only); they are compared with the dropout of their meta-episode, or
+        none where it is drawn at every step
     :param require_goal: an imaginary task must promise the high reward for some of the normal workers' transitions; a mixture
         worker whose task does not gets the true rewards (``final`` beliefs and Bernoulli likelihood only)
     """
@@ -84,6 +87,24 @@ class ImaginationConfig:
             )
 
 
+class ImaginaryTasks(NamedTuple):
+    """
+    What stays fixed in meta-episodes of imaginary tasks.
+
+    :param weights: of the mixtures, ``(n, n_normal, 1 or latent_dim)``
+    :param latents: mixed final beliefs, ``(n, latent_dim)``; None where current beliefs are mixed at every step
+    :param mask: the decoder's dropout factors, ``(n, dropout_dim)``; None unless they are drawn per meta-episode
+    """
+
+    weights: th.Tensor
+    latents: th.Tensor | None
+    mask: th.Tensor | None
+
+    def take(self, chosen: th.Tensor) -> "ImaginaryTasks":
+        """:return: some of the tasks, by their indices"""
+        return ImaginaryTasks(*(None if part is None else part[chosen] for part in self))  # type: ignore[arg-type]
+
+
 class Imagination:
     """
     The state of the imaginary tasks: beliefs of the normal workers, mixture weights of the mixture workers.
@@ -111,7 +132,7 @@ class Imagination:
         self.generator = generator
         self.device = generator.device
         self.weights = th.empty(0)
-        self._has_final = False
+        self.has_final = False  #: whether a normal worker has finished a meta-episode
 
     @th.no_grad()
     def start(self) -> None:
@@ -119,7 +140,7 @@ class Imagination:
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._encoder_states = self.encoder.initial_states(self.n_normal)
         self._mu, self._logvar = self.encoder.belief(self._encoder_states[0][-1])
-        if not self._has_final:
+        if not self.has_final:
             self._final_mu, self._final_logvar = self._mu.clone(), self._logvar.clone()
         dimensions = self.latent_dynamics.latent_dim
         self.weights = th.zeros(self.n_mixture, self.n_normal, dimensions, device=self.device)
@@ -136,39 +157,39 @@ class Imagination:
         :param experience: transitions of training tasks that candidates are compared with
         :return: whether each of the workers got an imaginary task, ``(len(workers),)``
         """
-        config = self.config
-        n_candidates = 1 if experience is None else config.n_candidates
-        count = len(workers) * n_candidates
-        weights = self._sample_weights(count, self.generator)
-        mask = None
-        if config.imagination_dropout == "meta_episode":
-            mask = self.latent_dynamics.dropout_mask((count,), self.generator)
-        latents = None
-        if config.mixture_time == "final":
-            latents = mix_beliefs(weights, self._latents(self._final_mu, self._final_logvar))
-        chosen = th.arange(count, device=self.device)
-        has_goal = np.full(len(workers), not config.require_goal)
-        if experience is not None and latents is not None:
-            promised = self._expect(latents, experience, None if mask is None else mask.unsqueeze(1))
-            is_high = th.as_tensor(experience.rewards > self.latent_dynamics.middle, device=self.device)
-            low, high = self.latent_dynamics.low, self.latent_dynamics.high
-            choice = choose_novel(promised.view(len(workers), n_candidates, -1), is_high, low, high)
-            chosen = choice + th.arange(len(workers), device=self.device) * n_candidates
-            has_goal |= (promised[chosen].amax(1) > self.latent_dynamics.middle).cpu().numpy()
-        self.weights[workers] = weights[chosen]
-        if mask is not None and self._mask is not None:
-            self._mask[workers] = mask[chosen]
-        if latents is not None:
-            self._final_latents[workers] = latents[chosen]
-        return has_goal
+        has_task = np.full(len(workers), not self.config.require_goal)
+        if experience is None:
+            tasks = self._sample_tasks(len(workers))
+        else:
+            tasks, has_goal = self._choose(self._sample_tasks(len(workers) * self.config.n_candidates), experience)
+            has_task |= has_goal
+        self.weights[workers] = tasks.weights
+        if tasks.latents is not None:
+            self._final_latents[workers] = tasks.latents
+        if tasks.mask is not None and self._mask is not None:
+            self._mask[workers] = tasks.mask
+        return has_task
 
-    def _expect(self, latents: th.Tensor, transitions: Transitions, mask: th.Tensor | None) -> th.Tensor:
-        """Expected rewards of transitions under each latent model, ``(n_latents, n_transitions)``."""
-        s, a, next_s = (
-            th.as_tensor(x, device=self.device) for x in (transitions.states, transitions.actions, transitions.next_states)
-        )
-        decoder = self.latent_dynamics.decoder
-        return self.latent_dynamics.expected_reward(decoder(latents.unsqueeze(1), decoder.encode_steps(s, a, next_s, mask)))
+    def _sample_tasks(self, number: int) -> "ImaginaryTasks":
+        weights = self._sample_weights(number, self.generator)
+        mask = latents = None
+        if self.config.imagination_dropout == "meta_episode":
+            mask = self.latent_dynamics.dropout_mask((number,), self.generator)
+        if self.config.mixture_time == "final":
+            latents = mix_beliefs(weights, self._latents(self._final_mu, self._final_logvar, self.generator))
+        return ImaginaryTasks(weights, latents, mask)
+
+    def _choose(self, candidates: "ImaginaryTasks", experience: Transitions) -> tuple["ImaginaryTasks", np.ndarray]:
+        """One of every ``n_candidates`` tasks, and whether it promises the high reward for anything that was experienced."""
+        model = self.latent_dynamics
+        assert candidates.latents is not None
+        mask = None if candidates.mask is None else candidates.mask.unsqueeze(1)
+        steps = self._encode_steps(experience.states, experience.actions, experience.next_states, mask)
+        promised = self._expected_rewards(candidates.latents, steps)
+        is_high = th.as_tensor(experience.rewards > model.middle, device=self.device)
+        choice = choose_novel(promised.unflatten(0, (-1, self.config.n_candidates)), is_high, model.low, model.high)
+        chosen = choice + th.arange(len(choice), device=self.device) * self.config.n_candidates
+        return candidates.take(chosen), (promised[chosen].amax(1) > model.middle).cpu().numpy()
 
     @th.no_grad()
     def rewards(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
@@ -180,40 +201,21 @@ class Imagination:
         :param next_states: s_{t+1}, ``(n_mixture, state_dim)``
         :return: r^_{t+1}, ``(n_mixture,)``
         """
-        s, a, next_s = (th.as_tensor(x, device=self.device) for x in (states, actions, next_states))
-        return self.decode(self.mixed_latents(), s, a, next_s, self._imagination_mask()).cpu().numpy()
+        model, latents = self.latent_dynamics, self.mixed_latents()
+        outputs = model.decoder(latents, self._encode_steps(states, actions, next_states, self._imagination_mask()))
+        if self.config.imaginary_reward == "mean":
+            return model.expected_reward(outputs).cpu().numpy()
+        if self.config.imaginary_reward == "sample":
+            is_high = th.rand(outputs.shape, generator=self.generator, device=self.device) < th.sigmoid(outputs)
+        else:
+            is_high = outputs > 0.0
+        return (model.low + (model.high - model.low) * is_high).cpu().numpy()
 
     def mixed_latents(self) -> th.Tensor:
         """:return: m^_t of every mixture worker, ``(n_mixture, latent_dim)``"""
         if self.config.mixture_time == "final":
             return self._final_latents
-        return mix_beliefs(self.weights, self._latents(self._mu, self._logvar))
-
-    def decode(
-        self,
-        latents: th.Tensor,
-        states: th.Tensor,
-        actions: th.Tensor,
-        next_states: th.Tensor,
-        mask: th.Tensor | None = None,
-    ) -> th.Tensor:
-        """
-        :param latents: ``(n_mixture, latent_dim)``
-        :param states: ``(..., n_mixture, state_dim)``
-        :param actions: ``(..., n_mixture, action_dim)``
-        :param next_states: ``(..., n_mixture, state_dim)``
-        :param mask: dropout factors, None for no dropout
-        :return: imaginary rewards in the configured form, ``(..., n_mixture)``
-        """
-        model = self.latent_dynamics
-        outputs = model.decoder(latents, model.decoder.encode_steps(states, actions, next_states, mask))
-        if self.config.imaginary_reward == "sample":
-            outcome = th.rand(outputs.shape, generator=self.generator, device=self.device) < th.sigmoid(outputs)
-        elif self.config.imaginary_reward == "threshold":
-            outcome = outputs > 0.0
-        else:
-            return model.expected_reward(outputs)
-        return model.low + (model.high - model.low) * outcome
+        return mix_beliefs(self.weights, self._latents(self._mu, self._logvar, self.generator))
 
     @property
     def final_means(self) -> th.Tensor:
@@ -230,10 +232,10 @@ class Imagination:
         :return: weights ``(n_mixtures, n_normal, 1 or latent_dim)`` and latent models ``(n_mixtures, latent_dim)``
         """
         weights = self._sample_weights(n_mixtures, generator)
-        noise = th.randn((n_mixtures, *self._final_mu.shape), generator=generator, device=self.device)
-        sampled = self._final_mu + th.exp(0.5 * self._final_logvar) * noise
-        latents = self._final_mu.expand_as(sampled) if self.config.mixed_belief == "mean" else sampled
-        return weights, (weights * latents).sum(1)
+        shape = (n_mixtures, *self._final_mu.shape)
+        return weights, mix_beliefs(
+            weights, self._latents(self._final_mu.expand(shape), self._final_logvar.expand(shape), generator)
+        )
 
     @th.no_grad()
     def expected_rewards(
@@ -256,16 +258,24 @@ class Imagination:
         :param n_masks: masks to average over, where imagination draws a new one at every step
         :return: ``(n_latents, n_transitions)``
         """
-        model = self.latent_dynamics
-        s, a, next_s = (th.as_tensor(x, device=self.device) for x in (states, actions, next_states))
+        dropout = self.config.imagination_dropout
         shapes = {"off": None, "step": (n_masks, len(states)), "meta_episode": (len(latents), 1)}
-        shape = shapes[self.config.imagination_dropout]
-        mask = None if shape is None else model.dropout_mask(shape, generator)
-        encoded = model.decoder.encode_steps(s, a, next_s, mask)
-        if shape is not None and self.config.imagination_dropout == "step" and mask is not None:
-            total = [model.expected_reward(model.decoder(latents.unsqueeze(1), one)) for one in encoded]
-            return th.stack(total).mean(0).cpu().numpy()
-        return model.expected_reward(model.decoder(latents.unsqueeze(1), encoded)).cpu().numpy()
+        shape = shapes[dropout]
+        mask = None if shape is None else self.latent_dynamics.dropout_mask(shape, generator)
+        steps = self._encode_steps(states, actions, next_states, mask)
+        if dropout == "step" and mask is not None:
+            return th.stack([self._expected_rewards(latents, one) for one in steps]).mean(0).cpu().numpy()
+        return self._expected_rewards(latents, steps).cpu().numpy()
+
+    def _encode_steps(
+        self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray, mask: th.Tensor | None
+    ) -> th.Tensor:
+        s, a, next_s = (th.as_tensor(array, device=self.device) for array in (states, actions, next_states))
+        return self.latent_dynamics.decoder.encode_steps(s, a, next_s, mask)
+
+    def _expected_rewards(self, latents: th.Tensor, steps: th.Tensor) -> th.Tensor:
+        """Of encoded steps under each latent model, ``(n_latents, n_steps)``."""
+        return self.latent_dynamics.expected_reward(self.latent_dynamics.decoder(latents.unsqueeze(1), steps))
 
     @th.no_grad()
     def observe(self, next_states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
@@ -297,7 +307,7 @@ class Imagination:
     def _end_meta_episodes(self, ended: th.Tensor) -> None:
         """Keep the beliefs of the workers whose meta-episode ended, and put them back to the prior, m_0."""
         self._final_mu[ended], self._final_logvar[ended] = self._mu[ended], self._logvar[ended]
-        self._has_final = True
+        self.has_final = True
         for states in self._encoder_states:
             states[:, ended] = 0.0
         self._mu[ended], self._logvar[ended] = self.encoder.belief(self._encoder_states[0][-1, ended])
@@ -314,10 +324,10 @@ class Imagination:
             device=self.device,
         )
 
-    def _latents(self, mu: th.Tensor, logvar: th.Tensor) -> th.Tensor:
+    def _latents(self, mu: th.Tensor, logvar: th.Tensor, generator: th.Generator) -> th.Tensor:
         if self.config.mixed_belief == "mean":
             return mu
-        return mu + th.exp(0.5 * logvar) * th.randn(mu.shape, generator=self.generator, device=self.device)
+        return mu + th.exp(0.5 * logvar) * th.randn(mu.shape, generator=generator, device=self.device)
 
     def _imagination_mask(self) -> th.Tensor | None:
         if self.config.imagination_dropout == "off":

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -188,17 +189,7 @@ class LDM(LatentDynamicsPPO, RL2):
     @property
     def imagination_config(self) -> ImaginationConfig:
         """How imaginary tasks are made."""
-        return ImaginationConfig(
-            beta=self.beta,
-            n_partners=self.n_partners,
-            mixture_weights=self.mixture_weights,
-            mixed_belief=self.mixed_belief,
-            mixture_time=self.mixture_time,
-            imaginary_reward=self.imaginary_reward,
-            imagination_dropout=self.imagination_dropout,
-            n_candidates=self.n_candidates,
-            require_goal=self.require_goal,
-        )
+        return ImaginationConfig(**{option.name: getattr(self, option.name) for option in fields(ImaginationConfig)})
 
     @property
     def n_recorded(self) -> int:

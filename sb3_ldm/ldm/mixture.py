@@ -59,7 +59,8 @@ def mix_beliefs(weights: th.Tensor, latents: th.Tensor) -> th.Tensor:
     m^ = sum_i alpha_i m_i, Equation 1.
 
     :param weights: ``(n_mixture, n_normal, 1 or latent_dim)``
-    :param latents: the normal workers' latent models, ``(n_normal, latent_dim)``
+    :param latents: the normal workers' latent models, ``(n_normal, latent_dim)``, or a sample of them for each mixture worker,
+        ``(n_mixture, n_normal, latent_dim)``
     :return: the mixture workers' latent models, ``(n_mixture, latent_dim)``
     """
     return (weights * latents).sum(1)

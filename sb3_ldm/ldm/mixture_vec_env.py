@@ -50,7 +50,10 @@ class MixtureVecEnv(RecordingVecEnv):
         self._episode = np.zeros(self.n_mixture, dtype=np.int64)
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
         self.imagination.start()
-        self.imagining = np.full(self.n_mixture, self.enabled and not self.imagination.config.require_goal)
+        config = self.imagination.config
+        # Without final beliefs there is nothing to mix but the prior.
+        has_beliefs = config.mixture_time == "current" or self.imagination.has_final
+        self.imagining = np.full(self.n_mixture, self.enabled and has_beliefs and not config.require_goal)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()

@@ -20,7 +20,8 @@ class RewardMaps:
     """
     Imaginary tasks as maps: the reward that each mixture promises for typical transitions of every possible task.
 
-    :param weights: mixture weights summed over the workers with the same task, ``(n_maps, n_train_tasks)``
+    :param weights: mixture weights summed over the workers with the same task, ``(n_maps, n_train_tasks)``; those of
+        latent dimensions are averaged, where they differ
     :param tasks: the training tasks that the weights belong to, ``(n_train_tasks, task_dim)``
     :param maps: imaginary reward of each probed transition, ``(n_maps, n_probes)``
     :param probed_tasks: the task that each transition is typical of, ``(n_probes, task_dim)``
