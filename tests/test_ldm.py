@@ -59,6 +59,8 @@ def test_standardised_states_and_a_uniform_buffer_are_saved_and_loaded(tmp_path)
     other = make(drifts(), vae_buffer_size=5)
     other.load_replay_buffer(tmp_path / "buffer")
     assert other.replay_buffer.keeps == "latest"
+    with pytest.warns(UserWarning, match="vae_buffer_size=6: .* holds up to 5"):
+        make(drifts(), vae_buffer_size=6).load_replay_buffer(tmp_path / "buffer")
 
 
 # LDM is RL2, and more

@@ -1,6 +1,7 @@
 """The command line: a run's files, and going on after a crash."""
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,13 +17,16 @@ import pytest
 import yaml
 from rl_zoo3.utils import ALGOS
 
+from sb3_ldm import LDM, RL2, Mixreg, VariBAD
+from sb3_ldm.common.latent_dynamics import LatentDynamics
+from sb3_ldm.common.recurrent import SequencePPO
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.ldm import LDM
+from sb3_ldm.ldm.imagination import ImaginationConfig
 from sb3_ldm.results import load_run
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
 from sb3_ldm.zoo import experiment, register
-from sb3_ldm.zoo.configs import available_configs, config_path, resolve_config
+from sb3_ldm.zoo.configs import available_configs, config_path, load_preset, resolve_config
 
 ROLLOUT = 8 * 120
 
@@ -176,6 +181,39 @@ def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monk
     run = json.loads((folder / "run.json").read_text())
     assert run["frames"] in (480, 4 * 2 * 20 * 3) and run["env"] == env_id
     assert (folder / ("paths.npz" if env_id in DOMAINS else "trajectories.npz")).is_file()
+
+
+@pytest.mark.parametrize("algo", ["rl2", "mixreg", "varibad"])
+def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
+    """Whatever an algorithm shares with LDM has LDM's value: what PPO does, and the data it gets."""
+    shared = {*inspect.signature(SequencePPO).parameters, "n_envs", "n_timesteps", "normalize"}
+    if algo == "varibad":  # whose policy is of another kind
+        shared.remove("policy_kwargs")
+    for env_id in [*environments_in(available_configs()["ldm"]), "Unknown-v0"]:
+        own, ldm = (
+            {name: value for name, value in load_preset(one, env_id).items() if name in shared} for one in (algo, "ldm")
+        )
+        assert own == ldm, env_id
+
+
+def test_options_have_one_default() -> None:
+    """Constructors repeat the options of what they build; what they repeat must not drift apart."""
+
+    def defaults(constructor: Any) -> dict[str, Any]:
+        parameters = inspect.signature(constructor).parameters.values()
+        return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+
+    def differing(one: Any, two: Any) -> set[str]:
+        first, second = defaults(one), defaults(two)
+        assert first.keys() & second.keys()
+        return {name for name in first.keys() & second.keys() if first[name] != second[name]}
+
+    for algorithm in (RL2, Mixreg, LDM, VariBAD):
+        assert differing(algorithm, SequencePPO) == set()
+    assert differing(LDM, ImaginationConfig) == set()
+    assert differing(LDM, LatentDynamics) == set()
+    # as its authors have them
+    assert differing(VariBAD, LatentDynamics) == {"dropout_rate", "kl_weight", "latent_dim"}
 
 
 def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

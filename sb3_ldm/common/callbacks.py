@@ -161,8 +161,8 @@ class MetaProgressBarCallback(ProgressBarCallback):
 class LatestCheckpointCallback(BaseCallback):
     """
     Keep one checkpoint to continue from: ``checkpoint.zip``, ``checkpoint_replay_buffer.pkl`` for algorithms with a buffer,
-    ``<env_id>/vecnormalize.pkl`` where the zoo looks for it. Files are replaced in one step, so a crash while saving leaves
-    the previous checkpoint whole.
+    ``<env_id>/vecnormalize.pkl`` where the zoo looks for it. Each file is replaced in one step, so a crash while saving
+    leaves whole files, of this checkpoint or the previous one.
 
     :param save_freq: time steps (of all sub-environments together) between checkpoints
     :param save_path: folder of the checkpoint

@@ -46,7 +46,7 @@ class LatentDynamics(nn.Module):
     :param encoder_embeddings: sizes of encoder-v's state, action and reward embeddings
     :param decoder_embeddings: sizes of the decoder's state and action embeddings
     :param decoder_layers: sizes of the decoder's layers
-    :param dropout_place: drop the decoder's ``embeddings`` or its ``inputs``
+    :param dropout_place: drop the decoder's ``inputs`` (the paper) or their ``embeddings`` (the release)
     :param standardize_states: encoder-v and decoder see states of mean 0 and variance 1, by running statistics of the
         batches; an ``encoder`` that is shared does not
     :param learning_rate: of Adam

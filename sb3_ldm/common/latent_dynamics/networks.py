@@ -153,7 +153,7 @@ class RewardDecoder(nn.Module):
     :param inputs: which of ``state``, ``action``, ``next_state`` the decoder sees
     :param embeddings: sizes of the state and action embeddings (both states share one size)
     :param hidden_sizes: sizes of the decoder's layers
-    :param dropout_place: drop the ``embeddings`` of the inputs or the ``inputs`` themselves
+    :param dropout_place: drop the ``inputs`` themselves (the paper) or their ``embeddings`` (the release)
     :param standardize: what states go through first; None for nothing
     :raises ValueError: if ``inputs`` or ``dropout_place`` is unknown, or there is no hidden layer
     """

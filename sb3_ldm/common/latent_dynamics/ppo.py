@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -233,7 +234,7 @@ class LatentDynamicsPPO(SequencePPO):
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Load a buffer of meta-episodes.
+        Load a buffer of meta-episodes, with its size; between two calls of :meth:`learn`.
 
         :param path: file, or its path
         :raises ValueError: if its meta-episodes have another layout than the model's
@@ -241,6 +242,12 @@ class LatentDynamicsPPO(SequencePPO):
         buffer = load_from_pkl(path, self.verbose)
         if not isinstance(buffer, MetaEpisodeBuffer) or buffer.layout != self.layout:
             raise ValueError(f"{path} holds no meta-episodes of the model's layout {self.layout}.")
+        if buffer.capacity != self.vae_buffer_size:
+            warnings.warn(
+                f"vae_buffer_size={self.vae_buffer_size}: the buffer of {path} holds up to {buffer.capacity} meta-episodes, "
+                "and goes on to do so.",
+                stacklevel=2,
+            )
         buffer.set_workers(self.n_recorded)
         buffer.keeps = self.vae_buffer_keeps
         self.replay_buffer = buffer

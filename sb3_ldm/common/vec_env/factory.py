@@ -61,7 +61,8 @@ def make_meta_vec_env(
 
     :param env_id: a registered gymnasium id that makes meta-episodes, for instance ``"GridNavi-v0"``
     :param n_envs: number of environments
-    :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset
+    :param seed: environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3; with seeds that are closer than
+        ``n_envs`` other workers meet some of the same tasks
     :param backend: ``"batched"`` steps all environments at once, where the family offers it; ``"dummy"`` one after the
         other; ``"subproc"`` in one process each; ``"auto"`` takes ``"batched"`` where there is one that has all of
         ``env_kwargs`` and what it needs is installed, else ``"dummy"``
