@@ -432,7 +432,8 @@ def add_steps(buffer, first, n_steps, done_after=None):
         done = np.full(buffer.n_workers, done_after is not None and step == done_after - 1)
         numbers = first + step + 100.0 * workers
         states = np.stack([numbers, -numbers], axis=1)
-        buffer.add(states, workers % 3, numbers, states + 0.5, done, done)
+        ends = done | (step == 3)  # of the first of two episodes
+        buffer.add(states, workers % 3, numbers, states + 0.5, ends, done)
 
 
 def scripted_buffer(capacity=10, n_workers=2, n_meta_episodes=3):
@@ -497,6 +498,17 @@ def test_the_rest_of_a_meta_episode_is_no_whole_one():
     assert first_rewards(buffer) == [100.0]
     add_steps(buffer, 10.0, 8, done_after=8)
     assert first_rewards(buffer) == [100.0, 10.0, 110.0]
+
+
+def test_meta_episodes_that_somebody_else_stepped_in_are_not_stored():
+    """Neither one that goes on for too long, nor one that ends too soon."""
+    buffer = MetaEpisodeBuffer(10, LAYOUT, 2)
+    add_steps(buffer, 0.0, 2)
+    add_steps(buffer, 10.0, 8, done_after=8)
+    add_steps(buffer, 20.0, 3, done_after=3)
+    assert len(buffer) == 0
+    add_steps(buffer, 30.0, 8, done_after=8)
+    assert first_rewards(buffer) == [30.0, 130.0]
 
 
 def record(env, n_meta_episodes, rng):

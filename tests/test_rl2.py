@@ -107,7 +107,7 @@ def test_one_environment_is_enough():
 
 
 def test_the_smallest_rollout_gives_no_nan():
-    with pytest.warns(UserWarning, match="n_steps=2"):
+    with pytest.warns(UserWarning, match=r"n_steps=2"):
         model = make(n_steps=2, batch_size=2)
     model.learn(40)
     assert all(bool(th.isfinite(value).all()) for value in parameters(model).values())
@@ -177,7 +177,7 @@ def test_returns_are_logged():
 
 @pytest.mark.parametrize("algorithm_option", [{"n_steps": 0}, {"n_steps": 1}])
 def test_a_rollout_of_less_than_two_steps_is_refused(algorithm_option):
-    with pytest.raises(ValueError, match="at least 2 steps"):
+    with pytest.raises(ValueError, match=r"n_steps=[01]: use a whole number of at least 2"):
         make(**algorithm_option)
 
 

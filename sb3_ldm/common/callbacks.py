@@ -58,6 +58,8 @@ class MetaEvalCallback(BaseCallback):
         super().__init__(verbose)
         if eval_freq < 1:
             raise ValueError(f"eval_freq={eval_freq}: use at least 1 time step between evaluations.")
+        if not splits:
+            raise ValueError("splits=(): name at least one split to evaluate on.")
         self.env = env
         self.splits = splits
         self.eval_freq = eval_freq

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
+from sb3_ldm.common.vec_env.transitions import check_whole, original_obs, original_rewards, read_next_states
 from sb3_ldm.envs.tasks import TaskDistribution
 
 N_SAMPLED_TASKS = 20  #: that stand for a split of infinitely many
@@ -53,7 +53,9 @@ def task_distribution_of(env: VecEnv) -> TaskDistribution:
     """
     :param env: vectorised meta-episode environments
     :return: their task distribution
+    :raises ValueError: if the env has no meta-episodes
     """
+    observation_layout(env.observation_space)
     return env.get_attr("task_distribution", 0)[0]
 
 
@@ -106,12 +108,14 @@ def evaluate_meta(
         env.seed(seed)
         for first in range(0, len(queue), env.num_envs):
             results += _run_meta_episodes(model, env, queue[first : first + env.num_envs], deterministic, recorder)
-    has_success = all("episode_successes" in info for info in results)
+    # Environments that only tell of successes say nothing of a meta-episode without one.
+    has_success = any("episode_successes" in info for info in results)
+    failures = np.zeros(observation_layout(env.observation_space).episodes_per_task, dtype=bool)
     return MetaEvaluation(
         tasks=queue,
         returns=np.array([info["episode_returns"] for info in results]),
         lengths=np.array([info["episode_lengths"] for info in results]),
-        successes=np.array([info["episode_successes"] for info in results]) if has_success else None,
+        successes=np.array([info.get("episode_successes", failures) for info in results]) if has_success else None,
     )
 
 
@@ -158,6 +162,7 @@ def _run_meta_episodes(
         states = original_obs(env, obs)[:, layout.state]  # type: ignore[arg-type]
         actions, lstm_state = model.predict(obs, state=lstm_state, episode_start=dones, deterministic=deterministic)  # type: ignore[arg-type]
         obs, rewards, dones, infos = env.step(actions)
+        check_whole(dones, infos)
         if recorder is not None:
             next_states, ends = read_next_states(original_obs(env, obs), dones, infos, layout)  # type: ignore[arg-type]
             recorder.add(states, actions, original_rewards(env, rewards), next_states, ends, dones)

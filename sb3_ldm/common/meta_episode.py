@@ -17,6 +17,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 
+from sb3_ldm.common.checks import check_integer
 from sb3_ldm.envs.tasks import Task, check_task_env
 
 
@@ -47,8 +48,7 @@ class MetaEpisodeLayout:
     def __post_init__(self) -> None:
         for name in ("state_dim", "action_dim", "episodes_per_task", "max_episode_steps"):
             value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+            check_integer(name, value, 1)
 
     @property
     def dim(self) -> int:
@@ -93,9 +93,9 @@ class MetaEpisodeLayout:
     def encode_actions(self, actions: np.ndarray) -> np.ndarray:
         """
         :param actions: indices from 0, shape [...], if discrete; else vectors, shape [..., action_dim]
-        :return: what stands in the observation, shape [..., action_dim]
+        :return: what stands in the observation, shape [..., action_dim], float32
         """
-        return _one_hot_table(self.action_dim)[actions] if self.discrete else actions
+        return _one_hot_table(self.action_dim)[actions] if self.discrete else np.asarray(actions, dtype=np.float32)
 
     def observations(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """
@@ -254,7 +254,7 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         self._success: bool | None = None
         self._returns: list[float] = []
         self._lengths: list[int] = []
-        self._successes: list[bool] = []
+        self._successes: list[bool | None] = []
 
     @property
     def episodes_per_task(self) -> int:
@@ -275,6 +275,8 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         state, info = self.env.reset(seed=seed, options=options)
         self._task = np.array(self.env.get_wrapper_attr("task"))
+        if options is not None and options.get("task") is not None:
+            self._check_task(options["task"])
         self._options = {**(options or {}), "task": self._task}
         self._running = True
         self._step = 0
@@ -304,9 +306,16 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
                 self._running = False
             else:
                 state, _ = self.env.reset(options=self._options)
+                self._check_task(self._task)
                 self._start_episode()
         previous_action = action - self._first_action if self.layout.discrete else action
         return self.layout.observations(state, previous_action, reward, ended), reward, done, False, info  # type: ignore[arg-type]
+
+    def _check_task(self, wanted: Any) -> None:
+        """Refuse environments that draw another task than they are told to, as most would."""
+        task = self.env.get_wrapper_attr("task")
+        if not np.allclose(task, wanted):
+            raise ValueError(f"env={self.env} ignores options={{'task': {wanted!r}}}: call select_task(options) in reset")
 
     def _start_episode(self) -> None:
         self._length, self._return, self._success = 0, 0.0, None
@@ -314,12 +323,13 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     def _finish_episode(self, terminal_state: np.ndarray) -> dict[str, Any]:
         self._lengths.append(self._length)
         self._returns.append(self._return)
-        if self._success is not None:
-            self._successes.append(self._success)
+        self._successes.append(self._success)
         info = end_of_episode_info(terminal_state, self._success)
         if len(self._lengths) == self.layout.episodes_per_task:
             assert self._task is not None
-            successes = None if self._success is None else np.array(self._successes)
+            # Environments that only tell of successes say nothing of an episode without one.
+            told = any(success is not None for success in self._successes)
+            successes = np.array([bool(success) for success in self._successes]) if told else None
             info.update(end_of_meta_episode_info(self._task, np.array(self._returns), np.array(self._lengths), successes))
         return info
 

@@ -22,8 +22,10 @@ from typing import Any, ClassVar, TypeVar
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.seeding import np_random
 
+from sb3_ldm.common.checks import check_integer
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
 
 HORIZON = 200  #: steps of one episode, H in the paper
@@ -70,8 +72,7 @@ class RangeTasks(TaskDistribution):
         :return: the distribution without them in ``train``
         :raises ValueError: if it is negative
         """
-        if n_tasks < 0:
-            raise ValueError(f"validation_tasks={n_tasks}: use 0 or a number of tasks to evaluate on.")
+        check_integer("validation_tasks", n_tasks, 0, "the tasks to evaluate on")
         if n_tasks == 0:
             return self
         test_low = self.RANGES["test"][0][0]
@@ -376,11 +377,17 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         # Both checks cost time in every step.
         base = gym.make(domain.base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode, **options)
         super().__init__(base.unwrapped)
+        base.unwrapped.spec = None  # gymnasium sets that of the registered id
         self.domain = domain
         self.set_tasks(domain.make_tasks().hold_out(validation_tasks), task_split)
         self.observation_space = state_space(domain)
         self._raw: np.ndarray | None = None
         self._task_rng, _ = np_random()
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """That of the registered id, which makes this wrapper too."""
+        return self.env.spec
 
     @property
     def task_rng(self) -> np.random.Generator:

@@ -13,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ldm.common.checks import check_integer
+
 #: A vector that describes one task, for instance the goal cell ``[x, y]``; shape [task_dim].
 Task: TypeAlias = np.ndarray
 
@@ -193,6 +195,7 @@ class FiniteTaskDistribution(TaskDistribution):
         :return: the distribution without them in ``train``
         :raises ValueError: if no training task would be left
         """
+        check_integer("validation_tasks", n_tasks, 0)
         train = self._tasks["train"]
         if not 0 <= n_tasks < len(train):
             raise ValueError(f"validation_tasks={n_tasks} of {len(train)} training tasks: use 0 to {len(train) - 1}.")

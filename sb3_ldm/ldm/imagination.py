@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_ldm.common.checks import check_integer, is_number
 from sb3_ldm.common.latent_dynamics import BeliefEncoder, LatentDynamics, Transitions
 from sb3_ldm.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 
@@ -69,12 +70,10 @@ class ImaginationConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {list(allowed)}.")
-        if self.beta <= 0.0:
+        if not is_number(self.beta) or self.beta <= 0.0:
             raise ValueError(f"beta={self.beta}: the degree of extrapolation must be positive; 1 is a convex mixture.")
-        if self.n_partners < 1:
-            raise ValueError(f"n_partners={self.n_partners}: a mixture needs at least 1 normal worker.")
-        if self.n_candidates < 1:
-            raise ValueError(f"n_candidates={self.n_candidates}: an imaginary task needs at least 1 mixture.")
+        check_integer("n_partners", self.n_partners, 1, "the normal workers that a mixture worker mixes")
+        check_integer("n_candidates", self.n_candidates, 1, "the mixtures drawn for an imaginary task")
         if self.compares and (self.mixture_time != "final" or reward_likelihood != "bernoulli"):
             raise ValueError(
                 f"n_candidates={self.n_candidates} and require_goal={self.require_goal} need mixture_time='final' and "

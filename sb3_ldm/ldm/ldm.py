@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ldm.common.checks import is_number
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
@@ -222,9 +223,9 @@ class LDM(LatentDynamicsPPO, RL2):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if not 0.0 <= self.mixture_ratio < 1.0:
+        if not is_number(self.mixture_ratio) or not 0.0 <= self.mixture_ratio < 1.0:
             raise ValueError(
-                f"mixture_ratio={self.mixture_ratio} is outside [0, 1): some workers must be normal; the paper uses 0.125."
+                f"mixture_ratio={self.mixture_ratio!r} is outside [0, 1): some workers must be normal; the paper uses 0.125."
             )
         if self.mixture_ratio > 0.0 and self.n_envs == 1 and self.env is not None:
             warnings.warn(

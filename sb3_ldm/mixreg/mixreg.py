@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_ldm.common.checks import is_number
 from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO, SequenceRolloutBuffer
 from sb3_ldm.mixreg.mixture import MixingRolloutBuffer
 from sb3_ldm.mixreg.policies import MlpLstmPolicy
@@ -97,7 +98,7 @@ class Mixreg(SequencePPO):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if self.mixreg_alpha <= 0.0:
+        if not is_number(self.mixreg_alpha) or self.mixreg_alpha <= 0.0:
             raise ValueError(f"mixreg_alpha={self.mixreg_alpha}: weights come from Beta(alpha, alpha), use a positive number.")
 
     def _make_rollout_buffer(self) -> SequenceRolloutBuffer:

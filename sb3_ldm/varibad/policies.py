@@ -95,7 +95,7 @@ class BeliefPolicy(MetaLstmPolicy):
     ) -> tuple[th.Tensor, LSTMStates]:
         with th.set_grad_enabled(th.is_grad_enabled() and self.rl_loss_through_encoder):
             belief, states = self.infer(obs, lstm_states, episode_starts, need_states=need_states)
-        return self.belief_embedding(obs[..., self.state_slice], th.cat(belief, dim=-1)), states
+        return self.belief_embedding(obs[..., self.state_slice].float(), th.cat(belief, dim=-1)), states
 
 
 class PolicyEncoder(nn.Module):
@@ -116,7 +116,9 @@ class PolicyEncoder(nn.Module):
         """
         assert batch.observations is not None, "the buffer must be told what the agent observes"
         extractor, lstm, mu, logvar = self.shared
-        outputs, _ = lstm(extractor(batch.observations))
+        # Extractors know of a batch alone.
+        features = extractor(batch.observations.flatten(0, 1)).unflatten(0, batch.observations.shape[:2])
+        outputs, _ = lstm(features)
         return mu(outputs), logvar(outputs)
 
 

@@ -143,6 +143,9 @@ class VariBAD(LatentDynamicsPPO):
     def _setup_model(self) -> None:
         given = self.policy_kwargs
         shared = {"latent_dim": self.latent_dim, "rl_loss_through_encoder": self.rl_loss_through_encoder}
+        for name in given.keys() & shared:
+            if given[name] != shared[name]:
+                raise ValueError(f"policy_kwargs has {name}={given[name]}: give {name} to VariBAD itself.")
         self.policy_kwargs = {**given, **shared}
         try:
             super()._setup_model()

@@ -149,6 +149,11 @@ class MetaEpisodeBuffer:
         :param dones: whether this step ended the meta-episode, ``(n_workers,)``
         """
         workers, running = np.arange(self.n_workers), self._running
+        # Somebody else stepped or reset the environments: what they did is missing.
+        lost = (self._step >= self.layout.meta_episode_steps) | (self._episode >= self.layout.episodes_per_task)
+        if lost.any():
+            self._whole[lost] = False
+            self._step[lost] = self._episode[lost] = 0
         if self._at_reset.any():
             at_reset = np.flatnonzero(self._at_reset)
             running["reset_states"][at_reset, self._episode[at_reset]] = states[at_reset]
@@ -163,7 +168,8 @@ class MetaEpisodeBuffer:
             self._store(np.flatnonzero(dones))
 
     def _store(self, workers: np.ndarray) -> None:
-        for worker in workers[self._whole[workers]]:
+        whole = self._whole[workers] & (self._episode[workers] == self.layout.episodes_per_task)
+        for worker in workers[whole]:
             slot = self._next_slot()
             if slot < self.capacity:
                 for name, array in self._ring.items():

@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
+from sb3_ldm.common.checks import check_integer, is_number
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.elbo import (
     bernoulli_log_likelihood,
@@ -51,7 +52,7 @@ class LatentDynamics(nn.Module):
         batches; an ``encoder`` that is shared does not
     :param learning_rate: of Adam
     :param encoder: shares a module that infers beliefs, instead of an encoder-v of its own
-    :raises ValueError: if a parameter is out of its range
+    :raises ValueError: if a parameter is out of its range, or training diverges
     """
 
     def __init__(
@@ -75,18 +76,17 @@ class LatentDynamics(nn.Module):
         encoder: Encoder | None = None,
     ):
         super().__init__()
-        if not 0.0 <= dropout_rate < 1.0:
+        if not is_number(dropout_rate) or not 0.0 <= dropout_rate < 1.0:
             raise ValueError(f"dropout_rate={dropout_rate} is outside [0, 1).")
-        if kl_weight < 0.0:
-            raise ValueError(f"kl_weight={kl_weight} is negative.")
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim={latent_dim} is below 1.")
+        if not is_number(kl_weight) or kl_weight < 0.0:
+            raise ValueError(f"kl_weight={kl_weight} must be a finite number of at least 0.")
+        check_integer("latent_dim", latent_dim, 1)
         for name, number in (("n_elbo_terms", n_elbo_terms), ("n_decoded_steps", n_decoded_steps)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number}: use at least 1, or None for all.")
+            if number is not None:
+                check_integer(name, number, 1, "or None for all")
         if reward_likelihood not in REWARD_LIKELIHOODS:
             raise ValueError(f"reward_likelihood={reward_likelihood!r}: choose one of {list(REWARD_LIKELIHOODS)}.")
-        low, high = bernoulli_rewards
+        low, high = bernoulli_rewards if len(bernoulli_rewards) == 2 else (0.0, 0.0)
         if not low < high:
             raise ValueError(f"bernoulli_rewards={list(bernoulli_rewards)}: give the lower reward first, then the higher.")
         self.layout = layout
@@ -274,6 +274,8 @@ class LatentDynamics(nn.Module):
                     per_term = n_terms if name in ("elbo", "reconstruction", "kl") else 1
                     sums[name] = sums.get(name, 0.0) + value / per_term
             self.optimizer.step()
+        if not np.isfinite(list(sums.values())).all():
+            raise ValueError(f"The latent dynamics network diverged (elbo={sums['elbo']}): lower its learning rate.")
         if self.reward_likelihood != "bernoulli":
             sums.pop("accuracy", None)
         return {name: total / n_updates for name, total in sums.items()}

@@ -12,8 +12,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ldm.common.checks import check_integer
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
 from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
@@ -169,9 +171,8 @@ class LatentDynamicsPPO(SequencePPO):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for name, value, least in (("vae_batch_size", self.vae_batch_size, 1), ("vae_updates", self.vae_updates, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value}: use at least {least}.")
+        for name, least in (("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
+            check_integer(name, getattr(self, name), least)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
@@ -208,6 +209,8 @@ class LatentDynamicsPPO(SequencePPO):
     def train(self) -> None:
         super().train()
         assert self._vae_rng is not None
+        # A loaded optimizer has the rate that it was saved with.
+        update_learning_rate(self.latent_dynamics.optimizer, self.vae_learning_rate)
         parts = self.latent_dynamics.update(
             self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
         )

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
 from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.vec_env.transitions import original_obs, original_rewards, read_next_states
+from sb3_ldm.common.vec_env.transitions import check_whole, original_obs, original_rewards, read_next_states
 
 
 class TrueStep(NamedTuple):
@@ -31,6 +31,7 @@ class RecordingVecEnv(VecEnvWrapper):
     :param venv: vectorised meta-episode environments
     :param buffer: gathers their meta-episodes
     :param latent_dynamics: the network that is trained on them, which refuses rewards that it cannot model
+    :raises ValueError: in a step, if meta-episodes are cut short or rewards are changed around them
     """
 
     def __init__(self, venv: VecEnv, buffer: MetaEpisodeBuffer, latent_dynamics: LatentDynamics):
@@ -72,12 +73,22 @@ class RecordingVecEnv(VecEnvWrapper):
         :return: the step that led there, of all sub-environments
         """
         true_obs, true_rewards = original_obs(self.venv, obs), original_rewards(self.venv, rewards)
+        check_whole(dones, infos)
         next_states, episode_ends = read_next_states(true_obs, dones, infos, self.layout)
         actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
         step = TrueStep(self._states, self.layout.encode_actions(actions), true_rewards, next_states, episode_ends)
         n = self.buffer.n_workers
         if dones.any() or len(self.buffer) == 0:
             self.latent_dynamics.check_rewards(true_rewards[:n])
+            self._check_reward_slots(true_obs[~dones], true_rewards[~dones])
         self.buffer.add(step.states[:n], actions[:n], true_rewards[:n], next_states[:n], episode_ends[:n], dones[:n])
         self._states = true_obs[:, self.layout.state]
         return step
+
+    def _check_reward_slots(self, obs: np.ndarray, rewards: np.ndarray) -> None:
+        shown = obs[:, self.layout.reward_index]
+        if not np.allclose(shown, rewards, rtol=1e-3, atol=1e-5):
+            raise ValueError(
+                f"The agent was rewarded {rewards[0]} and shown {shown[0]}: a wrapper around the meta-episodes changes "
+                "rewards. Wrap the environment inside of MetaEpisodeWrapper."
+            )

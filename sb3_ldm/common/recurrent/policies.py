@@ -118,7 +118,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         features = self.extract_features(obs)
         encoding, states = process_sequence(features, lstm_states, episode_starts, self.lstm_actor, need_states)  # type: ignore[arg-type]
         if self.layout is not None:
-            encoding = th.cat([encoding, obs[..., self.layout.state]], dim=-1)
+            encoding = th.cat([encoding, obs[..., self.layout.state].float()], dim=-1)
         return encoding, states
 
     def forward(  # type: ignore[override]

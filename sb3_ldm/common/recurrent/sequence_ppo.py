@@ -16,11 +16,14 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_ldm.common.checks import check_integer
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
 from sb3_ldm.common.recurrent.ppo_loss import PPOLoss, ppo_loss
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
+
+_DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
 
 SelfSequencePPO = TypeVar("SelfSequencePPO", bound="SequencePPO")
 
@@ -57,7 +60,7 @@ class SequencePPO(RecurrentPPO):
     :param seed: seed of the pseudo random generators
     :param device: device of the networks
     :param _init_setup_model: whether to build the networks at once
-    :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
+    :raises ValueError: if the env has no meta-episodes, a parameter is out of its range, or training diverges
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaLstmPolicy}
@@ -150,10 +153,12 @@ class SequencePPO(RecurrentPPO):
     def _check_parameters(self) -> None:
         """Resolve what depends on the env, and refuse or warn about what cannot be meant; runs before any work."""
         meta_episode = self.layout.meta_episode_steps
+        if not issubclass(self.policy_class, MetaLstmPolicy):
+            raise ValueError(f"policy={self.policy_class}: use 'MlpLstmPolicy' or a subclass of MetaLstmPolicy.")
         if self.n_steps is None:
             self.n_steps = meta_episode
-        if self.n_steps < 2:
-            raise ValueError(f"n_steps={self.n_steps}: a rollout needs at least 2 steps; a meta-episode has {meta_episode}.")
+        check_integer("n_steps", self.n_steps, 2, f"as a rollout needs; a meta-episode has {meta_episode}")
+        check_integer("n_epochs", self.n_epochs, 1)
         if self.n_steps % meta_episode != 0:
             warnings.warn(
                 f"n_steps={self.n_steps} cuts meta-episodes of {meta_episode} steps: credit across the cut comes from the "
@@ -253,12 +258,17 @@ class SequencePPO(RecurrentPPO):
                     if self.verbose >= 1:
                         print(f"Early stopping at step {epoch} due to reaching max kl: {losses[-1].approx_kl:.2f}")
                     break
+                if not np.isfinite(losses[-1]).all():
+                    raise ValueError(_DIVERGED.format(loss=losses[-1].total(self.ent_coef, self.vf_coef)))
                 nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if not continue_training:
                 break
 
+        # Else an agent of no numbers would act on: sampling does not look at what it samples from.
+        if not all(bool(th.isfinite(parameter).all()) for parameter in self.policy.parameters()):
+            raise ValueError(_DIVERGED.format(loss=losses[-1].total(self.ent_coef, self.vf_coef)))
         mean = PPOLoss(*np.mean(losses, axis=0))
         self.logger.record("train/entropy_loss", mean.entropy)
         self.logger.record("train/policy_gradient_loss", mean.policy)

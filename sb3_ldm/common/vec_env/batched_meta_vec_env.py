@@ -199,10 +199,8 @@ class BatchedMetaVecEnv(VecEnv):
         return [self._get(attr_name, index) for index in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        if attr_name != "task_split":
-            raise AttributeError(f"{attr_name!r} cannot be set, only 'task_split' can")
-        for index in self._get_indices(indices):
-            self._task_splits[index] = self.task_distribution.validate_split(value)
+        # On SB3's own VecEnvs it would go to the outermost wrapper, where nobody looks for it.
+        raise AttributeError(f"{attr_name!r} cannot be set; for the split of the tasks, env_method('set_task_split', split)")
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any

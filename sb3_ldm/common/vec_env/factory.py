@@ -9,6 +9,8 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from sb3_ldm.common.checks import check_integer
+
 logger = logging.getLogger("sb3_ldm")
 
 BACKENDS = ("auto", "batched", "dummy", "subproc")
@@ -72,8 +74,7 @@ def make_meta_vec_env(
     :return: the vectorised environment
     :raises ValueError: if there is no such backend, or the family has no batched one
     """
-    if n_envs < 1:
-        raise ValueError(f"n_envs={n_envs} must be at least 1")
+    check_integer("n_envs", n_envs, 1)
     chosen = _choose_backend(env_id, backend, vec_env_kwargs, env_kwargs or {})
     logger.info("%s: %d environments, backend %r (asked for %r)", env_id, n_envs, chosen, backend)
     if chosen == "batched":

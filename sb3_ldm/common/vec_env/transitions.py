@@ -30,6 +30,20 @@ def read_next_states(
     return next_states, episode_ends
 
 
+def check_whole(dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+    """
+    :param dones: whether the meta-episode ended, ``(n_envs,)``
+    :param infos: infos of the step
+    :raises ValueError: if something else than its last episode ended a meta-episode
+    """
+    for i in np.flatnonzero(dones):
+        if "episode_returns" not in infos[i]:
+            raise ValueError(
+                "A meta-episode was cut before its last episode ended, by a time limit around it: leave max_episode_steps out "
+                "of gym.register and gym.make, and give MetaEpisodeWrapper that of an episode."
+            )
+
+
 def original_obs(env: VecEnv, obs: np.ndarray) -> np.ndarray:
     """
     :param env: environments, with or without a ``VecNormalize``

@@ -1,0 +1,209 @@
+"""What goes wrong is named, and what other SB3 algorithms put up with is put up with."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from helpers import Bandit, Drift, grid_vec_env, vec_env
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
+
+from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
+from sb3_ldm.common.callbacks import MetaEvalCallback
+from sb3_ldm.common.evaluation import evaluate_meta
+from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.locomotion import DOMAINS
+
+BANDIT = {"reward_likelihood": "bernoulli", "vae_batch_size": 5}
+
+
+def make(algorithm=LDM, env=None, **options):
+    if env is None:
+        env = vec_env(Bandit, 4)
+        options = {**(BANDIT if algorithm in (LDM, VariBAD) else {}), **options}
+    return algorithm("MlpLstmPolicy", env, seed=0, device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "option", "value"),
+    [
+        (RL2, "n_steps", 8.0),
+        (RL2, "n_epochs", 0),
+        (Mixreg, "mixreg_alpha", float("nan")),
+        (LDM, "beta", float("nan")),
+        (LDM, "beta", float("inf")),
+        (LDM, "n_partners", 2.0),
+        (LDM, "n_candidates", 2.5),
+        (LDM, "mixture_ratio", "0.5"),
+        (LDM, "mixture_ratio", None),
+        (LDM, "dropout_rate", None),
+        (LDM, "kl_weight", float("nan")),
+        (LDM, "latent_dim", 2.5),
+        (LDM, "n_elbo_terms", 2.5),
+        (LDM, "n_decoded_steps", True),
+        (LDM, "bernoulli_rewards", (0, 1, 2)),
+        (VariBAD, "vae_buffer_size", 1.5),
+        (VariBAD, "vae_batch_size", 2.5),
+        (VariBAD, "vae_updates", -1),
+    ],
+)
+def test_options_that_cannot_be_meant_are_named_before_work_starts(algorithm, option, value):
+    with pytest.raises(ValueError, match=f"{option}="):
+        make(algorithm, **{option: value})
+
+
+@pytest.mark.parametrize("n_envs", [0, 2.0, "4"])
+def test_a_number_of_environments_that_is_none(n_envs):
+    with pytest.raises(ValueError, match="n_envs="):
+        make_meta_vec_env("GridNavi-v0", n_envs)
+
+
+def test_policies_and_options_of_policies_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"RecurrentActorCriticPolicy.*MetaLstmPolicy"):
+        RL2(RecurrentActorCriticPolicy, vec_env(Bandit, 2), device="cpu")
+    with pytest.raises(ValueError, match="policy_kwargs has latent_dim=3"):
+        make(VariBAD, policy_kwargs={"latent_dim": 3})
+    with pytest.raises(ValueError, match="splits="):
+        MetaEvalCallback(vec_env(Bandit, 2), splits=())
+
+
+@pytest.mark.parametrize("algorithm", [RL2, Mixreg, LDM, VariBAD])
+def test_an_agent_that_diverges_stops(algorithm):
+    with pytest.raises(ValueError, match=r"diverged.*learning_rate"):
+        make(algorithm, learning_rate=1e20).learn(4 * 32)
+
+
+def test_a_network_that_diverges_stops():
+    model = make(vae_learning_rate=1e20)
+    with pytest.raises(ValueError, match=r"latent dynamics network diverged"):
+        model.learn(10 * 32)
+
+
+class Deaf(Bandit):
+    """Draws a task of its own at each reset, as an environment does that knows of no options."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)
+
+
+def test_an_environment_that_ignores_the_task_is_refused():
+    env = MetaEpisodeWrapper(Deaf(), 20, max_episode_steps=1)
+    with pytest.raises(ValueError, match="ignores options="):
+        for seed in range(20):
+            env.reset(seed=seed, options={"task": [2]})
+    with pytest.raises(ValueError, match="ignores options="):
+        env.reset(seed=0)
+        for _ in range(20):
+            env.step(0)
+
+
+class TellsOfSuccessAlone(Bandit):
+    def step(self, action):
+        state, reward, terminated, truncated, info = super().step(action)
+        return state, reward, terminated, truncated, info if info["is_success"] else {}
+
+
+def test_no_word_of_a_success_is_none():
+    env = MetaEpisodeWrapper(TellsOfSuccessAlone(), 2, max_episode_steps=1)
+    for actions, wanted in (((1, 0), [False, True]), ((0, 1), [True, False]), ((1, 2), None)):
+        env.reset(options={"task": [0]})
+        for action in actions:
+            info = env.step(action)[-1]
+        successes = info.get("episode_successes")
+        assert (successes is None) == (wanted is None) and (wanted is None or successes.tolist() == wanted)
+
+    class OneArm:
+        def predict(self, obs, **kwargs):
+            return np.zeros(len(obs), dtype=int), None
+
+    venv = vec_env(TellsOfSuccessAlone, 2)
+    assert evaluate_meta(OneArm(), venv, tasks=np.array([[0], [1]])).successes.tolist() == [[True, True], [False, False]]
+
+
+@pytest.mark.parametrize("limit", [4, 5])
+def test_a_time_limit_around_the_meta_episode_is_named(limit):
+    def cut():
+        return gym.wrappers.TimeLimit(MetaEpisodeWrapper(Bandit(), 2, max_episode_steps=4), limit)
+
+    for algorithm in (LDM, VariBAD):
+        with pytest.raises(ValueError, match=r"cut before its last episode ended.*max_episode_steps"):
+            make(algorithm, make_vec_env(cut, 4), **BANDIT).learn(32)
+    agent = make(RL2, make_vec_env(cut, 4)).learn(32)  # which is bootstrapped there, as every SB3 algorithm
+    with pytest.raises(ValueError, match="cut before its last episode ended"):
+        evaluate_meta(agent, make_vec_env(cut, 2))
+
+
+def test_rewards_that_are_changed_around_the_meta_episode_are_named():
+    def changed():
+        return gym.wrappers.TransformReward(MetaEpisodeWrapper(Bandit(), 2, max_episode_steps=4), lambda r: 10.0 * r - 1.0)
+
+    for algorithm in (LDM, VariBAD):
+        with pytest.raises(ValueError, match=r"rewarded .* and shown .* Wrap the environment inside"):
+            make(algorithm, make_vec_env(changed, 4)).learn(32)
+
+
+class DoublePrecision(Drift):
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), dtype=np.float64)
+
+
+def test_actions_of_double_precision_are_imagined_on():
+    model = make(env=vec_env(DoublePrecision, 4), mixture_ratio=0.5).learn(3 * 32)
+    assert model.mixture_env.imagining.all()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy_kwargs"), [(VariBAD, {}), (RL2, {"state_in_heads": True}), (LDM, {"state_in_heads": True})]
+)
+def test_observations_of_double_precision_are_acted_on(algorithm, policy_kwargs):
+    model = make(algorithm, policy_kwargs=policy_kwargs)
+    obs = model.observation_space.sample()
+    expected, _ = model.predict(obs, deterministic=True)
+    for same in (obs.astype(np.float64), obs.tolist()):
+        assert model.predict(np.asarray(same), deterministic=True)[0] == expected
+
+
+def test_an_extractor_of_a_batch_of_observations():
+    make(VariBAD, policy_kwargs={"features_extractor_class": FlattenExtractor}).learn(3 * 32)
+
+
+@pytest.mark.parametrize("algorithm", [LDM, VariBAD])
+def test_evaluating_on_the_training_environment_does_not_break_training(algorithm):
+    """It disturbs the episodes that run, as in SB3; no disturbed one is stored."""
+    env = grid_vec_env(4)
+    options = {"reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0)}
+    model = make(algorithm, env, **options)
+    model.learn(6 * 4 * 12, EvalCallback(model.get_env(), eval_freq=5, n_eval_episodes=1, verbose=0))
+    assert len(model.replay_buffer) == 0
+    model.learn(3 * 4 * 12)
+    assert len(model.replay_buffer) > 0
+
+
+def test_a_learning_rate_that_is_given_at_loading_is_used(tmp_path):
+    make().learn(32).save(tmp_path / "model")
+    model = LDM.load(tmp_path / "model", env=vec_env(Bandit, 4), device="cpu", vae_learning_rate=1e-5)
+    model.learn(32)
+    assert [group["lr"] for group in model.latent_dynamics.optimizer.param_groups] == [1e-5]
+
+
+@pytest.mark.parametrize("env_id", DOMAINS)
+def test_locomotion_has_the_spec_of_its_id(env_id):
+    env = gym.make(env_id, task_split="test", horizon=5)
+    assert env.spec is not None and env.spec.id == env_id
+    again = gym.make(env.spec)
+    assert again.get_wrapper_attr("task_split") == "test" and again.get_wrapper_attr("layout").max_episode_steps == 5
+    check_env(env, skip_render_check=True)
+    env.close()
+    again.close()
+
+
+def test_what_has_no_tasks_is_named(tmp_path, monkeypatch):
+    from sb3_ldm.train import main
+
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(ValueError, match="is not that of a meta-episode"):
+        main(["--algo", "rl2", "--env", "CartPole-v1", "-f", str(tmp_path), "-n", "100"])
