@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from sb3_ldm import figures
+from sb3_ldm.figures.__main__ import main as draw
 
 ALGORITHMS = ("rl2", "ldm")
 _LOG_PATH = "Log path: "
@@ -77,7 +77,7 @@ def main() -> int:
         print(f"Training {algo} failed; the end of {log}:", *log.read_text().splitlines()[-15:], sep="\n", file=sys.stderr)
     if failed:
         return 1
-    figures.main([*map(str, runs.values()), "--out", str(arguments.out / "figures")])
+    draw([*map(str, runs.values()), "--out", str(arguments.out / "figures")])
     print(f"The runs are in {', '.join(map(str, runs.values()))}.")
     return 0
 

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_ldm import figures
 from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.locomotion_figures import velocities
+from sb3_ldm.figures import draw_figures
+from sb3_ldm.figures.__main__ import main
+from sb3_ldm.figures.curves import average_curves, imagination
+from sb3_ldm.figures.grid import _keep_right
+from sb3_ldm.figures.locomotion import velocities
+from sb3_ldm.figures.plan import Plan
 from sb3_ldm.results import group_runs, load_paths, load_run
 from sb3_ldm.summary import display_name, format_frames, summary_table
 
@@ -146,7 +150,7 @@ def names(paths) -> set[str]:
 
 
 def test_everything_a_full_run_allows_is_drawn(ldm_run, tmp_path):
-    written = figures.draw_figures([ldm_run], tmp_path / "out")
+    written = draw_figures([ldm_run], tmp_path / "out")
     expected = {"learning_curves", "return_map", "reward_maps", "trajectory_0", "trajectory_1", "imagination"}
     assert names(written) == {f"{name}.png" for name in expected} | {"summary.md"}
     for path in written:
@@ -159,23 +163,23 @@ def test_several_algorithms_and_seeds(ldm_run, tmp_path):
     for run in runs[1:]:
         add_trajectories(run, with_beliefs=False)
     add_imagination(runs[1])
-    written = names(figures.draw_figures(runs, tmp_path / "out", file_format="svg"))
+    written = names(draw_figures(runs, tmp_path / "out", file_format="svg"))
     assert {"trajectory_ldm_0.svg", "trajectory_rl2_1.svg", "learning_curves.svg", "reward_maps.svg"} <= written
 
 
 def test_a_bare_run_allows_what_needs_evaluations_only(tmp_path):
-    written = figures.draw_figures([make_run(tmp_path / "rl2_0", "rl2")], tmp_path / "out")
+    written = draw_figures([make_run(tmp_path / "rl2_0", "rl2")], tmp_path / "out")
     assert names(written) == {"learning_curves.png", "return_map.png", "summary.md"}
 
 
 def test_only_the_wanted_figures(ldm_run, tmp_path):
-    written = figures.draw_figures([ldm_run], tmp_path / "out", only=["fig4", "reward_maps"])
+    written = draw_figures([ldm_run], tmp_path / "out", only=["fig4", "reward_maps"])
     assert names(written) == {"reward_maps.png", "summary.md"}
 
 
 def test_other_environments_get_curves(tmp_path):
     run = make_run(tmp_path / "other", env="NotRegistered-v0")
-    written = figures.draw_figures([run, make_run(tmp_path / "grid")], tmp_path / "out")
+    written = draw_figures([run, make_run(tmp_path / "grid")], tmp_path / "out")
     folders = {path.parent.name for path in written}
     assert folders == {"NotRegistered-v0", "GridNavi-v0", "out"}
     assert not (tmp_path / "out" / "NotRegistered-v0" / "return_map.png").exists()
@@ -184,42 +188,42 @@ def test_other_environments_get_curves(tmp_path):
 def test_extrapolation(tmp_path):
     run = make_run(tmp_path / "run", env=EXTRAPOLATION)
     add_reward_maps(run, k=1, beta=2.0, tasks=gridworld.grid_navi_extrapolation_tasks())
-    assert "reward_maps.png" in names(figures.draw_figures([run], tmp_path / "out"))
+    assert "reward_maps.png" in names(draw_figures([run], tmp_path / "out"))
 
 
 def test_an_impossible_figure_names_the_missing_file(tmp_path):
     run = make_run(tmp_path / "rl2_0", "rl2")
     with pytest.raises(ValueError, match=r"reward_maps of GridNavi-v0 \(no reward_maps.npz in .*rl2_0\)"):
-        figures.draw_figures([run], tmp_path / "out", only=["fig4"])
+        draw_figures([run], tmp_path / "out", only=["fig4"])
     with pytest.raises(ValueError, match="no evaluations with the most likely actions"):
-        figures.draw_figures([run], tmp_path / "out", only=["fig3"], actions="deterministic")
+        draw_figures([run], tmp_path / "out", only=["fig3"], actions="deterministic")
     with pytest.raises(ValueError, match="'fig99' is not a figure"):
-        figures.draw_figures([run], tmp_path / "out", only=["fig99"])
+        draw_figures([run], tmp_path / "out", only=["fig99"])
     (run / "evaluations.csv").unlink()
     with pytest.raises(ValueError, match=r"no evaluations with sampled actions in evaluations.csv of .*rl2_0"):
-        figures.draw_figures([run], tmp_path / "out")
+        draw_figures([run], tmp_path / "out")
 
 
 def test_the_command_prints_files_and_the_table(ldm_run, tmp_path, capsys):
-    figures.main([str(ldm_run), "--out", str(tmp_path / "out"), "--only", "fig3,imagination"])
+    main([str(ldm_run), "--out", str(tmp_path / "out"), "--only", "fig3,imagination"])
     printed = capsys.readouterr().out
     for name in ("learning_curves.png", "imagination.png", "summary.md"):
         assert str(tmp_path / "out" / name) in printed
     assert "| LDM | 1 | 10M | sampled | 4 |" in printed
     with pytest.raises(SystemExit, match=r"error: .*nowhere is not a folder"):
-        figures.main([str(tmp_path / "nowhere")])
+        main([str(tmp_path / "nowhere")])
 
 
 def test_best_returns_are_those_of_the_paper():
-    assert figures.best_return(TASKS.tasks("train")) == pytest.approx(23.28, abs=5e-3)
-    assert figures.best_return(TASKS.tasks("test")) == pytest.approx(24.50, abs=5e-3)
+    assert gridworld.best_return(TASKS.tasks("train")) == pytest.approx(23.28, abs=5e-3)
+    assert gridworld.best_return(TASKS.tasks("test")) == pytest.approx(24.50, abs=5e-3)
 
 
 def test_imagination_shows_what_was_logged(tmp_path):
     run = make_run(tmp_path / "run", n_evaluations=1)
     write_csv(run / "progress.csv", ["time/total_timesteps", "imagination/return_4"], [[1000, 2.0]])
-    plan = figures.Plan(group_runs([load_run(run)]), None, False, 1)
-    ((name, figure),) = figures.imagination(plan)
+    plan = Plan(group_runs([load_run(run)]), None, False, 1)
+    ((name, figure),) = imagination(plan)
     assert name == "imagination"
     assert [axis.get_title() for axis in figure.axes] == ["Return on imaginary tasks"]
 
@@ -227,18 +231,18 @@ def test_imagination_shows_what_was_logged(tmp_path):
 def test_paths_keep_right():
     path = np.array([[0, 0], [1, 0], [1, 0], [2, 0], [2, 1], [2, 0]])
     shifted = [[0, 0], [0, -0.1], [1, -0.1], [2.1, -0.1], [2.1, 1], [1.9, 1], [1.9, 0], [2, 0]]
-    np.testing.assert_allclose(figures._keep_right(path), shifted)
-    np.testing.assert_allclose(figures._keep_right(np.zeros((3, 2), dtype=int)), np.zeros((2, 2)))
+    np.testing.assert_allclose(_keep_right(path), shifted)
+    np.testing.assert_allclose(_keep_right(np.zeros((3, 2), dtype=int)), np.zeros((2, 2)))
 
 
 def test_curves_are_averaged_where_all_seeds_have_values():
     seeds = [(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0])), (np.array([2.0, 4.0]), np.array([3.0, 5.0]))]
-    curve = figures.average_curves(seeds)
+    curve = average_curves(seeds)
     np.testing.assert_allclose(curve.steps, [2.0, 3.0])
     np.testing.assert_allclose(curve.mean, [2.0, 3.0])
     np.testing.assert_allclose(curve.std, [np.sqrt(2), np.sqrt(2)])
     steps = np.arange(30.0)
-    np.testing.assert_allclose(figures.average_curves([(steps, steps)], window=5).mean[[0, 1, 4, 29]], [0.0, 0.5, 2.0, 27.0])
+    np.testing.assert_allclose(average_curves([(steps, steps)], window=5).mean[[0, 1, 4, 29]], [0.0, 0.5, 2.0, 27.0])
 
 
 def test_summary_table(tmp_path):
@@ -278,7 +282,7 @@ def test_the_final_evaluation_counts_until_training_goes_on(tmp_path):
     add_final_evaluation(folder)
     last = load_run(folder).last_evaluation
     assert last is not None and last.path.name == "final_evaluation.csv"
-    assert {"return_map.png", "summary.md"} <= names(figures.draw_figures([folder], tmp_path / "out"))
+    assert {"return_map.png", "summary.md"} <= names(draw_figures([folder], tmp_path / "out"))
     add_final_evaluation(folder, step=5_000_000)
     last = load_run(folder).last_evaluation
     assert last is not None and last.path.name == "evaluations.csv"
@@ -377,7 +381,7 @@ def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
     paths = np.random.default_rng(0).normal(size=(len(tasks), 2, 200, domain.position_dim)).cumsum(2)
     paths[0, 1, 50:] = np.nan
     np.savez(folder / "paths.npz", tasks=tasks, split=np.full(len(tasks), "eval"), paths=paths)
-    written = figures.draw_figures([folder], tmp_path / "figures")
+    written = draw_figures([folder], tmp_path / "figures")
     assert sorted(path.name for path in written) == ["learning_curves.png", "paths.png", "summary.md"]
     assert all(path.read_bytes().startswith(PNG) for path in written[:2])
 

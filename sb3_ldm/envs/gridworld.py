@@ -100,6 +100,18 @@ def grid_probes(observation: GridObservation = "xy") -> TaskProbes:
     return TaskProbes(tasks=cells(), states=states, actions=np.zeros(N_CELLS, dtype=np.int64), next_states=states)
 
 
+def best_return(tasks: np.ndarray, horizon: int = HORIZON) -> float:
+    """
+    Return of an agent that knows the goal and goes straight there, averaged over tasks.
+
+    :param tasks: goal cells, shape [n, 2]
+    :param horizon: steps of an episode
+    :return: the best possible mean return of one episode
+    """
+    way = np.asarray(tasks).sum(axis=1)
+    return float((GOAL_REWARD * (horizon - way + 1) + STEP_REWARD * (way - 1)).mean())
+
+
 class GridNaviTasks(FiniteTaskDistribution):
     """
     Goal cells, split by Chebyshev ring ``max(x, y)``.

@@ -7,12 +7,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sb3_ldm.envs.locomotion import TIMESTEP, AntDirection, AntGoal, Domain
-from sb3_ldm.results import SavedPaths
+from sb3_ldm.envs.locomotion import TIMESTEP, AntDirection, AntGoal, Domain, domain_of
+from sb3_ldm.figures.plan import MUTED, Drawing, NothingToDraw, Plan, folders, stem
+from sb3_ldm.results import PATHS_FILE, SavedPaths
+from sb3_ldm.summary import display_name
 
 _TASK_COLOURS = ("#d1495b", "#2e6f9e", "#3a8f6b", "#c98b1b", "#8d5fa8")
-_MUTED = "#8c8c8c"
 _SMOOTHING = 10  # steps over which a velocity is averaged: half a second
+
+
+def paths(plan: Plan) -> Drawing:
+    """
+    Where the trained agent goes in the locomotion domains (Fig. 8b to d).
+
+    :param plan: what to draw
+    :return: a figure of each group's first seed
+    """
+    chosen = {label: run for label, members in plan.groups.items() for run in members[::-1] if run.paths is not None}
+    if not chosen:
+        raise NothingToDraw(f"no {PATHS_FILE} in {folders(plan.runs)}")
+    for label, run in chosen.items():
+        assert run.paths is not None
+        yield stem("paths", label, chosen), _paths_figure(run.paths, domain_of(run.env), display_name(label))
 
 
 def velocities(positions: np.ndarray, window: int = _SMOOTHING) -> np.ndarray:
@@ -24,7 +40,7 @@ def velocities(positions: np.ndarray, window: int = _SMOOTHING) -> np.ndarray:
     return (positions[window:] - positions[:-window]) / (window * TIMESTEP)
 
 
-def paths_figure(saved: SavedPaths, domain: Domain, name: str) -> Figure:
+def _paths_figure(saved: SavedPaths, domain: Domain, name: str) -> Figure:
     """
     The paths of a trained agent on some tasks, a panel for each episode of the meta-episode.
 
@@ -50,7 +66,7 @@ def paths_figure(saved: SavedPaths, domain: Domain, name: str) -> Figure:
                 axis.plot(time, velocities(known[:, 0]), color=colour, linewidth=1.4)
                 axis.axhline(task[0], color=colour, linewidth=1.0, linestyle=(0, (4, 3)))
         if on_plane:
-            axis.plot(0.0, 0.0, "o", color=_MUTED, markerfacecolor="white", markersize=5)
+            axis.plot(0.0, 0.0, "o", color=MUTED, markerfacecolor="white", markersize=5)
             axis.set_aspect("equal", adjustable="box")
         axis.set_xlabel("x (m)" if on_plane else "time (s)")
     axes[0].set_ylabel("y (m)" if on_plane else "velocity (m/s)")

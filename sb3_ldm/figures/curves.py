@@ -1,0 +1,226 @@
+"""What happens over training (paper, Figure 3 and 7)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from sb3_ldm.envs import gridworld
+from sb3_ldm.envs.locomotion import DOMAINS, HORIZON, domain_of
+from sb3_ldm.figures.plan import (
+    MUTED,
+    Drawing,
+    NothingToDraw,
+    Plan,
+    evaluations_of,
+    folders,
+    has_successes,
+    having,
+    horizon_of,
+    number,
+)
+from sb3_ldm.results import EVALUATIONS_FILE, PROGRESS_FILE, RunResult
+from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
+
+#: Evaluations from which on a curve is smoothed; short runs are shown as they are.
+_SMOOTH_FROM = 20
+
+
+class Curve(NamedTuple):
+    """A quantity over training, over the seeds of a group."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray  #: zero for a single seed
+
+
+def learning_curves(plan: Plan) -> Drawing:
+    """
+    Returns in the last episode of the meta-episode over training, in the locomotion domains also in the first (dotted), and
+    the unseen goals that it does not reach (Fig. 3, 7).
+
+    :param plan: what to draw
+    :return: one figure
+    """
+    groups = having(plan, lambda run: run.evaluations, EVALUATIONS_FILE)
+    runs = [run for members in groups.values() for run in members]
+    splits = [split for split in ordered_splits(runs) if any(len(evaluations_of(run, split, plan)) for run in runs)]
+    missed = [split for split in splits if split != "train" and all(has_successes(run, split, plan) for run in runs)][:1]
+    figure, axes = _panels(len(splits) + len(missed))
+    last_episode = max(run.episodes_per_task for run in runs)
+    for axis, split in zip(axes, splits, strict=False):
+        axis.set_title(f"{split_name(split).capitalize()} tasks")
+        axis.set_ylabel(f"return in episode {last_episode}")
+    for axis, split in zip(axes[len(splits) :], missed, strict=True):
+        axis.set_title(f"{split_name(split).capitalize()} goals not reached")
+        n_tasks = max(evaluations_of(run, split, plan).n_tasks for run in runs)
+        axis.set_ylabel(f"of {n_tasks}, in episode {last_episode}")
+        axis.set_ylim(-0.02 * n_tasks, 1.05 * n_tasks)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for label, members in groups.items():
+        for axis, split in zip(axes, splits, strict=False):
+            tables = [evaluations_of(run, split, plan) for run in members]
+            _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], plan, label)
+            if runs[0].env in DOMAINS:
+                tables = [evaluations_of(run, split, plan, episode=1) for run in members]
+                _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], plan, label, style=":")
+        for axis, split in zip(axes[len(splits) :], missed, strict=True):
+            tables = [evaluations_of(run, split, plan) for run in members]
+            _draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], plan, label)
+    _draw_references(axes, splits, plan)
+    first: list[Any] = []
+    if runs[0].env in DOMAINS:
+        _draw_do_nothing(axes, splits, runs, plan)
+        first = [Line2D([], [], color=MUTED, linestyle=":", label="episode 1")]
+    _draw_legend(figure, groups, plan, first)
+    yield "learning_curves", figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A row of panels with the training steps below each."""
+    figure = Figure(figsize=(3.2 * count, 2.8), layout="constrained")
+    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    for axis in axes:
+        axis.set_xlabel("frames")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_frames(value)))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.margins(x=0.02)
+    return figure, axes
+
+
+def _draw_curve(axis: Axes, seeds: Sequence[tuple[np.ndarray, np.ndarray]], plan: Plan, label: str, style: str = "-") -> None:
+    seeds = [seed for seed in seeds if len(seed[0])]
+    if not seeds:
+        return
+    curve, colour = average_curves(seeds, plan.window), plan.colour(label)
+    marker = "o" if len(curve.steps) < 6 else None
+    axis.plot(curve.steps, curve.mean, style, color=colour, marker=marker, markersize=3)
+    axis.fill_between(curve.steps, curve.mean - curve.std, curve.mean + curve.std, color=colour, alpha=0.18, linewidth=0)
+    axis.set_xlim(left=0.0)
+
+
+def average_curves(seeds: Sequence[tuple[np.ndarray, np.ndarray]], window: int = 1) -> Curve:
+    """
+    Average curves over seeds, where all of them have values.
+
+    :param seeds: training steps and values of each seed, at least one point each
+    :param window: points in the (trailing) moving average of curves with at least 20 points
+    :return: mean and standard deviation over the seeds
+    """
+    start = max(steps[0] for steps, _ in seeds)
+    end = min(steps[-1] for steps, _ in seeds)
+    grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
+    grid = grid[(grid >= start) & (grid <= end)]
+    values = np.stack([np.interp(grid, steps, _smooth(values, window)) for steps, values in seeds])
+    std = values.std(axis=0, ddof=1) if len(seeds) > 1 else np.zeros(len(grid))
+    return Curve(grid, values.mean(axis=0), std)
+
+
+def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+    if len(values) < _SMOOTH_FROM:
+        return values
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (total[ends] - total[starts]) / (ends - starts)
+
+
+def _draw_references(axes: Sequence[Axes], splits: Sequence[str], plan: Plan) -> None:
+    """Dashed lines for the best possible and for never finding the goal, and the same limits for all splits."""
+    if plan.tasks is None or any(split not in plan.tasks.splits for split in splits):
+        return
+    horizon = horizon_of(plan)
+    worst = gridworld.STEP_REWARD * horizon
+    best = [gridworld.best_return(plan.tasks.tasks(split), horizon) for split in splits]
+    room = 0.13 * (max(best) - worst)
+    for axis, value in zip(axes, best, strict=False):
+        _draw_reference(axis, value, "best possible", above=True)
+        _draw_reference(axis, worst, "never found", above=False)
+        axis.set_ylim(worst - room, max(best) + room)
+
+
+def _draw_do_nothing(axes: Sequence[Axes], splits: Sequence[str], runs: Sequence[RunResult], plan: Plan) -> None:
+    """The return of a robot that stands still, on the tasks of each split that were evaluated."""
+    domain = domain_of(runs[0].env)
+    for axis, split in zip(axes, splits, strict=False):
+        tasks = np.concatenate([evaluations_of(run, split, plan).tasks for run in runs])
+        # Not the longest episode that was seen: the ant may always fall before the end.
+        horizon = (runs[0].metadata.get("env_kwargs") or {}).get("horizon", HORIZON)
+        value = float(domain.do_nothing_returns(np.unique(tasks, axis=0), horizon).mean())
+        _draw_reference(axis, value, "doing nothing", above=True)
+
+
+def _draw_reference(axis: Axes, value: float, name: str, above: bool) -> None:
+    axis.axhline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axis.annotate(
+        f"{name} {number(value)}",
+        (1.0, value),
+        xycoords=axis.get_yaxis_transform(),
+        xytext=(0, 2 if above else -2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if above else "top",
+        fontsize=7,
+        color=MUTED,
+    )
+
+
+def _draw_legend(figure: Figure, groups: Mapping[str, Sequence[RunResult]], plan: Plan, extra: Sequence[Any] = ()) -> None:
+    handles: list[Any] = []
+    for label, members in groups.items():
+        seeds = f"{len(members)} seed{'s' if len(members) > 1 else ''}"
+        handles.append(Line2D([], [], color=plan.colour(label), linewidth=2.5, label=f"{display_name(label)} ({seeds})"))
+    handles += extra
+    # As many columns as fit: about 0.07 inch a letter, and the line before it.
+    width = 0.5 + 0.07 * max(len(handle.get_label()) for handle in handles)
+    ncols = max(1, int(figure.get_figwidth() / width))
+    figure.legend(handles=handles, loc="outside upper left", ncols=ncols, handlelength=1.4, columnspacing=1.6)
+
+
+def imagination(plan: Plan) -> Drawing:
+    """
+    What mixture workers imagine over training: share of imaginary tasks that peak on unseen tasks, how high they peak, and
+    the policy's return on them.
+
+    :param plan: what to draw
+    :return: one figure, with a panel for each of these that was logged
+    """
+    last = max(run.episodes_per_task for run in plan.runs)
+    returns: dict[str, Any] = {f"imagination/return_{last}": "-", **({"imagination/return_1": ":"} if last > 1 else {})}
+    panels: list[tuple[str, str, dict[str, str]]] = [
+        ("Imagined tasks that are unseen", "share of reward maps", {"imagination/share_unseen": "-"}),
+        ("Peak of the reward maps", "imaginary reward", {"imagination/peak_reward": "-"}),
+        ("Return on imaginary tasks", "imaginary return", returns),
+    ]
+    panels = [panel for panel in panels if any(_has_logged(run, panel[2]) for run in plan.runs)]
+    if not panels:
+        raise NothingToDraw(f"no columns imagination/... in {PROGRESS_FILE} of {folders(plan.runs)}")
+    columns = {name: style for _, _, names in panels for name, style in names.items()}
+    groups = {
+        label: [run for run in members if _has_logged(run, columns)]
+        for label, members in plan.groups.items()
+        if any(_has_logged(run, columns) for run in members)
+    }
+    figure, axes = _panels(len(panels))
+    for axis, (title, quantity, names) in zip(axes, panels, strict=True):
+        axis.set(title=title, ylabel=quantity)
+        if "imagination/share_unseen" in names:
+            axis.set_ylim(-0.03, 1.03)
+        for label, members in groups.items():
+            for name, style in names.items():
+                _draw_curve(axis, [run.logged(name) for run in members], plan, label, style)
+    episodes = [
+        Line2D([], [], color=MUTED, linestyle=style, label=f"episode {name.rpartition('_')[2]}")
+        for name, style in returns.items()
+        if name in columns and len(returns) > 1
+    ]
+    _draw_legend(figure, groups, plan, episodes)
+    yield "imagination", figure
+
+
+def _has_logged(run: RunResult, names: Iterable[str]) -> bool:
+    return any(len(run.logged(name)[0]) > 0 for name in names)

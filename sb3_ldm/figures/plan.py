@@ -1,0 +1,128 @@
+"""What figures are drawn from, and how they look."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from sb3_ldm.envs.gridworld import GridNaviTasks
+from sb3_ldm.results import EvaluationTable, RunResult
+
+#: One colour an algorithm in every figure; told apart with any kind of colour vision.
+COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}
+COLOURS |= {"oracle": "#555555", "goal_oracle": "#9a9a9a"}
+COLOURS |= {"ldm-paper": "#e08a3c", "ldm-release": "#b58900"}
+_OTHER_COLOURS = ("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b")
+
+INK = "#2b2b2b"
+MUTED = "#8c8c8c"
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "savefig.dpi": 200,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+}
+
+
+class NothingToDraw(ValueError):
+    """The runs lack the files that a figure is drawn from."""
+
+
+class Plan(NamedTuple):
+    """What all figures of one environment are drawn from."""
+
+    groups: Mapping[str, list[RunResult]]  #: runs that differ in their seed, by label
+    tasks: GridNaviTasks | None  #: of the gridworld, None for other environments
+    deterministic: bool  #: which evaluations to draw
+    window: int  #: of the moving average
+
+    @property
+    def runs(self) -> list[RunResult]:
+        """All runs."""
+        return [run for members in self.groups.values() for run in members]
+
+    def colour(self, label: str) -> str:
+        """
+        :param label: a group
+        :return: its colour, that of its algorithm if this is the only such group
+        """
+        if label in COLOURS:
+            return COLOURS[label]
+        algos = {name: members[0].label for name, members in self.groups.items()}
+        algo = algos[label]
+        if algo in COLOURS and list(algos.values()).count(algo) == 1:
+            return COLOURS[algo]
+        others = [name for name in self.groups if algos[name] not in COLOURS or list(algos.values()).count(algos[name]) > 1]
+        return _OTHER_COLOURS[others.index(label) % len(_OTHER_COLOURS)]
+
+
+Drawing = Iterator[tuple[str, Figure]]  #: stems of file names, and figures
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9.=-]+", "_", text).strip("_")
+
+
+def stem(name: str, label: str, chosen: Mapping[str, RunResult]) -> str:
+    return name if len(chosen) == 1 else f"{name}_{slug(label)}"
+
+
+def having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file: str) -> dict[str, list[RunResult]]:
+    """The groups, without runs that were not evaluated with the kind of actions that is drawn."""
+    groups: dict[str, list[RunResult]] = {}
+    for label, members in plan.groups.items():
+        for run in members:
+            table = read(run)
+            if table is not None and len(table.select(deterministic=plan.deterministic)):
+                groups.setdefault(label, []).append(run)
+    if not groups:
+        raise NothingToDraw(f"no evaluations with {actions_name(plan)} in {file} of {folders(plan.runs)}")
+    return groups
+
+
+def evaluations_of(run: RunResult, split: str, plan: Plan, episode: int | None = None) -> EvaluationTable:
+    """The evaluations in an episode of a meta-episode, the last one by default."""
+    assert run.evaluations is not None
+    return run.evaluations.select(split, plan.deterministic, run.episodes_per_task if episode is None else episode)
+
+
+def has_successes(run: RunResult, split: str, plan: Plan) -> bool:
+    return evaluations_of(run, split, plan).has_successes
+
+
+def actions_name(plan: Plan) -> str:
+    return "the most likely actions" if plan.deterministic else "sampled actions"
+
+
+def folders(runs: Sequence[RunResult]) -> str:
+    return ", ".join(str(run.path) for run in runs)
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def horizon_of(plan: Plan) -> int:
+    """Steps of an episode; in the gridworld no episode is shorter."""
+    tables = [run.last_evaluation for run in plan.runs]
+    lengths = [table.lengths.max() for table in tables if table is not None]
+    return int(max(lengths))
