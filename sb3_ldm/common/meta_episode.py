@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 
-from sb3_ldm.common.checks import check_integer
+from sb3_ldm.checks import check_integer
 from sb3_ldm.envs.tasks import Task, check_task_env
 
 

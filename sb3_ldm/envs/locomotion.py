@@ -25,7 +25,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.seeding import np_random
 
-from sb3_ldm.common.checks import check_integer
+from sb3_ldm.checks import check_integer
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
 
 HORIZON = 200  #: steps of one episode, H in the paper

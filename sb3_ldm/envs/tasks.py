@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_ldm.common.checks import check_integer
+from sb3_ldm.checks import check_integer
 
 #: A vector that describes one task, for instance the goal cell ``[x, y]``; shape [task_dim].
 Task: TypeAlias = np.ndarray

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_ldm.common.checks import check_integer, is_number
+from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.common.latent_dynamics import BeliefEncoder, LatentDynamics, Transitions
 from sb3_ldm.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.checks import is_number
+from sb3_ldm.checks import is_number
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig

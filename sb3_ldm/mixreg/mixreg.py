@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ldm.common.checks import is_number
+from sb3_ldm.checks import is_number
 from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO, SequenceRolloutBuffer
 from sb3_ldm.mixreg.mixture import MixingRolloutBuffer
 from sb3_ldm.mixreg.policies import MlpLstmPolicy

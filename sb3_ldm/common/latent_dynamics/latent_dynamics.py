@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_ldm.common.checks import check_integer, is_number
+from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.elbo import (
     bernoulli_log_likelihood,

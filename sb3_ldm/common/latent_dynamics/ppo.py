@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.checks import check_integer
+from sb3_ldm.checks import check_integer
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
 from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_ldm.common.checks import check_integer
+from sb3_ldm.checks import check_integer
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy

@@ -9,7 +9,7 @@ import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_ldm.common.checks import check_integer
+from sb3_ldm.checks import check_integer
 
 logger = logging.getLogger("sb3_ldm")
 
