@@ -42,6 +42,7 @@ from sb3_ldm.results import (
 )
 from sb3_ldm.summary import format_frames
 from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once
+from sb3_ldm.zoo.script import exit_when_terminated
 
 RUNS = Path("runs")  #: where agents are trained
 #: What is kept of a run; progress of a continued run is in several files.
@@ -158,7 +159,7 @@ class Job:
         return True
 
     def stop(self) -> None:
-        """End it; what it did since the last checkpoint is lost."""
+        """End it; here it saves a checkpoint first, on a cluster what it did since the last one is lost."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
@@ -352,7 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.status:
         try:
             launch, n_jobs = _launcher(options)
-            failed = run_jobs(jobs, n_jobs, title, console, launch)
+            with exit_when_terminated():
+                failed = run_jobs(jobs, n_jobs, title, console, launch)
         except KeyboardInterrupt:
             sys.exit("Interrupted: the same command goes on from the last checkpoints.")
         except (ValueError, ImportError, ConnectionError) as error:

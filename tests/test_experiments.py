@@ -287,7 +287,8 @@ def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
         run.run_jobs(jobs, 0)
 
 
-def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_path):
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_path, number, raised):
     experiment, modes = scripted
     modes["ldm"] = "wait"
     jobs = jobs_of(experiment, tmp_path)
@@ -297,11 +298,11 @@ def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_pa
         deadline = time.time() + 30
         while not all(path.exists() for path in checkpoints) and time.time() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised), run.exit_when_terminated():
         run.run_jobs(jobs, 4)
     thread.join()
     assert all(job.process is None or job.process.poll() is not None for job in jobs)

@@ -1,5 +1,6 @@
 """The command line: a run's files, and going on after a crash."""
 
+import contextlib
 import csv
 import inspect
 import json
@@ -251,7 +252,8 @@ def small_run(folder: Path, algo: str, n_timesteps: int) -> list[str]:
     return [*options, "-params", *(f"{name}:{value}" for name, value in small.items())]
 
 
-def test_an_interrupt_loses_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("terminated", [False, True])
+def test_an_interrupt_loses_nothing(tmp_path, monkeypatch, terminated):
     """Ctrl-C leaves a checkpoint with the buffer, and a run that is not called finished; it is evaluated anew at its end."""
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
@@ -261,15 +263,17 @@ def test_an_interrupt_loses_nothing(tmp_path, monkeypatch):
         train(model)
         learned.append([len(model.replay_buffer), *(parameter.clone() for parameter in model.policy.parameters())])
         if len(learned) == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM if terminated else signal.SIGINT)
+            time.sleep(1.0)
 
     monkeypatch.setattr(LDM, "train", interrupted)
-    main(small_run(tmp_path, "ldm", 200))
+    with pytest.raises(SystemExit, match="143") if terminated else contextlib.nullcontext():
+        main(small_run(tmp_path, "ldm", 200))
     run = tmp_path / "ldm" / "GridNavi-v0_1"
     state = json.loads((run / "run.json").read_text())
     assert (state["finished"], state["frames"]) == (False, 120)
     before = load_run(run).final_evaluation
-    assert before is not None and set(before.timesteps) == {120}
+    assert before is None if terminated else before is not None and set(before.timesteps) == {120}
 
     start, continued = LDM.learn, []
 
@@ -284,7 +288,7 @@ def test_an_interrupt_loses_nothing(tmp_path, monkeypatch):
     state = json.loads((run / "run.json").read_text())
     assert (state["finished"], state["frames"]) == (True, 200)
     after = load_run(run).final_evaluation
-    assert after is not None and set(after.timesteps) == {200} and len(after) == len(before)
+    assert after is not None and set(after.timesteps) == {200} and (before is None or len(after) == len(before))
     assert not (run / "checkpoint.zip").exists()
 
 

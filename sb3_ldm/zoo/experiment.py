@@ -36,6 +36,7 @@ from sb3_ldm.results import FINAL_FILE
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
+from sb3_ldm.zoo.script import exit_when_terminated
 
 FINAL_REPEATS = 10
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
@@ -197,13 +198,16 @@ class MetaExperimentManager(ExperimentManager):
 
     def learn(self, model: BaseAlgorithm) -> None:
         try:
-            self._train(model)
-        except KeyboardInterrupt:
+            with exit_when_terminated():
+                self._train(model)
+        except (KeyboardInterrupt, SystemExit) as reason:
             self._interrupted = True
             print("Interrupted: saving what has been learned")
             if self._checkpoint is not None and model.num_timesteps > 0:
                 self._checkpoint.save()
                 print(f"Go on with -i {Path(self.save_path) / CHECKPOINT_FILE}")
+            if isinstance(reason, SystemExit):  # who terminates does not wait for the evaluation
+                raise
         finally:
             for bar in self.callbacks:
                 if isinstance(bar, MetaProgressBarCallback):

@@ -1,12 +1,32 @@
 """rl_zoo3's train script with managers of this package; also callable more than once in a process."""
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_ldm.zoo.registration import register
+
+
+@contextlib.contextmanager
+def exit_when_terminated() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, as a scheduler sends it before it takes the machine back; in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def run_script(manager: Callable[..., ExperimentManager], arguments: Sequence[str]) -> None:
