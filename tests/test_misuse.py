@@ -201,6 +201,17 @@ def test_locomotion_has_the_spec_of_its_id(env_id):
     again.close()
 
 
+def test_what_a_domain_says_itself_is_not_told_it():
+    with pytest.raises(ValueError, match="terminate_when_unhealthy=True"):
+        gym.make("AntGoal-v0", terminate_when_unhealthy=True)
+
+
+def test_meta_episodes_of_another_length_are_warned_of():
+    model = make(RL2)
+    with pytest.warns(UserWarning, match="n_steps=8 cuts meta-episodes of 12 steps"):
+        model.set_env(vec_env(Bandit, 4, episodes=3))
+
+
 def test_what_has_no_tasks_is_named(tmp_path, monkeypatch):
     from sb3_ldm.train import main
 

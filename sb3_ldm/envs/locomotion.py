@@ -360,7 +360,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
     :param render_mode: None or one of gymnasium's
     :param validation_tasks: training tasks to hold out as the split ``validation``
     :param kwargs: of the gymnasium environment, for instance the size of pictures
-    :raises ValueError: if there is no such split
+    :raises ValueError: if there is no such split, or ``kwargs`` has what the domain itself says
     """
 
     def __init__(
@@ -371,9 +371,12 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         validation_tasks: int = 0,
         **kwargs: Any,
     ) -> None:
-        options: dict[str, Any] = {"exclude_current_positions_from_observation": False, **kwargs}
+        own = {"exclude_current_positions_from_observation": False}
         if domain.base_id == "Ant-v5":
-            options["terminate_when_unhealthy"] = domain.terminates
+            own["terminate_when_unhealthy"] = domain.terminates
+        for name in own.keys() & kwargs:
+            raise ValueError(f"{name}={kwargs[name]}: the domain says so itself ({own[name]}).")
+        options = {**own, **kwargs}
         # Both checks cost time in every step.
         base = gym.make(domain.base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode, **options)
         super().__init__(base.unwrapped)

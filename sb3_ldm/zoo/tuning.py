@@ -27,6 +27,7 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 
+from sb3_ldm.checks import check_integer
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.meta_episode import observation_layout
@@ -321,6 +322,7 @@ class TuningManager(MetaExperimentManager):
         self._check_words()
         if self.n_jobs != 1 and self.cluster is None:
             raise ValueError(f"n_jobs={self.n_jobs}: start the same command several times instead, or give --ray-address.")
+        check_integer("n_trials", self.n_trials, 0)
         assert self.storage is not None and self.study_name is not None
         study = optuna.create_study(
             sampler=self._create_sampler(self.sampler),

@@ -159,12 +159,7 @@ class SequencePPO(RecurrentPPO):
             self.n_steps = meta_episode
         check_integer("n_steps", self.n_steps, 2, f"as a rollout needs; a meta-episode has {meta_episode}")
         check_integer("n_epochs", self.n_epochs, 1)
-        if self.n_steps % meta_episode != 0:
-            warnings.warn(
-                f"n_steps={self.n_steps} cuts meta-episodes of {meta_episode} steps: credit across the cut comes from the "
-                f"value estimate alone. Use a multiple of {meta_episode}, or None for one meta-episode.",
-                stacklevel=4,
-            )
+        self._warn_of_cuts(stacklevel=5)
         if self.batch_size is not None:
             if self.batch_size < self.n_steps:
                 raise ValueError(
@@ -178,6 +173,19 @@ class SequencePPO(RecurrentPPO):
                     f"steps; it is cut into {n_minibatches} minibatches of whole sequences.",
                     stacklevel=4,
                 )
+
+    def _warn_of_cuts(self, stacklevel: int) -> None:
+        meta_episode = self.layout.meta_episode_steps
+        if self.n_steps % meta_episode != 0:
+            warnings.warn(
+                f"n_steps={self.n_steps} cuts meta-episodes of {meta_episode} steps: credit across the cut comes from the "
+                f"value estimate alone. Use a multiple of {meta_episode}, or None for one meta-episode.",
+                stacklevel=stacklevel,
+            )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        self._warn_of_cuts(stacklevel=3)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
