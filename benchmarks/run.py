@@ -158,10 +158,14 @@ class Job:
         self.state = "done"
         return True
 
-    def stop(self) -> None:
-        """End it; here it saves a checkpoint first, on a cluster what it did since the last one is lost."""
+    def terminate(self) -> None:
+        """Ask it to end. It saves a checkpoint first; on a cluster or Windows, what it did since the last one is lost."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
+
+    def wait(self) -> None:
+        """Wait for its end, after :meth:`terminate`."""
+        if self.process is not None and self.is_active:
             self.process.wait()
             self._close()
             self.state = "waiting"
@@ -303,7 +307,9 @@ def run_jobs(
                 time.sleep(_POLL_S)
     finally:
         for job in jobs:
-            job.stop()
+            job.terminate()
+        for job in jobs:
+            job.wait()
     return [job for job in jobs if job.state == "failed"]
 
 

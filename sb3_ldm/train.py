@@ -7,6 +7,7 @@ that it was started with, as far as none are given.
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from sb3_ldm.zoo.configs import available_configs
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
-#: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
 _AGENT = ("-i", "--trained-agent")
+_NAME_AND_VALUE = re.compile(r"--?[A-Za-z][\w-]*=")
+#: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
 DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
 
 
@@ -27,7 +29,7 @@ def with_defaults(arguments: list[str], interactive: bool) -> list[str]:
     :return: the command line with this package's defaults for options that it does not give
     """
     # --name=value is --name value
-    words = [word for given in arguments for word in (given.split("=", 1) if given.startswith("--") else [given])]
+    words = [word for given in arguments for word in (given.split("=", 1) if _NAME_AND_VALUE.match(given) else [given])]
     arguments = [*words, *options_of_run(words)]
     missing = [word for name, value in DEFAULTS.items() if name not in arguments for word in (name, value)]
     if interactive and not {"--progress", "-P"} & set(arguments):

@@ -294,17 +294,22 @@ def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_pa
     jobs = jobs_of(experiment, tmp_path)
     checkpoints = [job.folder / "ldm" / "GridNavi-v0_1" / "checkpoint.zip" for job in jobs if job.run.variant == "ldm"]
 
+    ended = threading.Event()
+
     def interrupt():
-        deadline = time.time() + 30
-        while not all(path.exists() for path in checkpoints) and time.time() < deadline:
-            time.sleep(0.02)
+        while not all(path.exists() for path in checkpoints):
+            if ended.wait(0.02):
+                return  # too late: a signal would end the tests
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(raised), run.exit_when_terminated():
-        run.run_jobs(jobs, 4)
-    thread.join()
+    try:
+        with pytest.raises(raised), run.exit_when_terminated():
+            run.run_jobs(jobs, 4)
+    finally:
+        ended.set()
+        thread.join()
     assert all(job.process is None or job.process.poll() is not None for job in jobs)
     again = jobs_of(experiment, tmp_path)
     assert {job.run.name: job.state for job in again}["ldm_seed0"] == "waiting"

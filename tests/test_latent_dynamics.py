@@ -501,14 +501,18 @@ def test_the_rest_of_a_meta_episode_is_no_whole_one():
 
 
 def test_meta_episodes_that_somebody_else_stepped_in_are_not_stored():
-    """Neither one that goes on for too long, nor one that ends too soon."""
+    """Neither one that goes on for too long, nor one that is told to have had another length."""
     buffer = MetaEpisodeBuffer(10, LAYOUT, 2)
-    add_steps(buffer, 0.0, 2)
+    add_steps(buffer, 0.0, 3)
     add_steps(buffer, 10.0, 8, done_after=8)
-    add_steps(buffer, 20.0, 3, done_after=3)
     assert len(buffer) == 0
+    add_steps(buffer, 20.0, 7)
+    buffer.discard_unless_long(0, 6)
+    buffer.discard_unless_long(1, 8)
+    add_steps(buffer, 27.0, 1, done_after=1)
+    assert first_rewards(buffer) == [120.0]
     add_steps(buffer, 30.0, 8, done_after=8)
-    assert first_rewards(buffer) == [30.0, 130.0]
+    assert first_rewards(buffer) == [120.0, 30.0, 130.0]
 
 
 def record(env, n_meta_episodes, rng):

@@ -1,15 +1,19 @@
 """What goes wrong is named, and what other SB3 algorithms put up with is put up with."""
 
+from collections import Counter
+
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from helpers import Bandit, Drift, grid_vec_env, vec_env
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
 from sb3_ldm.common.callbacks import MetaEvalCallback
@@ -91,13 +95,28 @@ class Deaf(Bandit):
 
 def test_an_environment_that_ignores_the_task_is_refused():
     env = MetaEpisodeWrapper(Deaf(), 20, max_episode_steps=1)
-    with pytest.raises(ValueError, match="ignores options="):
+    with pytest.raises(ValueError, match="call select_task"):
         for seed in range(20):
             env.reset(seed=seed, options={"task": [2]})
-    with pytest.raises(ValueError, match="ignores options="):
+    with pytest.raises(ValueError, match="call select_task"):
         env.reset(seed=0)
         for _ in range(20):
             env.step(0)
+
+
+class Angle(Bandit):
+    """Puts its task into a form of its own."""
+
+    def select_task(self, options=None):
+        told = (options or {}).get("task")
+        return super().select_task(None if told is None else {"task": np.asarray(told) % 3})
+
+
+def test_an_environment_may_put_the_task_into_another_form():
+    env = MetaEpisodeWrapper(Angle(), 3, max_episode_steps=1)
+    assert env.reset(options={"task": [5]})[1]["task"] == 2
+    for _ in range(3):
+        assert env.step(2)[1] == 1.0
 
 
 class TellsOfSuccessAlone(Bandit):
@@ -136,6 +155,33 @@ def test_a_time_limit_around_the_meta_episode_is_named(limit):
         evaluate_meta(agent, make_vec_env(cut, 2))
 
 
+def test_padding_is_no_divergence():
+    """Where a shard of a batch has no step that is decoded, there is nothing to be accurate about."""
+    before = th.get_num_threads()
+    try:
+        th.set_num_threads(2)
+        for seed in range(3):
+            env = vec_env(lambda: Drift(end_probability=0.2), 4, horizon=50)
+            LDM("MlpLstmPolicy", env, n_decoded_steps=1, vae_batch_size=4, seed=seed, device="cpu").learn(4 * 100)
+    finally:
+        th.set_num_threads(before)
+
+
+def test_priors_are_not_mixed():
+    """A mixture worker that ends a meta-episode before any normal worker does goes on with true rewards."""
+    imagining = []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            env = self.model.mixture_env
+            imagining.append((bool(env.imagining.any()), env.imagination.has_final))
+            return True
+
+    env = DummyVecEnv([lambda i=i: MetaEpisodeWrapper(Bandit(), 1, max_episode_steps=2 if i == 1 else 8) for i in range(2)])
+    make(env=env, mixture_ratio=0.5, mixture_time="final", n_partners=1, n_steps=8).learn(32, Watch())
+    assert (True, True) in imagining and (True, False) not in imagining
+
+
 def test_rewards_that_are_changed_around_the_meta_episode_are_named():
     def changed():
         return gym.wrappers.TransformReward(MetaEpisodeWrapper(Bandit(), 2, max_episode_steps=4), lambda r: 10.0 * r - 1.0)
@@ -172,15 +218,28 @@ def test_an_extractor_of_a_batch_of_observations():
 
 
 @pytest.mark.parametrize("algorithm", [LDM, VariBAD])
-def test_evaluating_on_the_training_environment_does_not_break_training(algorithm):
-    """It disturbs the episodes that run, as in SB3; no disturbed one is stored."""
-    env = grid_vec_env(4)
-    options = {"reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0)}
-    model = make(algorithm, env, **options)
-    model.learn(6 * 4 * 12, EvalCallback(model.get_env(), eval_freq=5, n_eval_episodes=1, verbose=0))
-    assert len(model.replay_buffer) == 0
-    model.learn(3 * 4 * 12)
-    assert len(model.replay_buffer) > 0
+@pytest.mark.parametrize("make_env", [lambda: vec_env(Drift, 4, horizon=20), lambda: grid_vec_env(4)])
+def test_evaluating_on_the_training_environment_does_not_break_training(algorithm, make_env):
+    """It disturbs the episodes that run, as in SB3; none is stored that the environment does not know."""
+    lengths, stored = [], []
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            ended = [info["episode_lengths"].sum() for info in self.locals["infos"] if "episode_lengths" in info]
+            lengths.extend(ended)
+            return True
+
+        def _on_rollout_end(self):
+            buffer = self.model.replay_buffer
+            stored[:] = buffer.get(np.arange(len(buffer))).mask.sum(0).tolist() if len(buffer) else []
+
+    model = make(algorithm, make_env(), n_steps=40)
+    evaluation = EvalCallback(model.get_env(), eval_freq=17, n_eval_episodes=1, verbose=0)
+    model.learn(10 * 4 * 40, [Watch(), evaluation])
+    assert not Counter(stored) - Counter(lengths)
+    assert len(stored) < len(lengths)
+    model.learn(3 * 4 * 40)
+    assert len(model.replay_buffer) > len(stored)
 
 
 def test_a_learning_rate_that_is_given_at_loading_is_used(tmp_path):

@@ -85,6 +85,8 @@ def test_a_run_is_continued_with_its_own_options(tmp_path: Path) -> None:
     ]
     continued = with_defaults(as_one_word, interactive=False)
     assert [continued[continued.index(name) + 1] for name in ("--n-timesteps", "--seed", "--algo")] == ["900", "4", "ldm"]
+    short = with_defaults([f"-i={tmp_path / 'checkpoint.zip'}", "-n=900"], interactive=False)
+    assert short[short.index("-n") + 1] == "900" and "--n-timesteps" not in short and short.count("--algo") == 1
     assert all(continued.count(name) == 1 for name in ("--n-timesteps", "--seed", "--algo", "--hyperparams"))
     assert options_of_run(["--seed", "1"]) == [] == options_of_run(["-i", str(tmp_path / "other" / "agent.zip")])
 
@@ -290,6 +292,45 @@ def test_an_interrupt_loses_nothing(tmp_path, monkeypatch, terminated):
     after = load_run(run).final_evaluation
     assert after is not None and set(after.timesteps) == {200} and (before is None or len(after) == len(before))
     assert not (run / "checkpoint.zip").exists()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_waits_for_the_checkpoint(tmp_path, monkeypatch, first):
+    """A runner that was interrupted terminates its runs, which the terminal has interrupted too."""
+    monkeypatch.setattr(sys, "argv", ["train"])
+    save, calls = experiment.LatestCheckpointCallback.save, []
+
+    def slow_save(callback):
+        calls.append("save")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        save(callback)
+        calls.append("saved")
+
+    def interrupted(model):
+        os.kill(os.getpid(), first)
+        time.sleep(1.0)
+
+    monkeypatch.setattr(experiment.LatestCheckpointCallback, "save", slow_save)
+    monkeypatch.setattr(LDM, "train", interrupted)
+    with pytest.raises(SystemExit, match="143"):
+        main(small_run(tmp_path, "ldm", 200))
+    assert calls == ["save", "saved"] and (tmp_path / "ldm" / "GridNavi-v0_1" / "checkpoint.zip").is_file()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_an_interrupt_before_training_saves_nothing_new(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
+    main(small_run(tmp_path, "ldm", 40))
+    run = tmp_path / "ldm" / "GridNavi-v0_1"
+
+    def interrupted(self, model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_train", interrupted)
+    main(["-i", str(run / "GridNavi-v0.zip"), "-n", "80", "--eval-freq", "-1"])
+    assert not json.loads((run / "run.json").read_text())["finished"] and not (run / "checkpoint.zip").exists()
 
 
 def test_a_continued_run_meets_other_tasks(tmp_path, monkeypatch):

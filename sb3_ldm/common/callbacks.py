@@ -95,7 +95,7 @@ class MetaEvalCallback(BaseCallback):
     def evaluate(self) -> None:
         """Evaluate on every split now, and log it."""
         self._last_timesteps = self.num_timesteps
-        evaluations = {}
+        evaluations, recorded = {}, {}
         for split in self.splits:
             tasks = evaluation_tasks(self.env, split)
             recorder = meta_episode_recorder(self.env, len(tasks) * self.n_repeats) if has_probes(self.env) else None
@@ -108,10 +108,14 @@ class MetaEvalCallback(BaseCallback):
                 seed=self.seed,
                 recorder=recorder,
             )
-            self._log(split, evaluations[split])
             if recorder is not None:
                 # Only those that were asked for: the others fill up the last round of sub-environments.
-                self._log_coverage(split, recorder.get(np.arange(len(tasks) * self.n_repeats)))
+                recorded[split] = recorder.get(np.arange(len(tasks) * self.n_repeats))
+        # All at once, so that an interrupt leaves no evaluation of some splits alone.
+        for split, evaluation in evaluations.items():
+            self._log(split, evaluation)
+        for split, batch in recorded.items():
+            self._log_coverage(split, batch)
         self.last_evaluations = evaluations
         score = float(self.last_evaluations[self.splits[0]].mean_returns[-1])
         if self.best_model_save_path is not None and score > self.best_mean_return:

@@ -275,8 +275,10 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         state, info = self.env.reset(seed=seed, options=options)
         self._task = np.array(self.env.get_wrapper_attr("task"))
-        if options is not None and options.get("task") is not None:
-            self._check_task(options["task"])
+        if options is not None and options.get("task") is not None and not _same_task(self._task, options["task"]):
+            # It may put tasks into a form of its own, which it then must know again.
+            state, info = self.env.reset(options={**options, "task": self._task})
+            self._check_task()
         self._options = {**(options or {}), "task": self._task}
         self._running = True
         self._step = 0
@@ -306,16 +308,19 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
                 self._running = False
             else:
                 state, _ = self.env.reset(options=self._options)
-                self._check_task(self._task)
+                self._check_task()
                 self._start_episode()
         previous_action = action - self._first_action if self.layout.discrete else action
         return self.layout.observations(state, previous_action, reward, ended), reward, done, False, info  # type: ignore[arg-type]
 
-    def _check_task(self, wanted: Any) -> None:
+    def _check_task(self) -> None:
         """Refuse environments that draw another task than they are told to, as most would."""
         task = self.env.get_wrapper_attr("task")
-        if not np.allclose(task, wanted):
-            raise ValueError(f"env={self.env} ignores options={{'task': {wanted!r}}}: call select_task(options) in reset")
+        if not _same_task(task, self._task):
+            raise ValueError(
+                f"env={self.env} was reset with options={{'task': {self._task!r}}} and has the task {task!r}: call "
+                "select_task(options) in reset"
+            )
 
     def _start_episode(self) -> None:
         self._length, self._return, self._success = 0, 0.0, None
@@ -332,6 +337,11 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
             successes = np.array([bool(success) for success in self._successes]) if told else None
             info.update(end_of_meta_episode_info(self._task, np.array(self._returns), np.array(self._lengths), successes))
         return info
+
+
+def _same_task(one: Any, two: Any) -> bool:
+    one, two = np.asarray(one), np.asarray(two)
+    return one.shape == two.shape and bool(np.all((one == two) | np.isclose(one, two, equal_nan=True)))
 
 
 def end_of_episode_info(terminal_state: np.ndarray, success: bool | None) -> dict[str, Any]:

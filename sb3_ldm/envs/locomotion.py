@@ -70,7 +70,7 @@ class RangeTasks(TaskDistribution):
 
         :param n_tasks: how many of them stand for the split ``validation`` in evaluations; 0 for the distribution as it is
         :return: the distribution without them in ``train``
-        :raises ValueError: if it is negative
+        :raises ValueError: if it is no whole number of at least 0
         """
         check_integer("validation_tasks", n_tasks, 0, "the tasks to evaluate on")
         if n_tasks == 0:

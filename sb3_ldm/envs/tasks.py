@@ -193,11 +193,11 @@ class FiniteTaskDistribution(TaskDistribution):
         :param n_tasks: number of tasks to hold out; 0 for the distribution as it is
         :param seed: which tasks they are
         :return: the distribution without them in ``train``
-        :raises ValueError: if no training task would be left
+        :raises ValueError: if it is no whole number of at least 0, or no training task would be left
         """
         check_integer("validation_tasks", n_tasks, 0)
         train = self._tasks["train"]
-        if not 0 <= n_tasks < len(train):
+        if n_tasks >= len(train):
             raise ValueError(f"validation_tasks={n_tasks} of {len(train)} training tasks: use 0 to {len(train) - 1}.")
         if n_tasks == 0:
             return self

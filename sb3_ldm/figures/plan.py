@@ -79,15 +79,31 @@ Drawing = Iterator[tuple[str, Figure]]  #: stems of file names, and figures
 
 
 def slug(text: str) -> str:
+    """
+    :param text: any
+    :return: what of it may stand in a file's name
+    """
     return re.sub(r"[^a-zA-Z0-9.=-]+", "_", text).strip("_")
 
 
 def stem(name: str, label: str, chosen: Mapping[str, RunResult]) -> str:
+    """
+    :param name: of a kind of figure
+    :param label: of a group
+    :param chosen: a run of each group that has such a figure
+    :return: the stem of the file's name, with the group where there are several
+    """
     return name if len(chosen) == 1 else f"{name}_{slug(label)}"
 
 
 def having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file: str) -> dict[str, list[RunResult]]:
-    """The groups, without runs that were not evaluated with the kind of actions that is drawn."""
+    """
+    :param plan: what to draw
+    :param read: what is read of a run
+    :param file: where that stands, for the message
+    :return: the groups, without runs that were not evaluated with the kind of actions that is drawn
+    :raises NothingToDraw: if no run is left
+    """
     groups: dict[str, list[RunResult]] = {}
     for label, members in plan.groups.items():
         for run in members:
@@ -100,29 +116,39 @@ def having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file
 
 
 def evaluations_of(run: RunResult, split: str, plan: Plan, episode: int | None = None) -> EvaluationTable:
-    """The evaluations in an episode of a meta-episode, the last one by default."""
+    """
+    :param run: with evaluations
+    :param split: of the tasks
+    :param plan: which says what kind of actions is drawn
+    :param episode: of a meta-episode, the last one by default
+    :return: the evaluations in that episode
+    """
     assert run.evaluations is not None
     return run.evaluations.select(split, plan.deterministic, run.episodes_per_task if episode is None else episode)
 
 
 def has_successes(run: RunResult, split: str, plan: Plan) -> bool:
+    """:return: whether the evaluations tell of successes; parameters as of :func:`evaluations_of`"""
     return evaluations_of(run, split, plan).has_successes
 
 
 def actions_name(plan: Plan) -> str:
+    """:return: what kind of actions is drawn, for people"""
     return "the most likely actions" if plan.deterministic else "sampled actions"
 
 
 def folders(runs: Sequence[RunResult]) -> str:
+    """:return: the runs' folders, for a message"""
     return ", ".join(str(run.path) for run in runs)
 
 
 def number(value: float) -> str:
+    """:return: with one digit and a typographic minus"""
     return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def horizon_of(plan: Plan) -> int:
-    """Steps of an episode; in the gridworld no episode is shorter."""
+    """:return: steps of an episode; in the gridworld no episode is shorter"""
     tables = [run.last_evaluation for run in plan.runs]
     lengths = [table.lengths.max() for table in tables if table is not None]
     return int(max(lengths))

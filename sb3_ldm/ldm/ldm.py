@@ -233,8 +233,8 @@ class LDM(LatentDynamicsPPO, RL2):
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
                 stacklevel=4,
             )
-        if self.imagination_starts < 0:
-            raise ValueError(f"imagination_starts={self.imagination_starts}: use at least 0.")
+        if not isinstance(self.imagination_starts, (int, float)) or not self.imagination_starts >= 0:
+            raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
         self.imagination_config.validate(self.reward_likelihood)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:

@@ -50,10 +50,7 @@ class MixtureVecEnv(RecordingVecEnv):
         self._episode = np.zeros(self.n_mixture, dtype=np.int64)
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
         self.imagination.start()
-        config = self.imagination.config
-        # Without final beliefs there is nothing to mix but the prior.
-        has_beliefs = config.mixture_time == "current" or self.imagination.has_final
-        self.imagining = np.full(self.n_mixture, self.enabled and has_beliefs and not config.require_goal)
+        self.imagining = np.full(self.n_mixture, self._can_imagine and not self.imagination.config.require_goal)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
@@ -68,10 +65,15 @@ class MixtureVecEnv(RecordingVecEnv):
         self.imagination.observe(step.next_states[normal], step.actions[normal], step.rewards[normal], dones[normal])
         if dones[mixture].any():
             has_task = self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
-            self.imagining[dones[mixture]] = has_task & self.enabled
+            self.imagining[dones[mixture]] = has_task & self._can_imagine
         for i in np.flatnonzero(dones[normal]):
             self.final_tasks[i] = infos[i].get("task")
         return obs, rewards, dones, infos
+
+    @property
+    def _can_imagine(self) -> bool:
+        # Before there are final beliefs, there would be nothing to mix but the prior.
+        return self.enabled and (self.imagination.config.mixture_time == "current" or self.imagination.has_final)
 
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
@@ -130,7 +132,9 @@ class MixtureVecEnv(RecordingVecEnv):
         return normalized[:, self.layout.reward_index]
 
     def _record_returns(self, imaginary: np.ndarray, episode_ends: np.ndarray, dones: np.ndarray) -> None:
-        self._returns[np.arange(self.n_mixture), self._episode] += imaginary * self.imagining
+        # There are more only where somebody else has reset the environments.
+        episode = np.minimum(self._episode, self.layout.episodes_per_task - 1)
+        self._returns[np.arange(self.n_mixture), episode] += imaginary * self.imagining
         self._episode += episode_ends
         for worker in np.flatnonzero(dones):
             if self.imagining[worker]:

@@ -36,7 +36,7 @@ from sb3_ldm.results import FINAL_FILE
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
-from sb3_ldm.zoo.script import exit_when_terminated
+from sb3_ldm.zoo.script import exit_when_terminated, signals_deferred
 
 FINAL_REPEATS = 10
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
@@ -197,22 +197,27 @@ class MetaExperimentManager(ExperimentManager):
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
-        try:
-            with exit_when_terminated():
+        with exit_when_terminated():
+            try:
                 self._train(model)
-        except (KeyboardInterrupt, SystemExit) as reason:
-            self._interrupted = True
-            print("Interrupted: saving what has been learned")
-            if self._checkpoint is not None and model.num_timesteps > 0:
-                self._checkpoint.save()
-                print(f"Go on with -i {Path(self.save_path) / CHECKPOINT_FILE}")
-            if isinstance(reason, SystemExit):  # who terminates does not wait for the evaluation
-                raise
-        finally:
-            for bar in self.callbacks:
-                if isinstance(bar, MetaProgressBarCallback):
-                    bar.on_training_end()
+            except (KeyboardInterrupt, SystemExit) as reason:
+                self._interrupted = True
+                with signals_deferred():
+                    self._save_interrupted()
+                if isinstance(reason, SystemExit):  # who terminates does not wait for the evaluation
+                    raise
+            finally:
+                for bar in self.callbacks:
+                    if isinstance(bar, MetaProgressBarCallback):
+                        bar.on_training_end()
         self._save_results(model)
+
+    def _save_interrupted(self) -> None:
+        print("Interrupted: saving what has been learned")
+        # Before training has begun there is nothing new to save, nor has the callback a model.
+        if self._checkpoint is not None and getattr(self._checkpoint, "model", None) is not None:
+            self._checkpoint.save()
+            print(f"Go on with -i {Path(self.save_path) / CHECKPOINT_FILE}")
 
     def _train(self, model: BaseAlgorithm) -> None:
         """Train what is left to train."""

@@ -29,6 +29,26 @@ def exit_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until what is in the ``with`` is done; in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if signal.SIGTERM in received:
+        sys.exit(128 + signal.SIGTERM)
+    if received:
+        raise KeyboardInterrupt
+
+
 def run_script(manager: Callable[..., ExperimentManager], arguments: Sequence[str]) -> None:
     """
     :param manager: makes what runs the experiment

@@ -129,6 +129,16 @@ class MetaEpisodeBuffer:
         self._at_reset = np.ones(self.n_workers, dtype=bool)
         self._whole = np.ones(self.n_workers, dtype=bool) if at_start is None else at_start.astype(bool)
 
+    def discard_unless_long(self, worker: int, length: int) -> None:
+        """
+        Forget a meta-episode whose last step is to be added, unless it has all of its steps.
+
+        :param worker: whose meta-episode it is
+        :param length: steps that it has, the last one counted
+        """
+        if self._step[worker] + 1 != length:
+            self._whole[worker] = False
+
     def add(
         self,
         states: np.ndarray,
@@ -149,7 +159,7 @@ class MetaEpisodeBuffer:
         :param dones: whether this step ended the meta-episode, ``(n_workers,)``
         """
         workers, running = np.arange(self.n_workers), self._running
-        # Somebody else stepped or reset the environments: what they did is missing.
+        # Somebody else reset the environments: what runs is no whole meta-episode, and has no room.
         lost = (self._step >= self.layout.meta_episode_steps) | (self._episode >= self.layout.episodes_per_task)
         if lost.any():
             self._whole[lost] = False
@@ -168,8 +178,7 @@ class MetaEpisodeBuffer:
             self._store(np.flatnonzero(dones))
 
     def _store(self, workers: np.ndarray) -> None:
-        whole = self._whole[workers] & (self._episode[workers] == self.layout.episodes_per_task)
-        for worker in workers[whole]:
+        for worker in workers[self._whole[workers]]:
             slot = self._next_slot()
             if slot < self.capacity:
                 for name, array in self._ring.items():

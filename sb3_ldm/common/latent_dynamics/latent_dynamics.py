@@ -217,7 +217,7 @@ class LatentDynamics(nn.Module):
         with th.no_grad():
             hits = (self.expected_reward(outputs) - rewards).abs() < 0.5 * (self.high - self.low)
             weight = term_mask[terms].unsqueeze(1) * step_mask
-            accuracy = (hits * weight).sum() / weight.sum()
+            accuracy = (hits * weight).sum() / weight.sum().clamp(min=1.0)  # a shard may be padding alone
             last = batch.mask.sum(0).long()
             columns = th.arange(mu.shape[1], device=device)
             mu_last, logvar_last = mu[last, columns], logvar[last, columns]
@@ -274,7 +274,7 @@ class LatentDynamics(nn.Module):
                     per_term = n_terms if name in ("elbo", "reconstruction", "kl") else 1
                     sums[name] = sums.get(name, 0.0) + value / per_term
             self.optimizer.step()
-        if not np.isfinite(list(sums.values())).all():
+        if sums and not np.isfinite(sums["elbo"]):
             raise ValueError(f"The latent dynamics network diverged (elbo={sums['elbo']}): lower its learning rate.")
         if self.reward_likelihood != "bernoulli":
             sums.pop("accuracy", None)

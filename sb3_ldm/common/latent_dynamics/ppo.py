@@ -171,7 +171,7 @@ class LatentDynamicsPPO(SequencePPO):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for name, least in (("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
+        for name, least in (("latent_dim", 1), ("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
             check_integer(name, getattr(self, name), least)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -55,6 +55,7 @@ class RecordingVecEnv(VecEnvWrapper):
             take the rest of it for a whole one
         """
         self._states = original_obs(self.venv, obs)[:, self.layout.state]
+        self._is_first_step = True
         self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.buffer.n_workers])
         self.started = True
 
@@ -78,17 +79,21 @@ class RecordingVecEnv(VecEnvWrapper):
         actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
         step = TrueStep(self._states, self.layout.encode_actions(actions), true_rewards, next_states, episode_ends)
         n = self.buffer.n_workers
-        if dones.any() or len(self.buffer) == 0:
+        if dones.any() or self._is_first_step:
             self.latent_dynamics.check_rewards(true_rewards[:n])
             self._check_reward_slots(true_obs[~dones], true_rewards[~dones])
+            self._is_first_step = False
+        for i in np.flatnonzero(dones[:n]):
+            # Where somebody else stepped or reset the environments, the buffer has parts of two.
+            self.buffer.discard_unless_long(int(i), infos[i]["episode_lengths"].sum())
         self.buffer.add(step.states[:n], actions[:n], true_rewards[:n], next_states[:n], episode_ends[:n], dones[:n])
         self._states = true_obs[:, self.layout.state]
         return step
 
     def _check_reward_slots(self, obs: np.ndarray, rewards: np.ndarray) -> None:
         shown = obs[:, self.layout.reward_index]
-        if not np.allclose(shown, rewards, rtol=1e-3, atol=1e-5):
+        for i in np.flatnonzero(~np.isclose(shown, rewards, rtol=1e-3, atol=1e-5)):
             raise ValueError(
-                f"The agent was rewarded {rewards[0]} and shown {shown[0]}: a wrapper around the meta-episodes changes "
+                f"The agent was rewarded {rewards[i]} and shown {shown[i]}: a wrapper around the meta-episodes changes "
                 "rewards. Wrap the environment inside of MetaEpisodeWrapper."
             )

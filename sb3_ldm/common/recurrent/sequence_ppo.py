@@ -161,6 +161,7 @@ class SequencePPO(RecurrentPPO):
         check_integer("n_epochs", self.n_epochs, 1)
         self._warn_of_cuts(stacklevel=5)
         if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, 1)
             if self.batch_size < self.n_steps:
                 raise ValueError(
                     f"batch_size={self.batch_size} is less than one sequence of n_steps={self.n_steps} transitions; "
@@ -185,7 +186,8 @@ class SequencePPO(RecurrentPPO):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
-        self._warn_of_cuts(stacklevel=3)
+        if self.n_steps is not None:  # else the model is not set up yet
+            self._warn_of_cuts(stacklevel=3)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
