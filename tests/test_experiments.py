@@ -38,8 +38,10 @@ if mode == "fail":
 (attempt / "checkpoint.zip").touch()
 if mode == "wait" and not resumed:
     time.sleep(60)
-(attempt / "run.json").write_text(json.dumps({"algo": algo, "env": "GridNavi-v0", "seed": seed, "frames": frames,
+partial = attempt / "partial_run.json"
+partial.write_text(json.dumps({"algo": algo, "env": "GridNavi-v0", "seed": seed, "frames": frames,
     "episodes_per_task": 4, "resumed": resumed, "n_timesteps": frames, "env_kwargs": {}, "finished": mode != "broken"}))
+partial.replace(attempt / "run.json")
 (attempt / "progress.csv").touch()
 (attempt / "progress_from_50.csv").touch()
 (attempt / "final_evaluation.csv").touch()
@@ -287,17 +289,20 @@ def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
         run.run_jobs(jobs, 0)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_path, number, raised):
     experiment, modes = scripted
     modes["ldm"] = "wait"
     jobs = jobs_of(experiment, tmp_path)
-    checkpoints = [job.folder / "ldm" / "GridNavi-v0_1" / "checkpoint.zip" for job in jobs if job.run.variant == "ldm"]
+    # Those of LDM wait with a checkpoint, the others come to their ends.
+    last_file = {"ldm": "checkpoint.zip", "rl2": "secret.zip"}
+    awaited = [job.folder / "ldm" / "GridNavi-v0_1" / last_file[job.run.variant] for job in jobs]
 
     ended = threading.Event()
 
     def interrupt():
-        while not all(path.exists() for path in checkpoints):
+        while not all(path.exists() for path in awaited):
             if ended.wait(0.02):
                 return  # too late: a signal would end the tests
         os.kill(os.getpid(), number)

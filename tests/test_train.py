@@ -254,6 +254,7 @@ def small_run(folder: Path, algo: str, n_timesteps: int) -> list[str]:
     return [*options, "-params", *(f"{name}:{value}" for name, value in small.items())]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("terminated", [False, True])
 def test_an_interrupt_loses_nothing(tmp_path, monkeypatch, terminated):
     """Ctrl-C leaves a checkpoint with the buffer, and a run that is not called finished; it is evaluated anew at its end."""
@@ -294,6 +295,7 @@ def test_an_interrupt_loses_nothing(tmp_path, monkeypatch, terminated):
     assert not (run / "checkpoint.zip").exists()
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_waits_for_the_checkpoint(tmp_path, monkeypatch, first):
     """A runner that was interrupted terminates its runs, which the terminal has interrupted too."""
