@@ -14,18 +14,7 @@ from matplotlib.patches import Patch
 
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
-from sb3_ldm.figures.plan import (
-    INK,
-    MUTED,
-    Drawing,
-    NothingToDraw,
-    Plan,
-    folders,
-    having,
-    horizon_of,
-    number,
-    stem,
-)
+from sb3_ldm.figures.plan import INK, MUTED, Drawing, NothingToDraw, Plan, first_with, having, horizon_of, number, stem
 from sb3_ldm.results import (
     EVALUATIONS_FILE,
     FINAL_FILE,
@@ -127,9 +116,7 @@ def reward_maps(plan: Plan) -> Drawing:
     :return: a figure for each group that has reward maps, of its first seed
     """
     tasks = _require_grid(plan)
-    chosen = {label: run for label, members in plan.groups.items() for run in members[::-1] if run.reward_maps is not None}
-    if not chosen:
-        raise NothingToDraw(f"no {REWARD_MAPS_FILE} in {folders(plan.runs)}")
+    chosen = first_with(plan, lambda run: run.reward_maps, REWARD_MAPS_FILE)
     for label, run in chosen.items():
         assert run.reward_maps is not None
         yield stem("reward_maps", label, chosen), _reward_maps_figure(run.reward_maps, tasks, display_name(label))
@@ -180,9 +167,7 @@ def trajectories(plan: Plan) -> Drawing:
     :return: figures of up to :data:`MAX_TRAJECTORIES` of the saved tasks, evenly chosen, for each group's first seed
     """
     tasks = _require_grid(plan)
-    chosen = {label: run for label, members in plan.groups.items() for run in members[::-1] if run.trajectories is not None}
-    if not chosen:
-        raise NothingToDraw(f"no {TRAJECTORIES_FILE} in {folders(plan.runs)}")
+    chosen = first_with(plan, lambda run: run.trajectories, TRAJECTORIES_FILE)
     for label, run in chosen.items():
         assert run.trajectories is not None
         for i in _spread(len(run.trajectories.tasks), MAX_TRAJECTORIES):

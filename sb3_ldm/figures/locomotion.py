@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sb3_ldm.envs.locomotion import TIMESTEP, AntDirection, AntGoal, Domain, domain_of
-from sb3_ldm.figures.plan import MUTED, Drawing, NothingToDraw, Plan, folders, stem
+from sb3_ldm.figures.plan import MUTED, Drawing, Plan, first_with, stem
 from sb3_ldm.results import PATHS_FILE, SavedPaths
 from sb3_ldm.summary import display_name
 
@@ -23,9 +23,7 @@ def paths(plan: Plan) -> Drawing:
     :param plan: what to draw
     :return: a figure of each group's first seed
     """
-    chosen = {label: run for label, members in plan.groups.items() for run in members[::-1] if run.paths is not None}
-    if not chosen:
-        raise NothingToDraw(f"no {PATHS_FILE} in {folders(plan.runs)}")
+    chosen = first_with(plan, lambda run: run.paths, PATHS_FILE)
     for label, run in chosen.items():
         assert run.paths is not None
         yield stem("paths", label, chosen), _paths_figure(run.paths, domain_of(run.env), display_name(label))

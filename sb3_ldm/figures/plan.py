@@ -96,6 +96,20 @@ def stem(name: str, label: str, chosen: Mapping[str, RunResult]) -> str:
     return name if len(chosen) == 1 else f"{name}_{slug(label)}"
 
 
+def first_with(plan: Plan, read: Callable[[RunResult], object], file: str) -> dict[str, RunResult]:
+    """
+    :param plan: what to draw
+    :param read: what is read of a run, None if it has none
+    :param file: where that stands, for the message
+    :return: each group's first seed that has it
+    :raises NothingToDraw: if no run has it
+    """
+    chosen = {label: run for label, members in plan.groups.items() for run in members[::-1] if read(run) is not None}
+    if not chosen:
+        raise NothingToDraw(f"no {file} in {folders(plan.runs)}")
+    return chosen
+
+
 def having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file: str) -> dict[str, list[RunResult]]:
     """
     :param plan: what to draw

@@ -79,7 +79,7 @@ class RecordingVecEnv(VecEnvWrapper):
         actions = self._actions.reshape(self.num_envs) if self.layout.discrete else self._actions
         step = TrueStep(self._states, self.layout.encode_actions(actions), true_rewards, next_states, episode_ends)
         n = self.buffer.n_workers
-        if dones.any() or self._is_first_step:
+        if dones.any() or self._is_first_step or len(self.buffer) == 0:
             self.latent_dynamics.check_rewards(true_rewards[:n])
             self._check_reward_slots(true_obs[~dones], true_rewards[~dones])
             self._is_first_step = False
