@@ -55,6 +55,7 @@ ALGORITHMS: dict[str, type[RecurrentPPO]] = {
     "stock_two": RecurrentPPO,
     "rl2": RL2,
     "ldm": LDM,
+    "ldm_zoo_2": LDM,
     "ldm_zoo": LDM,
 }
 #: The same for all; a minibatch is half of a rollout.
@@ -69,7 +70,8 @@ PPO: dict[str, Any] = {
     "device": "cpu",
 }
 N_MINIBATCHES = 2
-#: What LDM does besides, at the sizes of the gridworld. They are not read from elsewhere, so that results stay comparable.
+#: What LDM does besides, with the paper's choices and at the sizes of the gridworld. They are not read from elsewhere, so that
+#: results stay comparable.
 GRID_LDM: dict[str, Any] = {
     "mixture_ratio": 0.25,
     "imagination_starts": 0,
@@ -86,8 +88,8 @@ GRID_LDM: dict[str, Any] = {
 }
 GRID_VAE: dict[str, Any] = {"encoder_embeddings": (32, 0, 8), "decoder_embeddings": (32, 16), "decoder_layers": (32, 32)}
 #: Values of zoo_configs that are of no matter here or must be the same for all; and imagination, which costs time, is measured
-#: from the start.
-_NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size", "imagination_starts")
+#: from the start and in all mixture workers, whatever the decoder knows.
+_NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size", "imagination_starts", "require_goal")
 
 BUFFER_SIZE = 20_000  #: meta-episodes in the VAE buffer whose memory is told
 MEMORY_ROLLOUTS = 2
@@ -160,7 +162,7 @@ class Case:
     :param n_envs: number of workers
     :param threads: of PyTorch
     :param episodes: episodes in a meta-episode; a rollout is one meta-episode of every worker
-    :param hidden: units of the LSTMs; ``ldm_zoo`` has those of its file
+    :param hidden: units of the LSTMs; ``ldm_zoo`` and ``ldm_zoo_2`` have those of their file
     """
 
     algo: str
@@ -265,8 +267,10 @@ def hyperparameters(case: Case) -> dict[str, Any]:
         return {**PPO, "policy_kwargs": network}
     if case.algo == "ldm":
         return {**PPO, **GRID_LDM, "policy_kwargs": network, "vae_kwargs": {**GRID_VAE, "encoder_hidden_size": case.hidden}}
-    zoo = load_preset("ldm", ENV_ID)
-    return {**PPO, **{name: value for name, value in zoo.items() if name not in _NOT_FROM_ZOO}}
+    zoo = {name: value for name, value in load_preset("ldm", ENV_ID).items() if name not in _NOT_FROM_ZOO}
+    if case.algo == "ldm_zoo_2":
+        zoo["vae_updates"] = GRID_LDM["vae_updates"]
+    return {**PPO, **zoo}
 
 
 def make_model(case: Case, horizon: int) -> RecurrentPPO:

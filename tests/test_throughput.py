@@ -40,7 +40,7 @@ def test_json_holds_raw_samples(result):
     assert result["config"]["workers"] == [4] and result["env"] == "GridNavi-v0"
     assert {"cpu", "commit", "versions"} <= result["machine"].keys()
     assert result["algorithms"]["stock"]["policy_kwargs"]["features_extractor_class"] == "EmbeddingExtractor"
-    assert [record["algo"] for record in result["throughput"]] == ["stock", "stock_two", "rl2", "ldm", "ldm_zoo"]
+    assert [record["algo"] for record in result["throughput"]] == list(throughput.ALGORITHMS)
     for record in result["throughput"]:
         assert len(record["seconds"]) == len(record["train_seconds"]) == TINY.rounds
         assert all(0 < train < whole for train, whole in zip(record["train_seconds"], record["seconds"], strict=True))
@@ -85,9 +85,9 @@ def test_targets_are_judged_at_the_best_threads(result):
     parts = [{part: 4.0 if part == OTHER else 1.0 for part in PARTS}]
     breakdown = [{"algo": "ldm", "n_envs": 64, "threads": 1, "frames": 100_000, "parts": parts}]
     found = throughput_report.targets({**result, "throughput": made_up, "breakdown": breakdown})
-    assert [target.met for target in found] == [False, True, False, True, None, None, False, False, True]
+    assert [target.met for target in found] == [False, True, False, True, None, None, None, None, False, False, True]
     assert found[0].measured.startswith("3.33 ") and "1 against 2" in found[0].measured
-    assert found[4].measured.startswith("10.00 ") and found[4].wanted == "-"
+    assert found[5].measured.startswith("10.00 ") and found[5].wanted == "-"
 
 
 def test_stopwatch_does_not_count_twice_and_restores(monkeypatch):
@@ -127,8 +127,10 @@ def test_contestants_do_the_same_and_threads_are_left_alone():
     assert sizes["stock"] == sizes["rl2"] == sizes["ldm"]
     two = throughput.make_model(Case("stock_two", 2, 1, 2, 16), horizon=4).policy
     assert set(sizes["stock"]) < {name for name, _ in two.named_parameters()} and two.lstm_critic is not None
-    for algo in ("ldm", "ldm_zoo"):
-        assert throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4).imagination_starts == 0
+    for algo in ("ldm", "ldm_zoo", "ldm_zoo_2"):
+        model = throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4)
+        assert model.imagination_starts == 0 and not model.require_goal
+        assert model.vae_updates == (6 if algo == "ldm_zoo" else 2)
     with pytorch_threads():
         th.set_num_threads(before + 1)
     assert th.get_num_threads() == before
