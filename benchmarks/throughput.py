@@ -139,7 +139,7 @@ class Config:
 
 
 QUICK = Config(
-    algos=("stock", "stock_two", "rl2", "ldm"),
+    algos=("stock", "rl2", "ldm", "ldm_zoo_2"),
     rounds=2,
     sample_s=0.2,
     profile_algos=("ldm",),

@@ -1,4 +1,4 @@
-"""Every command of the README is accepted as printed, and ends well or is still at work after a while."""
+"""Every command of the READMEs is accepted as printed, and ends well or is still at work after a while."""
 
 import os
 import re
@@ -33,7 +33,8 @@ def commands(readme: str) -> list[str]:
     return found
 
 
-COMMANDS = commands((CLONE / "README.md").read_text(encoding="utf-8"))
+PAGES = ("README.md", "benchmarks/README.md")
+COMMANDS = [command for page in PAGES for command in commands((CLONE / page).read_text(encoding="utf-8"))]
 
 
 def run(command: str, folder: Path, patience_s: float) -> tuple[int | None, str]:
@@ -80,6 +81,13 @@ def test_commands_are_found_with_their_variables():
     found = commands("```bash\nmake a\nA=1\npython -m a $A\n```\ntext\n```python\nno\n```\n```bash\npython -m b # c\n```\n")
     assert found == ["A=1\npython -m a $A", "python -m b # c"]
     assert len(COMMANDS) > 20 and all("python -m" in command for command in COMMANDS)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/RESULTS.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#]+)\)", (CLONE / page).read_text(encoding="utf-8"))
+    inside = [target for target in targets if "://" not in target]
+    assert all((CLONE / page).parent.joinpath(target).exists() for target in inside), inside
 
 
 @pytest.mark.slow
