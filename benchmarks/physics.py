@@ -119,7 +119,9 @@ def measure(env_id: str, config: Config) -> Record:
     shape = (frames // env.num_envs, env.num_envs, models["ldm"].layout.action_dim)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
     contestants = {"physics": functools.partial(step_randomly, env, actions)}
-    contestants |= {algo: functools.partial(train_rollouts, model, config.rollouts) for algo, model in models.items()}
+    rollouts = {algo: frames // frames_of(model) for algo, model in models.items()}
+    assert all(rollouts[algo] * frames_of(model) == frames for algo, model in models.items()), "presets differ in their frames"
+    contestants |= {algo: functools.partial(train_rollouts, model, rollouts[algo]) for algo, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():
         run()

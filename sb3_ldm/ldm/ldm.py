@@ -44,9 +44,12 @@ class LDM(LatentDynamicsPPO, RL2):
     :param mixture_time: mix the normal workers' ``"current"`` beliefs, or the ``"final"`` ones of their last meta-episodes
     :param imaginary_reward: the decoder's ``"mean"``, or (Bernoulli) a ``"sample"`` or ``"threshold"`` of its two rewards
     :param imagination_dropout: its dropout in imagination: ``"off"``, new every ``"step"`` or every ``"meta_episode"``
-    :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any
-    :param require_goal: an imaginary task must promise the high reward somewhere, else its worker gets a true one
-    :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model
+    :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any,
+        more need ``mixture_time="final"`` and ``reward_likelihood="bernoulli"``
+    :param require_goal: an imaginary task must promise the high reward somewhere, else its worker gets a true one;
+        needs the same
+    :param dropout_rate: p_drop, dropout in the decoder, but for the latent model: on embeddings of its inputs, or with
+        ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
     :param latent_dim: dimension of the latent model m
     :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
     :param n_elbo_terms: random ELBO terms per update, None for all
