@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -258,8 +259,13 @@ class RunResult:
             return str(self.metadata["label"])
         config = str(self.metadata.get("config", ""))
         name = config if config.startswith(f"{self.algo}-") else self.algo
-        is_oracle = (self.metadata.get("env_kwargs") or {}).get("task_split") == "all"
-        return f"{name} oracle" if is_oracle else name
+        oracle = " oracle" if self.env_kwargs.get("task_split") == "all" else ""
+        return f"{name}{oracle}{', told its task' if self.env_kwargs.get('observe_task') else ''}"
+
+    @property
+    def env_kwargs(self) -> Mapping[str, Any]:
+        """What the environment was made with."""
+        return self.metadata.get("env_kwargs") or {}
 
     @property
     def last_evaluation(self) -> EvaluationTable | None:
@@ -313,7 +319,8 @@ def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -
     :param label_by: what tells groups apart: ``"algo"`` for the runs' :attr:`~RunResult.label`, ``"path"`` for every folder
         on its own, ``"name"`` for the folder's name without ``_seed<k>``, or any key of ``run.json`` or of its
         hyperparameters, such as ``"beta"``
-    :return: runs by label, sorted by seed, labels in order of appearance
+    :return: runs by label, sorted by seed, labels in order of appearance; with a warning where runs of a label differ in more
+        than their seed, and should have labels of their own
     """
     runs = list(runs)
     parent = Path(os.path.commonpath([run.path.resolve().parent for run in runs])) if runs else Path()
@@ -321,7 +328,22 @@ def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -
     for run in runs:
         label = ", ".join(_label_part(run, key, parent) for key in label_by)
         groups.setdefault(label, []).append(run)
+    for label, members in groups.items():
+        same_seed = len({run.seed for run in members}) < len(members)
+        if same_seed or any(_differ_in_settings(members[0], run) for run in members[1:]):
+            folders = ", ".join(str(run.path) for run in members)
+            warnings.warn(
+                f"{label}: {folders} are averaged as seeds of one experiment, but have the same seed or other settings; "
+                "label_by=('path',) or a hyperparameter tells them apart.",
+                stacklevel=2,
+            )
     return {label: sorted(members, key=lambda run: run.seed) for label, members in groups.items()}
+
+
+def _differ_in_settings(one: RunResult, other: RunResult) -> bool:
+    """By options that both have, since later versions write more of them down; how long they trained is another matter."""
+    shared = (one.hyperparameters.keys() & other.hyperparameters.keys()) - {"n_timesteps"}
+    return one.env_kwargs != other.env_kwargs or any(one.hyperparameters[k] != other.hyperparameters[k] for k in shared)
 
 
 def _label_part(run: RunResult, key: str, parent: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_ldm.zoo.configs import available_configs
-from sb3_ldm.zoo.experiment import MetaExperimentManager
+from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
@@ -30,11 +30,11 @@ def with_defaults(arguments: list[str], interactive: bool) -> list[str]:
     """
     # --name=value is --name value
     words = [word for given in arguments for word in (given.split("=", 1) if _NAME_AND_VALUE.match(given) else [given])]
-    arguments = [*words, *options_of_run(words)]
-    missing = [word for name, value in DEFAULTS.items() if name not in arguments for word in (name, value)]
-    if interactive and not {"--progress", "-P"} & set(arguments):
-        missing.append("--progress")
-    return [*arguments, *missing]
+    defaults = [word for name_and_value in DEFAULTS.items() for word in name_and_value]
+    if interactive and not {"--progress", "-P"} & set(words):
+        defaults.append("--progress")
+    # The last one counts, also where the user's is abbreviated.
+    return [*defaults, *options_of_run(words), *words]
 
 
 def options_of_run(arguments: list[str]) -> list[str]:
@@ -57,8 +57,12 @@ def options_of_run(arguments: list[str]) -> list[str]:
         ("--env-kwargs",): _words(state.get("env_kwargs") or {}),
     }
     if not {"-conf", "--conf-file", "-params", "--hyperparams"} & set(arguments):
-        options[("--hyperparams",)] = _words(state["hyperparameters"])
-        options[("--conf-file",)] = [state["config"]] if state.get("config") in available_configs() else []
+        complete = state_file.with_name(HYPERPARAMETERS_FILE)
+        if complete.is_file():
+            options[("--conf-file",)] = [str(complete)]
+        else:  # a run from before there was one
+            options[("--hyperparams",)] = _words(state["hyperparameters"])
+            options[("--conf-file",)] = [state["config"]] if state.get("config") in available_configs() else []
     return [
         word
         for names, values in options.items()

@@ -1,5 +1,6 @@
 """Which code this is."""
 
+import functools
 import subprocess
 from pathlib import Path
 
@@ -10,8 +11,11 @@ SOURCES = ("sb3_ldm", "zoo_configs", "benchmarks/*.py")
 __version__ = (PACKAGE / "version.txt").read_text().strip()
 
 
+@functools.cache
 def current_commit() -> str | None:
     """
+    What the clone becomes while a run goes on is not what the run is of: the first answer holds for the whole process.
+
     :return: the commit of the clone that the package runs from, marked ``-dirty`` if code or hyperparameters are changed; None
         outside of a clone
     """

@@ -13,10 +13,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.callbacks import EVALUATION_COLUMNS, MetaEvalCallback, best_logged_return, drop_evaluations_after
-from sb3_ldm.common.evaluation import evaluate_meta, task_distribution_of
+from sb3_ldm.common.evaluation import evaluate_meta, record_meta, task_distribution_of
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
+from sb3_ldm.common.probes import visited_probes
+from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.results import load_paths
-from sb3_ldm.zoo.recordings import save_paths
+from sb3_ldm.zoo.recordings import has_positions, save_paths
 
 STAY, UP, RIGHT = 0, 1, 2
 
@@ -155,6 +157,7 @@ def test_recorded_meta_episodes_are_whole_in_spite_of_early_ends():
     }
     for lengths, returns in zip(result.lengths, result.returns, strict=True):
         assert any(length == lengths.sum() and abs(total - returns.sum()) < 0.01 for length, total in stored)
+    assert len(recorder) == len(tasks), "only meta-episodes that were asked for"
     # within a meta-episode a state is the one that the step before led to, or that of a reset: at most 2 resets
     jumps = (batch.states[1:] != batch.next_states[:-1]).any(-1) & (batch.mask[1:] > 0)
     assert int(jumps.sum(0).max()) <= 1
@@ -318,6 +321,22 @@ def test_training_does_not_notice_evaluations(algorithm, wrap):
         model.learn(4 * 24, callback=callback)
         models.append(model)
     assert differing(parameters(models[0]), parameters(models[1])) == []
+
+
+def test_a_position_need_not_be_a_robots():
+    env = grid_vec_env(2)
+    assert not has_positions(env)
+    for position, is_a_vector in ((0.5, False), (None, False), (np.zeros(2), True)):
+        env.get_attr = lambda name, indices=None, position=position: [position]
+        env.has_attr = lambda name: True
+        assert has_positions(env) == is_a_vector
+
+
+def test_coverage_wants_episodes_of_full_length():
+    model, env = random_agent(vec_env(Drift, 2, 2, 5)), vec_env(Drift, 2, 2, 5)
+    batch = record_meta(model, env, np.zeros((4, 1)))
+    with pytest.raises(ValueError, match="less than 10 steps"):
+        visited_probes(batch, env.observation_space.layout, TaskProbes(*(np.zeros((2, 2)) for _ in TaskProbes._fields)))
 
 
 def test_paths_hold_where_the_robot_was_before_each_step(tmp_path):

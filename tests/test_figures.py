@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import draw_figures
 from sb3_ldm.figures.__main__ import main
 from sb3_ldm.figures.curves import average_curves, imagination
+from sb3_ldm.figures.draw import _grid_tasks
 from sb3_ldm.figures.grid import _keep_right
 from sb3_ldm.figures.locomotion import velocities
 from sb3_ldm.figures.plan import Plan
@@ -317,6 +319,32 @@ def test_groups(tmp_path):
     assert display_name("runs/ldm_3") == "runs/ldm_3"
     with pytest.raises(ValueError, match=r"run.json has no 'gamma' to label runs by, it has .*beta"):
         group_runs(runs, ["gamma"])
+
+
+def test_runs_that_are_no_seeds_of_each_other_are_named(tmp_path):
+    told = {"task_split": "all", "observe_task": True}
+    runs = {
+        "one": make_run(tmp_path / "one"),
+        "seed": make_run(tmp_path / "seed", seed=1),
+        "again": make_run(tmp_path / "again"),
+        "other": make_run(tmp_path / "other", seed=2, hyperparameters={"beta": 2.0}),
+        "told": make_run(tmp_path / "told", seed=3, env_kwargs=told),
+    }
+    loaded = {name: load_run(path) for name, path in runs.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group_runs([loaded["one"], loaded["seed"]])
+        assert list(group_runs(loaded.values(), ["path"])) == list(runs)
+    for name in ("again", "other"):
+        with pytest.warns(UserWarning, match=f"{name} are averaged as seeds"):
+            group_runs([loaded["one"], loaded[name]])
+    assert loaded["told"].label == "ldm oracle, told its task"
+
+
+def test_goals_that_were_held_out_are_no_training_goals(tmp_path):
+    path = make_run(tmp_path / "run", env_kwargs={"validation_tasks": 6})
+    tasks = _grid_tasks("GridNavi-v0", [load_run(path)])
+    assert len(tasks.tasks("train")) == 12 and len(tasks.tasks("validation")) == 6
 
 
 def test_load_run_reads_everything(ldm_run):

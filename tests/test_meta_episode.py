@@ -256,7 +256,7 @@ def test_a_meta_episode_is_its_episodes_played_one_after_the_other(actions, goal
     np.testing.assert_allclose(info["episode_returns"], returns)
 
 
-def test_discrete_actions_need_not_start_at_zero():
+def test_discrete_actions_that_do_not_start_at_zero_are_refused_with_a_remedy():
     class Shifted(GridNavi):
         def __init__(self):
             super().__init__()
@@ -265,9 +265,11 @@ def test_discrete_actions_need_not_start_at_zero():
         def step(self, action):
             return super().step(action - 10)
 
-    env = MetaEpisodeWrapper(Shifted(), N, H)
+    with pytest.raises(ValueError, match=r"action_space=Discrete\(5, start=10\) must start at 0.*TransformAction"):
+        MetaEpisodeWrapper(Shifted(), N, H)
+    env = MetaEpisodeWrapper(gym.wrappers.TransformAction(Shifted(), lambda action: action + 10, spaces.Discrete(5)), N, H)
     env.reset(options={"task": [2, 2]})
-    observation, *_ = env.step(np.int64(10 + RIGHT))
+    observation, *_ = env.step(np.int64(RIGHT))
     assert parts(env, observation) == ([1, 0], one_hot(RIGHT), -0.1, 0.0)
 
 

@@ -197,6 +197,19 @@ class DoublePrecision(Drift):
         self.action_space = spaces.Box(-1.0, 1.0, (2,), dtype=np.float64)
 
 
+def test_a_third_reward_in_the_midst_of_a_later_meta_episode_is_named():
+    class Late(Bandit):
+        steps = 0
+
+        def step(self, action):
+            state, reward, *rest = super().step(action)
+            Late.steps += 1
+            return state, 0.7 if Late.steps == 402 else reward, *rest  # the second of eight steps
+
+    with pytest.raises(ValueError, match=r"bernoulli_rewards=.* met the reward 0\.7"):
+        make(env=vec_env(Late, 4), **BANDIT).learn(1000)
+
+
 def test_actions_of_double_precision_are_imagined_on():
     model = make(env=vec_env(DoublePrecision, 4), mixture_ratio=0.5).learn(3 * 32)
     assert model.mixture_env.imagining.all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import Bandit, differing, grid_vec_env, parameters, vec_env
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 
 from sb3_ldm import LDM
@@ -94,6 +95,8 @@ def test_it_is_added_whether_or_not_tasks_can_be_probed(tmp_path):
     called = []
     callback = make()._init_callback(lambda _locals, _globals: called.append(1) or True)
     assert any(isinstance(one, RewardMapCallback) for one in callback.callbacks)
+    callback = make()._init_callback(CallbackList([RewardMapCallback(freq=7)]))
+    assert [one.freq for one in callback.callbacks] == [7], "whoever looks already is not doubled"
     bandit = LDM(
         "MlpLstmPolicy",
         vec_env(Bandit, 4),

@@ -49,8 +49,8 @@ def evaluated_timesteps(run: Path) -> list[int]:
 
 def test_defaults_give_way_to_what_the_user_says() -> None:
     assert with_defaults(["--algo", "rl2", "--eval-freq=7"], interactive=False) == [
+        *(word for name_and_value in DEFAULTS.items() for word in name_and_value),
         *("--algo", "rl2", "--eval-freq", "7"),
-        *("--env", DEFAULTS["--env"], "--save-freq", DEFAULTS["--save-freq"], "--num-threads", "1"),
     ]
     assert with_defaults([], interactive=True)[-1] == "--progress"
     assert "--progress" not in with_defaults(["-P"], interactive=True)
@@ -84,10 +84,12 @@ def test_a_run_is_continued_with_its_own_options(tmp_path: Path) -> None:
         "beta:1.0",
     ]
     continued = with_defaults(as_one_word, interactive=False)
-    assert [continued[continued.index(name) + 1] for name in ("--n-timesteps", "--seed", "--algo")] == ["900", "4", "ldm"]
+    assert [continued[continued.index(name) + 1] for name in ("--n-timesteps", "--seed")] == ["900", "4"]
     short = with_defaults([f"-i={tmp_path / 'checkpoint.zip'}", "-n=900"], interactive=False)
-    assert short[short.index("-n") + 1] == "900" and "--n-timesteps" not in short and short.count("--algo") == 1
-    assert all(continued.count(name) == 1 for name in ("--n-timesteps", "--seed", "--algo", "--hyperparams"))
+    assert short[short.index("-n") + 1] == "900" and "--n-timesteps" not in short
+    assert all(continued.count(name) == 1 for name in ("--n-timesteps", "--seed", "--hyperparams"))
+    (tmp_path / "hyperparameters.yml").write_text("GridNavi-v0: {beta: 2.0}")
+    assert options_of_run(agent) == [*given, "--conf-file", str(tmp_path / "hyperparameters.yml")]
     assert options_of_run(["--seed", "1"]) == [] == options_of_run(["-i", str(tmp_path / "other" / "agent.zip")])
 
 
@@ -352,6 +354,36 @@ def test_a_continued_run_meets_other_tasks(tmp_path, monkeypatch):
     main(small_run(tmp_path, "ldm", 40))
     continued, again, fresh = seen
     assert continued == again != fresh
+
+
+def test_a_run_of_ones_own_hyperparameters_goes_on_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
+    own = tmp_path / "own.yml"
+    own.write_text("GridNavi-v0: {n_envs: 4, n_timesteps: 40, policy: MlpLstmPolicy, gamma: 0.99}")
+    options = ["--env-kwargs", "horizon:5", "episodes_per_task:2", "-f", str(tmp_path), "--eval-freq", "-1"]
+    main(["--algo", "rl2", "--env", "GridNavi-v0", "--conf-file", str(own), "--seed", "0", *options])
+    run = tmp_path / "rl2" / "GridNavi-v0_1"
+    before = json.loads((run / "run.json").read_text())
+    own.unlink()
+    main(["-i", str(run / "GridNavi-v0.zip"), "-n", "80", "--eval-freq", "-1"])
+    after = json.loads((run / "run.json").read_text())
+    assert after["config"] == before["config"] == "own" and after["frames"] == 80
+    changed = {"n_timesteps": 80}
+    assert after["hyperparameters"] | changed == before["hyperparameters"] | changed
+
+
+def test_a_model_is_saved_before_an_evaluation_that_fails(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no evaluation")
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "evaluate_meta", fail)
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        main(small_run(tmp_path, "ldm", 40))
+    run = tmp_path / "ldm" / "GridNavi-v0_1"
+    assert LDM.load(run / "GridNavi-v0.zip").num_timesteps == 40
+    assert not json.loads((run / "run.json").read_text())["finished"]
 
 
 @pytest.mark.parametrize("algo", ["ldm", "varibad"])

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, evaluation_tasks, meta_episode_recorder
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.probes import coverage, get_probes, has_probes, visited_probes
+from sb3_ldm.common.probes import coverage, get_probes, has_full_length, has_probes, visited_probes
 
 CHECKPOINT_FILE = "checkpoint.zip"
 BUFFER_FILE = "checkpoint_replay_buffer.pkl"
@@ -109,13 +109,13 @@ class MetaEvalCallback(BaseCallback):
                 recorder=recorder,
             )
             if recorder is not None:
-                # Only those that were asked for: the others fill up the last round of sub-environments.
                 recorded[split] = recorder.get(np.arange(len(tasks) * self.n_repeats))
         # All at once, so that an interrupt leaves no evaluation of some splits alone.
         for split, evaluation in evaluations.items():
             self._log(split, evaluation)
         for split, batch in recorded.items():
-            self._log_coverage(split, batch)
+            if has_full_length(batch, observation_layout(self.env.observation_space)):
+                self._log_coverage(split, batch)
         self.last_evaluations = evaluations
         score = float(self.last_evaluations[self.splits[0]].mean_returns[-1])
         if self.best_model_save_path is not None and score > self.best_mean_return:

@@ -91,7 +91,7 @@ def evaluate_meta(
     :param n_repeats: meta-episodes per task
     :param deterministic: whether the agent takes its most likely actions
     :param seed: of the agent's random actions and of the environments
-    :param recorder: gathers the meta-episodes (of all sub-environments) in the order in which they end
+    :param recorder: gathers the meta-episodes in the order in which they end
     :return: returns, lengths and successes per task and episode index
     :raises ValueError: if the env has no meta-episodes, there is no task, ``n_repeats`` is below 1, or the model was trained
         with a ``VecNormalize`` and ``env`` has none
@@ -123,10 +123,9 @@ def meta_episode_recorder(env: VecEnv, n_meta_episodes: int) -> MetaEpisodeBuffe
     """
     :param env: vectorised meta-episode environments
     :param n_meta_episodes: how many will be run
-    :return: a buffer that holds them, with those that fill up the last round of sub-environments
+    :return: a buffer that holds them
     """
-    rounds = -(-n_meta_episodes // env.num_envs)
-    return MetaEpisodeBuffer(rounds * env.num_envs, observation_layout(env.observation_space), env.num_envs)
+    return MetaEpisodeBuffer(n_meta_episodes, observation_layout(env.observation_space), env.num_envs)
 
 
 def record_meta(
@@ -164,6 +163,9 @@ def _run_meta_episodes(
         obs, rewards, dones, infos = env.step(actions)
         check_whole(dones, infos)
         if recorder is not None:
+            # Those that were not asked for fill up the sub-environments until the last one has ended.
+            asked_for = np.array([info is None for info in last_infos] + [False] * (env.num_envs - len(tasks)))
+            recorder.discard(np.flatnonzero(dones & ~asked_for))
             next_states, ends = read_next_states(original_obs(env, obs), dones, infos, layout)  # type: ignore[arg-type]
             recorder.add(states, actions, original_rewards(env, rewards), next_states, ends, dones)
         for i in np.flatnonzero(dones[: len(tasks)]):

@@ -150,6 +150,11 @@ class MetaObservationSpace(spaces.Box):
                 "wrap the environment in gymnasium.wrappers.FlattenObservation"
             )
         if isinstance(action_space, spaces.Discrete):
+            if action_space.start != 0:
+                raise ValueError(
+                    f"action_space={action_space} must start at 0, as the actions of SB3's agents do: wrap the environment in "
+                    "gymnasium.wrappers.TransformAction"
+                )
             action_dim, action_low, action_high = int(action_space.n), np.zeros(action_space.n), np.ones(action_space.n)
         elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
             # No action precedes the first observation, so 0 must lie within the bounds.
@@ -244,7 +249,6 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         gym.Wrapper.__init__(self, gym.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps is not None else env)
         self.observation_space = space
         self.layout = space.layout
-        self._first_action = int(env.action_space.start) if isinstance(env.action_space, spaces.Discrete) else 0
         self._options: dict[str, Any] = {}
         self._task: Task | None = None
         self._running = False
@@ -310,8 +314,7 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
                 state, _ = self.env.reset(options=self._options)
                 self._check_task()
                 self._start_episode()
-        previous_action = action - self._first_action if self.layout.discrete else action
-        return self.layout.observations(state, previous_action, reward, ended), reward, done, False, info  # type: ignore[arg-type]
+        return self.layout.observations(state, action, reward, ended), reward, done, False, info  # type: ignore[arg-type]
 
     def _check_task(self) -> None:
         """Refuse environments that draw another task than they are told to, as most would."""

@@ -27,6 +27,15 @@ def get_probes(env: VecEnv) -> TaskProbes:
     return env.get_attr("task_probes", 0)[0]
 
 
+def has_full_length(batch: MetaEpisodeBatch, layout: MetaEpisodeLayout) -> bool:
+    """
+    :param batch: meta-episodes
+    :param layout: their layout
+    :return: whether none of their episodes ended early
+    """
+    return len(batch.mask) == layout.meta_episode_steps and bool(batch.mask.all())
+
+
 def visited_probes(batch: MetaEpisodeBatch, layout: MetaEpisodeLayout, probes: TaskProbes) -> np.ndarray:
     """
     For each state the probe that it is nearest to; on the gridworld, its cell.
@@ -35,7 +44,12 @@ def visited_probes(batch: MetaEpisodeBatch, layout: MetaEpisodeLayout, probes: T
     :param layout: their layout
     :param probes: typical transitions of the tasks
     :return: indices of probes, an episode's first state first, ``(batch, N, H + 1)``
+    :raises ValueError: if an episode ended early
     """
+    if not has_full_length(batch, layout):
+        raise ValueError(
+            f"batch: some meta-episodes have less than {layout.meta_episode_steps} steps, so episodes ended early."
+        )
     shape = (layout.episodes_per_task, layout.max_episode_steps, -1, layout.state_dim)
     starts = batch.states.cpu().numpy().reshape(shape)[:, :1]
     visited = np.concatenate([starts, batch.next_states.cpu().numpy().reshape(shape)], axis=1)

@@ -32,7 +32,11 @@ class ObserveTask(gym.ObservationWrapper):
     def __init__(self, env: gym.Env):
         super().__init__(env)
         check_task_env(env)
-        assert isinstance(env.observation_space, spaces.Box)
+        if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
+            raise ValueError(
+                f"observation_space={env.observation_space} must be a Box with one dimension: wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation"
+            )
         self.observation_space = with_task_space(env.observation_space, env.get_wrapper_attr("task_distribution").task_dim)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:

@@ -183,8 +183,8 @@ def _draw_legend(figure: Figure, groups: Mapping[str, Sequence[RunResult]], plan
 
 def imagination(plan: Plan) -> Drawing:
     """
-    What mixture workers imagine over training: share of imaginary tasks that peak on unseen tasks, how high they peak, and
-    the policy's return on them.
+    Imagination over training: share of mixtures (before any are rejected) that peak on unseen tasks, how high they peak, and
+    the policy's return on the imaginary tasks that workers got.
 
     :param plan: what to draw
     :return: one figure, with a panel for each of these that was logged
@@ -192,7 +192,7 @@ def imagination(plan: Plan) -> Drawing:
     last = max(run.episodes_per_task for run in plan.runs)
     returns: dict[str, Any] = {f"imagination/return_{last}": "-", **({"imagination/return_1": ":"} if last > 1 else {})}
     panels: list[tuple[str, str, dict[str, str]]] = [
-        ("Imagined tasks that are unseen", "share of reward maps", {"imagination/share_unseen": "-"}),
+        ("Mixtures that peak on unseen tasks", "share of reward maps", {"imagination/share_unseen": "-"}),
         ("Peak of the reward maps", "imaginary reward", {"imagination/peak_reward": "-"}),
         ("Return on imaginary tasks", "imaginary return", returns),
     ]

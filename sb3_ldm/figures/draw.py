@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import matplotlib as mpl
@@ -71,7 +72,7 @@ def draw_figures(
         members = [run for run in runs if run.env == env]
         folder = Path(out) / slug(env) if len(envs) > 1 else Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        plan = Plan(group_runs(members, label_by), _grid_tasks(env), _choose_actions(members, actions), window)
+        plan = Plan(group_runs(members, label_by), _grid_tasks(env, members), _choose_actions(members, actions), window)
         for name in wanted:
             try:
                 written += _write(name, plan, folder, file_format)
@@ -102,10 +103,13 @@ def _figure_name(name: str) -> str:
     return resolved
 
 
-def _grid_tasks(env: str) -> GridNaviTasks | None:
-    """The gridworld's task distribution, None for any other environment, installed or not."""
+def _grid_tasks(env: str, runs: Sequence[RunResult]) -> GridNaviTasks | None:
+    """The gridworld's task distribution as the runs have it, None for any other environment, installed or not."""
+    held_out = {int(run.env_kwargs.get("validation_tasks", 0)) for run in runs}
     try:
-        tasks = gym.make(env).get_wrapper_attr("task_distribution")
+        # Runs that differ in the tasks that they hold out have no splits in common but those of the environment.
+        kwargs: dict[str, Any] = {"validation_tasks": held_out.pop()} if len(held_out) == 1 and max(held_out) > 0 else {}
+        tasks = gym.make(env, **kwargs).get_wrapper_attr("task_distribution")
     except (gym.error.Error, AttributeError):
         return None
     return tasks if isinstance(tasks, GridNaviTasks) else None

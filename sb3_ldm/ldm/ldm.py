@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -236,14 +236,13 @@ class LDM(LatentDynamicsPPO, RL2):
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
                 stacklevel=4,
             )
-        if not isinstance(self.imagination_starts, (int, float)) or not self.imagination_starts >= 0:
+        if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
         self.imagination_config.validate(self.reward_likelihood)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = callback if isinstance(callback, list) else [callback]
-        watched = any(isinstance(one, RewardMapCallback) for one in callbacks)
-        if self.n_mixture == 0 or watched:
+        if self.n_mixture == 0 or any(_looks_at_imagination(one) for one in callbacks):
             return super()._init_callback(callback, progress_bar)
         given = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in callbacks]
         return super()._init_callback([*given, RewardMapCallback()], progress_bar)
@@ -295,3 +294,9 @@ class LDM(LatentDynamicsPPO, RL2):
         progress_bar: bool = False,
     ) -> SelfLDM:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _looks_at_imagination(callback: object) -> bool:
+    if isinstance(callback, CallbackList):
+        return any(_looks_at_imagination(one) for one in callback.callbacks)
+    return isinstance(callback, RewardMapCallback)

@@ -41,6 +41,9 @@ def sample_reward_maps(env: MixtureVecEnv, n_maps: int = 64, seed: int = 0) -> R
     """
     Mix the beliefs at the ends of the normal workers' last meta-episodes, and decode the mixtures.
 
+    These are mixtures as they are drawn; what ``n_candidates`` and ``require_goal`` choose of them for workers is unseen more
+    often.
+
     :param env: the mixture workers' environments, after a rollout at least
     :param n_maps: number of mixtures
     :param seed: of the mixtures; training's random streams are left alone

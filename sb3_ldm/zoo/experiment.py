@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -35,10 +36,11 @@ from sb3_ldm.ldm import LDM
 from sb3_ldm.results import FINAL_FILE
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import resolve_config
-from sb3_ldm.zoo.recordings import save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
+from sb3_ldm.zoo.recordings import has_positions, save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 from sb3_ldm.zoo.script import exit_when_terminated, signals_deferred
 
 FINAL_REPEATS = 10
+HYPERPARAMETERS_FILE = "hyperparameters.yml"  #: what a run was made with, to go on with
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
 
 
@@ -76,6 +78,8 @@ class MetaExperimentManager(ExperimentManager):
         super().__init__(*args, **kwargs)
         self._check_options()
         self.config = resolve_config(kwargs.get("config"), self.algo)
+        self._config_name = Path(self.config).stem
+        self._commit = current_commit()
         self._started = time.time()
         self._cpu_started = time.process_time()
         self._wall_time_before = 0.0
@@ -107,6 +111,8 @@ class MetaExperimentManager(ExperimentManager):
         state = run_folder / "run.json"
         if state.is_file():
             before = json.loads(state.read_text())
+            if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
+                self._config_name = before["config"]
             self._wall_time_before = before["wall_time_s"]
             self._cpu_time_before = before.get("cpu_time_s", before["wall_time_s"] * before.get("threads", 1))
 
@@ -114,8 +120,7 @@ class MetaExperimentManager(ExperimentManager):
         env = make_meta_vec_env(
             self.env_name.gym_id,
             n_envs,
-            # Evaluation draws from seeds of its own.
-            seed=self.seed + 10_000 if eval_env else self.seed,
+            seed=self.seed,
             backend="subproc" if self.args.vec_env == "subproc" else "auto",
             env_kwargs=self.eval_env_kwargs if eval_env else self.env_kwargs,
         )
@@ -210,6 +215,7 @@ class MetaExperimentManager(ExperimentManager):
                 for bar in self.callbacks:
                     if isinstance(bar, MetaProgressBarCallback):
                         bar.on_training_end()
+        super().save_trained_model(model)  # before all that may fail
         self._save_results(model)
 
     def _save_interrupted(self) -> None:
@@ -231,7 +237,7 @@ class MetaExperimentManager(ExperimentManager):
             model.learn(remaining, callback, log_interval, reset_num_timesteps=not self.continue_training)  # type: ignore[arg-type]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        super().save_trained_model(model)
+        """Call the run finished, whose model :meth:`learn` has saved."""
         self._save_run(model, finished=not self._interrupted)
         if not self._interrupted:
             self._remove_checkpoint()
@@ -269,7 +275,7 @@ class MetaExperimentManager(ExperimentManager):
             ):
                 save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
         save_zoo_evaluations(path / "evaluations.csv", path / "evaluations.npz", splits[1])
-        if env.has_attr("position"):
+        if has_positions(env):
             save_paths(model, env, path / "paths.npz", split=splits[1], seed=self.seed)
         env.close()
         if model.env is not None:
@@ -279,7 +285,7 @@ class MetaExperimentManager(ExperimentManager):
         run = {
             "finished": finished,
             "algo": self.algo,
-            "config": Path(self.config).stem,
+            "config": self._config_name,
             "env": self.env_name.gym_id,
             "env_kwargs": self.env_kwargs,
             "seed": self.seed,
@@ -293,8 +299,16 @@ class MetaExperimentManager(ExperimentManager):
             "cpu_time_s": round(self._cpu_time_before + time.process_time() - self._cpu_started, 1),
             "threads": th.get_num_threads(),
             "version": __version__,
-            "commit": current_commit(),
+            "commit": self._commit,
         }
         partial = Path(self.save_path) / "partial_run.json"
-        partial.write_text(json.dumps(run, indent=2, default=str) + "\n")
+        text = json.dumps(run, indent=2, default=str)
+        partial.write_text(text + "\n")
         partial.replace(partial.with_name("run.json"))
+        self._save_hyperparameters(json.loads(text)["hyperparameters"])
+
+    def _save_hyperparameters(self, hyperparameters: dict[str, Any]) -> None:
+        """What the run goes on with after an interruption, in the form of ``zoo_configs``."""
+        partial = Path(self.save_path) / f"partial_{HYPERPARAMETERS_FILE}"
+        partial.write_text(yaml.safe_dump({self.env_name.gym_id: hyperparameters}, sort_keys=False))
+        partial.replace(partial.with_name(HYPERPARAMETERS_FILE))

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.probes import get_probes, visited_probes
+from sb3_ldm.common.probes import get_probes, has_full_length, visited_probes
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
 from sb3_ldm.ldm import LDM
 from sb3_ldm.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
@@ -53,7 +53,7 @@ def save_trajectories(
 
     ``positions`` ``(n_tasks, N, H + 1, task_dim)`` names for each state the task whose probe it is nearest to, on the
     gridworld the agent's cell; ``beliefs`` ``(n_tasks, N, n_probes)`` is the decoder's reward of each probe at the ends of the
-    N episodes.
+    N episodes. Nothing is saved where episodes end early, which have no such form.
 
     :param model: the agent
     :param env: environments with probes and episodes of one length, to run on
@@ -65,6 +65,8 @@ def save_trajectories(
     layout, probes = observation_layout(env.observation_space), get_probes(env)
     tasks = task_distribution_of(env).tasks(split)
     batch = record_meta(model, env, tasks, deterministic=deterministic, seed=seed)
+    if not has_full_length(batch, layout):
+        return
     arrays: dict[str, Any] = {
         "tasks": tasks,
         "split": np.full(len(tasks), split),
@@ -74,6 +76,14 @@ def save_trajectories(
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
         arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
     np.savez_compressed(path, **arrays)
+
+
+def has_positions(env: VecEnv) -> bool:
+    """
+    :param env: environments that have been reset
+    :return: whether they tell the ``position`` of a robot, a vector
+    """
+    return env.has_attr("position") and np.ndim(env.get_attr("position", 0)[0]) == 1
 
 
 class PathRecorder(VecEnvWrapper):

@@ -139,6 +139,18 @@ class MetaEpisodeBuffer:
         if self._step[worker] + 1 != length:
             self._whole[worker] = False
 
+    def discard(self, workers: np.ndarray) -> None:
+        """
+        Forget the meta-episodes that some workers are in.
+
+        :param workers: their indices
+        """
+        self._whole[workers] = False
+
+    def running_rewards(self, worker: int) -> np.ndarray:
+        """:return: rewards so far in the meta-episode that a worker is in, ``(steps,)``"""
+        return self._running["rewards"][worker, : self._step[worker]]
+
     def add(
         self,
         states: np.ndarray,

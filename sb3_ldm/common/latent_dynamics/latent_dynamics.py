@@ -125,7 +125,7 @@ class LatentDynamics(nn.Module):
             if not known.all():
                 raise ValueError(
                     f"reward_likelihood='bernoulli' with bernoulli_rewards=({self.low}, {self.high}) met the reward "
-                    f"{rewards[~known][0]}; give the environment's two rewards, or use 'gaussian'."
+                    f"{rewards[~known][0]:g}; give the environment's two rewards, or use 'gaussian'."
                 )
 
     def beliefs(self, batch: MetaEpisodeBatch) -> Belief:

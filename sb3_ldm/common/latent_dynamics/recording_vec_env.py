@@ -84,6 +84,7 @@ class RecordingVecEnv(VecEnvWrapper):
             self._check_reward_slots(true_obs[~dones], true_rewards[~dones])
             self._is_first_step = False
         for i in np.flatnonzero(dones[:n]):
+            self.latent_dynamics.check_rewards(self.buffer.running_rewards(int(i)))
             # Where somebody else stepped or reset the environments, the buffer has parts of two.
             self.buffer.discard_unless_long(int(i), infos[i]["episode_lengths"].sum())
         self.buffer.add(step.states[:n], actions[:n], true_rewards[:n], next_states[:n], episode_ends[:n], dones[:n])

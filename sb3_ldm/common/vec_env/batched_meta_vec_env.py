@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.seeding import np_random
 from stable_baselines3.common.monitor import Monitor
@@ -66,8 +65,6 @@ class BatchedMetaVecEnv(VecEnv):
         self.layout = space.layout
         super().__init__(n, space, backend.action_space)
 
-        start = backend.action_space.start if isinstance(backend.action_space, spaces.Discrete) else 0
-        self._first_action = int(start)
         self._actions: np.ndarray | None = None
         self._steps = 0
         self._started = time.time()
@@ -117,8 +114,7 @@ class BatchedMetaVecEnv(VecEnv):
         ended = terminated | truncated
         dones = np.zeros(self.num_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        previous_actions = self._actions - self._first_action if self._first_action else self._actions
-        observations = self.layout.observations(states, previous_actions, rewards, ended)
+        observations = self.layout.observations(states, self._actions, rewards, ended)
         if ended.any():
             self._finish_episodes(np.flatnonzero(ended), successes, observations, dones, infos)
         return observations, rewards.astype(np.float32), dones, infos
