@@ -190,7 +190,7 @@ def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monk
 
 @pytest.mark.parametrize("algo", ["rl2", "mixreg", "varibad"])
 def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
-    """Whatever an algorithm shares with LDM has LDM's value: what PPO does, and the data it gets."""
+    """Whatever an algorithm shares with LDM has LDM's value: what PPO does, and the data it gets; but RL2 at its best."""
     shared = {*inspect.signature(SequencePPO).parameters, "n_envs", "n_timesteps", "normalize"}
     if algo == "varibad":  # whose policy is of another kind
         shared.remove("policy_kwargs")
@@ -198,6 +198,8 @@ def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
         own, ldm = (
             {name: value for name, value in load_preset(one, env_id).items() if name in shared} for one in (algo, "ldm")
         )
+        if algo != "varibad" and env_id == "HalfCheetahVelocity-v0":
+            assert (own.pop("n_envs"), ldm.pop("n_envs")) == (16, 64)
         assert own == ldm, env_id
 
 
