@@ -16,7 +16,7 @@ from benchmarks.experiment import RESULTS, Experiment, available_experiments, lo
 from benchmarks.statistics import iqm_interval, task_scores
 from sb3_ldm.figures import COLOURS, STYLE, draw_figures
 from sb3_ldm.results import RunResult, load_run
-from sb3_ldm.summary import display_name, ordered_splits, split_name
+from sb3_ldm.summary import display_name, markdown_table, ordered_splits, split_name
 
 FIGURES = Path(__file__).parent / "figures"
 _OTHER_COLOUR = "#6b6b6b"
@@ -80,11 +80,11 @@ def task_table(variants: Mapping[str, Sequence[RunResult]], split: str, episode:
     assert first.final_evaluation is not None
     table = first.final_evaluation.select(split, deterministic, episode)
     tasks, _ = table.per_task(table.returns)
-    rows = [["task", *(display_name(variant) for variant in scores)], ["---", *(["---:"] * len(scores))]]
+    rows = []
     for i, task in enumerate(tasks):
         name = ", ".join(f"{value:.3g}" for value in task)
         rows.append([name, *(f"{values[i]:.2f}" for values in scores.values())])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown_table(["task", *map(display_name, scores)], rows, "l" + "r" * len(scores))
 
 
 def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path = FIGURES) -> list[Path]:

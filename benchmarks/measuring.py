@@ -95,13 +95,3 @@ def spread(values: Sequence[float] | np.ndarray) -> Spread:
     :return: their median and extremes
     """
     return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values)))
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    :param header: names of the columns
-    :param rows: cells
-    :return: a Markdown table
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

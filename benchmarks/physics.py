@@ -26,13 +26,13 @@ from benchmarks.measuring import (
     load_average,
     pytorch_threads,
     spread,
-    table,
     train_rollouts,
 )
 from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.recurrent import SequencePPO
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
+from sb3_ldm.summary import markdown_table
 from sb3_ldm.zoo.configs import load_preset
 
 DEFAULT_OUT = "benchmarks/results/physics"
@@ -174,7 +174,7 @@ def report(result: Record) -> str:
             f"{machine['commit']}, {machine['date']}, {config['threads']} threads, backend {backends}; load average before: "
             f"{machine['load_before']}. Medians, with the extremes of {config['rounds']} rounds in brackets; shares are of "
             "the same round.\n",
-            table(["", "", "frames/s", "of the physics", "target"], rows),
+            markdown_table(["", "", "frames/s", "of the physics", "target"], rows),
         ]
     )
 

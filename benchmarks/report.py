@@ -16,7 +16,7 @@ from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.imagination import IMAGINATION
 from benchmarks.statistics import iqm_interval, n_reached_in_second_half, task_scores
 from sb3_ldm.results import RUN_FILE, RunResult, load_metadata
-from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
+from sb3_ldm.summary import display_name, format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 #: Shown on the page where an experiment has them, in this order.
@@ -70,11 +70,6 @@ def _n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
     return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
 
 
-def _mean_and_std(values: Sequence[float], digits: int) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
-
-
 def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], learned: float | None) -> list[str]:
     """
     :param variant: name of a variant
@@ -89,17 +84,17 @@ def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], 
         display_name(variant),
         str(len(runs)) + (f" (not learned: {', '.join(map(str, failed))})" if failed else ""),
         format_frames(max(run.frames for run in runs)),
-        _mean_and_std(minutes, 0) if minutes else "-",
+        mean_and_std(minutes, 0) if minutes else "-",
     ]
     for split in splits:
         cells.append(iqm_interval(task_scores(runs, split, _last_episode(runs))).text())
     for split in splits:
         reached = _n_reached(runs, split)
-        cells.append("-" if reached is None else _mean_and_std(reached, 1))
+        cells.append("-" if reached is None else mean_and_std(reached, 1))
     for split in splits[1:]:
         told = [n_reached_in_second_half(run, split) for run in runs]
         numbers = [number for number in told if number is not None]
-        cells.append(_mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-")
+        cells.append(mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-")
     for split in splits:
         cells.append(iqm_interval(task_scores(runs, split, 1)).text())
     return cells
@@ -119,8 +114,7 @@ def variants_table(variants: Variants, learned: float | None) -> str:
     header += [f"first episode, {split_name(split)} return" for split in splits]
     rows = [variant_row(variant, members, splits, learned) for variant, members in variants.items()]
     told = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line[i] for i in told)} |" for line in lines) + "\n"
+    return markdown_table([header[i] for i in told], [[row[i] for i in told] for row in rows], "l" + "r" * (len(told) - 1))
 
 
 def studies_table(variants: Variants) -> str:
@@ -129,15 +123,14 @@ def studies_table(variants: Variants) -> str:
     :return: one row each, as Markdown: the share of mixtures whose largest reward is on a cell where no training task has its
         goal, and how often the decoder knows the goal of the task at hand
     """
-    lines = [
-        "| | seeds | updates | imagined on unseen cells | training tasks known | unseen tasks known |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     for variant, runs in variants.items():
         shares = [_in_percent(_found(runs, name)) for name in ("in_test", "own_task_right", "unseen_task_right")]
-        cells = [display_name(variant).replace("_", " "), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            [display_name(variant).replace("_", " "), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares]
+        )
+    header = ["", "seeds", "updates", "imagined on unseen cells", "training tasks known", "unseen tasks known"]
+    return markdown_table(header, rows, "lrrrrr")
 
 
 def _found(studies: Sequence[RunResult], name: str) -> np.ndarray:
@@ -146,7 +139,7 @@ def _found(studies: Sequence[RunResult], name: str) -> np.ndarray:
 
 
 def _in_percent(shares: np.ndarray) -> str:
-    return _mean_and_std((100 * shares[:, 0]).tolist(), 0) + "%"
+    return mean_and_std((100 * shares[:, 0]).tolist(), 0) + "%"
 
 
 def judge(expectation: Expectation, variants: Variants) -> str:
@@ -165,10 +158,10 @@ def judge(expectation: Expectation, variants: Variants) -> str:
         if expectation.reached is not None:
             reached = _n_reached(runs, split)
             assert reached is not None, f"{expectation.claim}: the environment does not tell success"
-            return _verdict(float(np.mean(reached)), expectation.reached, _mean_and_std(reached, 1))
+            return _verdict(float(np.mean(reached)), expectation.reached, mean_and_std(reached, 1))
         assert expectation.returned is not None, f"{expectation.claim}: give returned or reached"
         means = task_scores(runs, split, _last_episode(runs)).mean(axis=1).tolist()
-        return _verdict(float(np.mean(means)), expectation.returned, _mean_and_std(means, 2))
+        return _verdict(float(np.mean(means)), expectation.returned, mean_and_std(means, 2))
 
     def scores(runs: Sequence[RunResult]) -> np.ndarray:
         if expectation.result is not None:
@@ -278,7 +271,7 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
             if hours is not None:
                 spent[experiment.name] = spent.get(experiment.name, 0.0) + hours
                 paces.setdefault((run.algo, run.env), []).append(hours / state["frames"])
-    lines = ["| experiment | runs finished | core hours so far | core hours to go |", "| --- | ---: | ---: | ---: |"]
+    rows = []
     total = 0.0
     for experiment in experiments:
         done = experiment.finished(results)
@@ -289,7 +282,7 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
         total += left
         n_own = len(experiment.own_runs)
         cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{spent.get(experiment.name, 0):.1f}"]
-        lines.append(f"| {' | '.join([*cells, f'{left:.1f}' if known else '-'])} |")
+        rows.append([*cells, f"{left:.1f}" if known else "-"])
     text = (
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
         "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
@@ -297,7 +290,8 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
         "seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
         "million frames."
     )
-    return "\n\n".join(["## Budget", text, "\n".join(lines)]) + "\n"
+    header = ["experiment", "runs finished", "core hours so far", "core hours to go"]
+    return "\n\n".join(["## Budget", text, markdown_table(header, rows, "lrrr")])
 
 
 def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:

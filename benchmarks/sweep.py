@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.settings import class_defaults, differences, flat
 from benchmarks.statistics import n_reached_in_second_half
 from sb3_ldm.results import RunResult, load_run
-from sb3_ldm.summary import format_frames
+from sb3_ldm.summary import format_frames, markdown_table
 from sb3_ldm.zoo.configs import load_preset
 
 _COLUMNS = (
@@ -92,8 +92,7 @@ def sweep_table(run_dirs: Sequence[Path]) -> str:
     :return: a markdown table, one row each
     """
     rows = [row(load_run(path), f"{path.parent.name}/{path.name}") for path in run_dirs]
-    lines = [_COLUMNS, ("---",) * 2 + ("---:",) + ("---",) + ("---:",) * 4, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table(_COLUMNS, rows, "llrlrrrrr")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

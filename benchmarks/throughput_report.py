@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.measuring import Record, Spread, spread, table
+from benchmarks.measuring import Record, Spread, spread
 from sb3_ldm.figures import COLOURS
+from sb3_ldm.summary import markdown_table
 
 #: Algorithms of the JSON, for people.
 NAMES = {
@@ -157,7 +158,7 @@ def target_table(result: Record) -> str:
     """:return: the targets, as Markdown"""
     verdicts = {True: "pass", False: "FAIL", None: "-"}
     rows = [[target.name, target.wanted, target.measured, verdicts[target.met]] for target in targets(result)]
-    return table(["", "target", "median (extremes)", ""], rows)
+    return markdown_table(["", "target", "median (extremes)", ""], rows)
 
 
 def speed_table(result: Record) -> str:
@@ -181,7 +182,7 @@ def speed_table(result: Record) -> str:
             ]
         )
     header = ["workers", "threads", "", "frames/s", "x stock", "`train()`, ms", "x stock's", "x one thread"]
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def hardware_table(result: Record) -> str:
@@ -192,7 +193,9 @@ def hardware_table(result: Record) -> str:
         steps = record["frames"] * ppo["n_epochs"]
         share = spread(100 * lstm / np.array(record["train_seconds"]))
         rows.append([str(record["n_envs"]), str(record["threads"]), spread(steps / lstm).text(0), f"{share.text(0)}%"])
-    return table(["workers", "threads", "`nn.LSTM` alone, steps/s forwards and backwards", "share of `train()`"], rows)
+    return markdown_table(
+        ["workers", "threads", "`nn.LSTM` alone, steps/s forwards and backwards", "share of `train()`"], rows
+    )
 
 
 def breakdown_table(result: Record) -> str:
@@ -202,7 +205,7 @@ def breakdown_table(result: Record) -> str:
         per_frame = 1e6 * np.array([sum(sample.values()) for sample in record["parts"]]) / record["frames"]
         percents = [f"{100 * share:.1f}%" for share in shares(record).values()]
         rows.append([NAMES[record["algo"]], str(record["threads"]), f"{np.median(per_frame):.1f}", *percents])
-    return table(["", "threads", "us/frame", *PARTS], rows)
+    return markdown_table(["", "threads", "us/frame", *PARTS], rows)
 
 
 def memory_table(result: Record) -> str:
@@ -212,7 +215,7 @@ def memory_table(result: Record) -> str:
         [NAMES.get(name, "imports alone"), f"{peak / 1e6:.0f}", f"{(peak - peaks['imports']) / 1e6:.0f}"]
         for name, peak in peaks.items()
     ]
-    return table(["", "peak, MB", "above the imports, MB"], rows)
+    return markdown_table(["", "peak, MB", "above the imports, MB"], rows)
 
 
 #: Axes of the scaling: name in the JSON, name for people.
@@ -245,7 +248,7 @@ def scaling_table(result: Record, axis: str) -> str:
     for value in dict.fromkeys(record[axis] for record in records):
         cells = (select(records, algo=algo, threads=threads, **{axis: value}) for algo, threads in columns)
         rows.append([str(value), *(spread(frame_rates(found[0])).text(0) if found else "-" for found in cells)])
-    return table([AXES[axis], *(f"{NAMES[algo]}, {threads} thread(s)" for algo, threads in columns)], rows)
+    return markdown_table([AXES[axis], *(f"{NAMES[algo]}, {threads} thread(s)" for algo, threads in columns)], rows)
 
 
 def report(result: Record) -> str:

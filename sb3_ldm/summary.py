@@ -47,6 +47,27 @@ def ordered_splits(runs: Sequence[RunResult]) -> list[str]:
     return [split for split in _SPLIT_ORDER if split in found] + [split for split in found if split not in _SPLIT_ORDER]
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+    """
+    :param header: names of the columns
+    :param rows: cells
+    :param align: a letter for each column, ``l`` or ``r``; columns without one are on the left
+    :return: a Markdown table
+    """
+    rule = ["---:" if letter == "r" else "---" for letter in align.ljust(len(header), "l")]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rows]) + "\n"
+
+
+def mean_and_std(values: Sequence[float], digits: int) -> str:
+    """
+    :param values: one for each seed
+    :param digits: behind the point
+    :return: their mean and, of several, their standard deviation
+    """
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
 def summary_table(run_dirs: Sequence[str | Path | RunResult], label_by: Sequence[str] = ("algo",)) -> str:
     """
     Summarise the final evaluations (of unfinished runs the last ones): one row for each group of runs, kind of actions and
@@ -64,7 +85,7 @@ def summary_table(run_dirs: Sequence[str | Path | RunResult], label_by: Sequence
     tables = []
     for env in dict.fromkeys(run.env for run in evaluated):
         tables.append(f"**{env}**\n\n{_env_table([run for run in evaluated if run.env == env], label_by)}")
-    return "\n\n".join(tables) + "\n"
+    return "\n".join(tables)
 
 
 def _env_table(runs: Sequence[RunResult], label_by: Sequence[str]) -> str:
@@ -74,7 +95,7 @@ def _env_table(runs: Sequence[RunResult], label_by: Sequence[str]) -> str:
     header = ["algorithm", "seeds", "frames", "actions", "episode"]
     header += [f"{split_name(split)} return" for split in splits]
     header += [f"{split_name(split)} goals reached (of {counts[split]})" for split in reached]
-    rows = [header, ["---"] * 2 + ["---:"] + ["---"] + ["---:"] * (len(header) - 4)]
+    rows = []
     for label, members in group_runs(runs, label_by).items():
         for deterministic in (False, True):
             group = [run for run in members if len(_last(run, None, deterministic))]
@@ -86,7 +107,7 @@ def _env_table(runs: Sequence[RunResult], label_by: Sequence[str]) -> str:
                 returns = [_over_seeds(group, split, deterministic, episode, "return", 2) for split in splits]
                 goals = [_over_seeds(group, split, deterministic, episode, "reached", 1) for split in reached]
                 rows.append([*first, str(episode), *returns, *goals])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(header, rows, "llrl" + "r" * (len(header) - 4))
 
 
 def _last(run: RunResult, split: str | None, deterministic: bool | None, episode: int | None = None) -> EvaluationTable:
@@ -125,7 +146,4 @@ def _over_seeds(group: Sequence[RunResult], split: str, deterministic: bool, epi
         values = [float(table.returns.mean()) for table in tables if len(table)]
     else:
         values = [table.n_reached for table in tables if table.has_successes]
-    if not values:
-        return "-"
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+    return mean_and_std(values, digits) if values else "-"

@@ -295,15 +295,14 @@ def test_auto_takes_the_batched_backend_where_there_is_one_and_says_so(caplog):
 
 
 def test_auto_leaves_options_that_a_batched_backend_lacks_to_gymnasium(monkeypatch):
-    monkeypatch.setitem(factory._batched_constructors, "CartPole-v1", lambda n_envs, **kwargs: None)
-    monkeypatch.setitem(factory._availability, "CartPole-v1", lambda: True)
-    monkeypatch.setitem(factory._options, "CartPole-v1", ["speed"])
+    monkeypatch.setattr(factory, "_batched", dict(factory._batched))
+    factory.register_batched_backend("CartPole-v1", lambda n_envs, **kwargs: None, options=["speed"])
     assert isinstance(make_meta_vec_env("CartPole-v1", 2, env_kwargs={"sutton_barto_reward": True}), DummyVecEnv)
     assert isinstance(make_meta_vec_env("GridNavi-v0", 2, env_kwargs={"horizon": 5}), BatchedMetaVecEnv)
 
 
 def test_a_batched_backend_can_be_registered(monkeypatch):
-    monkeypatch.setattr("sb3_ldm.common.vec_env.factory._batched_constructors", {})
+    monkeypatch.setattr("sb3_ldm.common.vec_env.factory._batched", {})
     with pytest.raises(ValueError, match="backend='batched' is not offered for env_id='GridNavi-v0'"):
         make_meta_vec_env("GridNavi-v0", 2, backend="batched")
     register_envs()

@@ -10,6 +10,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm import make_meta_vec_env
+from sb3_ldm.common.vec_env import factory
 from sb3_ldm.envs import envpool_backend
 from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
 from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of
@@ -376,7 +377,7 @@ def test_each_episode_starts_anew_where_its_own_task_continues() -> None:
 
 
 def test_without_envpool_the_other_backend_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_ldm.common.vec_env.factory._availability", {env_id: lambda: False for env_id in IDS})
+    monkeypatch.setitem(factory._batched, IDS[2], factory._batched[IDS[2]]._replace(is_available=lambda: False))
     monkeypatch.setattr("sb3_ldm.envs.envpool_backend.has_envpool", lambda: False)
     env = make_meta_vec_env(IDS[2], 1)
     assert type(env).__name__ == "DummyVecEnv"

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, TypeVar
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -17,7 +16,6 @@ from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
-from sb3_ldm.ldm.policies import MlpLstmPolicy
 from sb3_ldm.ldm.reward_maps import RewardMapCallback
 from sb3_ldm.rl2 import RL2
 
@@ -67,7 +65,6 @@ class LDM(LatentDynamicsPPO, RL2):
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MlpLstmPolicy}
     generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *LatentDynamicsPPO.generators)
 
     def __init__(

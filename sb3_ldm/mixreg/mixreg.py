@@ -1,16 +1,14 @@
 """Mixreg: mixture regularisation."""
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ldm.checks import is_number
 from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO, SequenceRolloutBuffer
 from sb3_ldm.mixreg.mixture import MixingRolloutBuffer
-from sb3_ldm.mixreg.policies import MlpLstmPolicy
 
 SelfMixreg = TypeVar("SelfMixreg", bound="Mixreg")
 
@@ -34,8 +32,6 @@ class Mixreg(SequencePPO):
     :param learning_rate: and all that follow: see :class:`~sb3_ldm.common.recurrent.SequencePPO`
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MlpLstmPolicy}
 
     def __init__(
         self,

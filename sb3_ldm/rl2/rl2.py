@@ -1,12 +1,10 @@
 """RL2: fast reinforcement learning via slow reinforcement learning."""
 
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_ldm.common.recurrent import SequencePPO
-from sb3_ldm.rl2.policies import MlpLstmPolicy
 
 SelfRL2 = TypeVar("SelfRL2", bound="RL2")
 
@@ -21,8 +19,6 @@ class RL2(SequencePPO):
 
     Parameters are those of :class:`~sb3_ldm.common.recurrent.SequencePPO`.
     """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MlpLstmPolicy}
 
     def learn(
         self: SelfRL2,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,9 +18,17 @@ BACKENDS = ("auto", "batched", "dummy", "subproc")
 #: Called with the number of environments and the keyword arguments that ``gym.make`` would get.
 BatchedConstructor = Callable[..., VecEnv]
 
-_batched_constructors: dict[str, BatchedConstructor] = {}
-_availability: dict[str, Callable[[], bool]] = {}
-_options: dict[str, Collection[str] | None] = {}
+
+class _BatchedBackend(NamedTuple):
+    constructor: BatchedConstructor
+    is_available: Callable[[], bool]
+    options: Collection[str] | None  #: None for all
+
+    def has_all(self, env_kwargs: dict[str, Any]) -> bool:
+        return self.options is None or set(env_kwargs) <= set(self.options)
+
+
+_batched: dict[str, _BatchedBackend] = {}
 
 
 def register_batched_backend(
@@ -37,13 +45,7 @@ def register_batched_backend(
     :param available: whether what it needs is installed, so that ``"auto"`` may choose it; None if it needs nothing
     :param options: names of the ``env_kwargs`` that it has, so that ``"auto"`` leaves others to gymnasium; None for all
     """
-    _batched_constructors[env_id] = constructor
-    _availability[env_id] = available or _always
-    _options[env_id] = options
-
-
-def _always() -> bool:
-    return True
+    _batched[env_id] = _BatchedBackend(constructor, available or (lambda: True), options)
 
 
 def make_meta_vec_env(
@@ -96,25 +98,21 @@ def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | 
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} does not exist, use one of {', '.join(BACKENDS)}")
     if backend == "batched":
-        if env_id not in _batched_constructors:
-            offered = ", ".join(sorted(_batched_constructors)) or "none"
+        if env_id not in _batched:
+            offered = ", ".join(sorted(_batched)) or "none"
             raise ValueError(f"backend='batched' is not offered for env_id={env_id!r} (only for: {offered}), use 'auto'")
         if vec_env_kwargs:
             raise ValueError(f"vec_env_kwargs={vec_env_kwargs!r} has no use with backend='batched', leave it out")
     if backend == "auto":
-        offered_here = env_id in _batched_constructors and _availability.get(env_id, _always)()
-        return "batched" if offered_here and not vec_env_kwargs and _has_all(env_id, env_kwargs) else "dummy"
+        batched = _batched.get(env_id)
+        fits = batched is not None and not vec_env_kwargs and batched.has_all(env_kwargs) and batched.is_available()
+        return "batched" if fits else "dummy"
     return backend
-
-
-def _has_all(env_id: str, env_kwargs: dict[str, Any]) -> bool:
-    options = _options.get(env_id)
-    return options is None or set(env_kwargs) <= set(options)
 
 
 def _make_batched(env_id: str, n_envs: int, seed: int | None, env_kwargs: dict[str, Any], start_index: int) -> VecEnv:
     # SB3's make_vec_env renders to arrays by default, too.
-    venv = _batched_constructors[env_id](n_envs, **{"render_mode": "rgb_array", **env_kwargs})
+    venv = _batched[env_id].constructor(n_envs, **{"render_mode": "rgb_array", **env_kwargs})
     if seed is not None:
         venv.action_space.seed(seed + start_index)
     venv.seed(seed)
