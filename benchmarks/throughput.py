@@ -139,7 +139,8 @@ class Config:
 
 
 QUICK = Config(
-    algos=("stock", "rl2", "ldm", "ldm_zoo_2"),
+    algos=("stock", "rl2", "ldm_zoo_2"),
+    threads=(2,),
     rounds=2,
     sample_s=0.2,
     profile_algos=("ldm",),
