@@ -24,6 +24,7 @@ from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import read_next_states
 from sb3_ldm.envs.gridworld import MOVES, SIZE
 from sb3_ldm.envs.tasks import TaskProbes
+from sb3_ldm.files import replacing
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.reward_maps import RewardMaps, decode_mixtures
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
@@ -229,9 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = {"algo": IMAGINATION, "env": ENV_ID, "seed": options.seed, "frames": options.n_timesteps, "episodes_per_task": 4}
         run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "commit": current_commit()}
         run["cpu_time_s"] = round(time.process_time() - start_cpu, 1)
-        partial = options.save / f"partial_{RUN_FILE}"
-        partial.write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
-        partial.replace(options.save / RUN_FILE)
+        with replacing(options.save / RUN_FILE) as path:
+            path.write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({"params": options.params, **result, "seconds": seconds}))
 
 

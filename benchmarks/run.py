@@ -29,15 +29,14 @@ from rich.table import Table
 
 from benchmarks.experiment import RESULTS, Experiment, Run, Study, available_experiments, load_experiment
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
 from sb3_ldm.results import (
-    EVALUATIONS_FILE,
     FINAL_FILE,
     PATHS_FILE,
     PROGRESS_FILE,
     REWARD_MAPS_FILE,
     RUN_FILE,
     TRAJECTORIES_FILE,
-    load_evaluations,
     newest_file,
 )
 from sb3_ldm.summary import format_frames
@@ -219,14 +218,10 @@ def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> subprocess.Popen[bytes] 
 
 
 def _read_last(path: Path) -> tuple[int, dict[str, float]]:
-    try:
-        table = load_evaluations(path).last().select(deterministic=False)
-    except ValueError:  # it is being written
-        return 0, {}
+    table = load_evaluations(path).last().select(deterministic=False)
     if len(table) == 0:
         return 0, {}
-    table = table.select(episode=int(table.episode.max()))
-    return int(table.timesteps[0]), {split: float(table.select(split).returns.mean()) for split in table.splits}
+    return int(table.timesteps[0]), {split: float(table.select(split).last_returns()[1][-1]) for split in table.splits}
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_ldm.results import EvaluationTable, RunResult, group_runs, load_run
+from sb3_ldm.common.evaluation_table import EvaluationTable
+from sb3_ldm.results import RunResult, group_runs, load_run
 
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}

@@ -12,8 +12,9 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.common.callbacks import EVALUATION_COLUMNS, MetaEvalCallback, best_logged_return, drop_evaluations_after
+from sb3_ldm.common.callbacks import MetaEvalCallback
 from sb3_ldm.common.evaluation import evaluate_meta, record_meta, task_distribution_of
+from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, drop_evaluations_after, load_evaluations
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.probes import visited_probes
 from sb3_ldm.envs.tasks import TaskProbes
@@ -281,9 +282,11 @@ def test_the_best_model_of_an_interrupted_run_stays_until_a_better_one_comes(tmp
         for k in (1, 2)
     ]
     with open(tmp_path / "evaluations.csv", "w", newline="") as file:
-        csv.writer(file).writerows([EVALUATION_COLUMNS, *rows, ["1"]])  # the last one was being written
-    assert best_logged_return(tmp_path / "evaluations.csv", "train", False) == logged
-    assert best_logged_return(tmp_path / "evaluations.csv", "train", True) == -np.inf
+        csv.writer(file).writerows([EVALUATION_COLUMNS, *rows])
+        file.write("16,train,0,0,2,9")  # was being written
+    table = load_evaluations(tmp_path / "evaluations.csv")
+    assert [values.tolist() for values in table.select("train", False).last_returns()] == [[16], [logged]]
+    assert [len(values) for values in table.select("train", True).last_returns()] == [0, 0]
     drop_evaluations_after(tmp_path / "evaluations.csv", 16)
     callback = MetaEvalCallback(vec_env(Bandit, 1), eval_freq=16, log_path=tmp_path, best_model_save_path=tmp_path)
     model.learn(32, callback=callback, reset_num_timesteps=False)

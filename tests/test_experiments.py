@@ -19,7 +19,7 @@ from benchmarks import imagination, report, run
 from benchmarks.experiment import Expectation, Experiment, Run, Study, available_experiments, load_experiment
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
 from benchmarks.statistics import iqm_interval, task_scores
-from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
+from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo.configs import config_path
 

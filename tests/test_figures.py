@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_ldm.common.callbacks import EVALUATION_COLUMNS
+from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import draw_figures

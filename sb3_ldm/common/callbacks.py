@@ -1,8 +1,5 @@
 """Callbacks that every algorithm can use."""
 
-import csv
-import io
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,15 +9,16 @@ from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, evaluation_tasks, meta_episode_recorder
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, load_evaluations
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import coverage, get_probes, has_full_length, has_probes, visited_probes
+from sb3_ldm.files import replacing
 
 CHECKPOINT_FILE = "checkpoint.zip"
 BUFFER_FILE = "checkpoint_replay_buffer.pkl"
 BEST_MODEL = "best_model"
 BEST_NORMALIZER_FILE = "best_vecnormalize.pkl"  #: statistics that the best model was evaluated with
-EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
 
 
 class MetaEvalCallback(BaseCallback):
@@ -77,8 +75,13 @@ class MetaEvalCallback(BaseCallback):
             self._last_timesteps = None  # the model counts from 0 again
         if self.num_timesteps > 0 and self.best_mean_return == -np.inf and self.best_model_save_path is not None:
             if self.log_path is not None and (self.best_model_save_path / f"{BEST_MODEL}.zip").is_file():
-                logged = self.log_path / "evaluations.csv"
-                self.best_mean_return = best_logged_return(logged, self.splits[0], self.deterministic)
+                self.best_mean_return = self._best_logged_return(self.log_path / EVALUATIONS_FILE)
+
+    def _best_logged_return(self, path: Path) -> float:
+        if not path.is_file():
+            return -np.inf
+        _, returns = load_evaluations(path).select(self.splits[0], self.deterministic).last_returns()
+        return float(returns.max(initial=-np.inf))
 
     def _on_step(self) -> bool:
         return True
@@ -122,8 +125,10 @@ class MetaEvalCallback(BaseCallback):
             self.best_model_save_path.mkdir(parents=True, exist_ok=True)
             normalizer = self.model.get_vec_normalize_env()
             if normalizer is not None:
-                _replace(self.best_model_save_path / BEST_NORMALIZER_FILE, lambda path: normalizer.save(str(path)))
-            _replace(self.best_model_save_path / f"{BEST_MODEL}.zip", self.model.save)
+                with replacing(self.best_model_save_path / BEST_NORMALIZER_FILE) as path:
+                    normalizer.save(str(path))
+            with replacing(self.best_model_save_path / f"{BEST_MODEL}.zip") as path:
+                self.model.save(path)
         self.best_mean_return = max(self.best_mean_return, score)
 
     def _log(self, split: str, evaluation: MetaEvaluation) -> None:
@@ -134,7 +139,7 @@ class MetaEvalCallback(BaseCallback):
         if self.verbose > 0:
             print(f"{self.num_timesteps} steps, {split}: returns {np.round(evaluation.mean_returns, 2)}")
         if self.log_path is not None:
-            append_evaluation(self.log_path / "evaluations.csv", self.num_timesteps, split, self.deterministic, evaluation)
+            append_evaluation(self.log_path / EVALUATIONS_FILE, self.num_timesteps, split, self.deterministic, evaluation)
 
     def _log_coverage(self, split: str, batch: MetaEpisodeBatch) -> None:
         """How many of the probed tasks (on the gridworld, cells) were visited up to the end of each episode."""
@@ -209,78 +214,12 @@ class LatestCheckpointCallback(BaseCallback):
         self.save_path.mkdir(parents=True, exist_ok=True)
         normalizer = self.model.get_vec_normalize_env()
         if normalizer is not None:
-            _replace(self.normalize_path, lambda path: normalizer.save(str(path)))
+            with replacing(self.normalize_path) as path:
+                normalizer.save(str(path))
         if getattr(self.model, "replay_buffer", None) is not None:
-            _replace(self.save_path / BUFFER_FILE, self.model.save_replay_buffer)  # type: ignore[attr-defined]
-        _replace(self.save_path / CHECKPOINT_FILE, self.model.save)
+            with replacing(self.save_path / BUFFER_FILE) as path:
+                self.model.save_replay_buffer(path)  # type: ignore[attr-defined]
+        with replacing(self.save_path / CHECKPOINT_FILE) as path:
+            self.model.save(path)
         if self.on_save is not None:
             self.on_save(self.model)
-
-
-def _replace(path: Path, save: Callable[[Path], None]) -> None:
-    """Write a file beside ``path``, then put it there in one step."""
-    partial = path.with_name("partial_" + path.name)
-    save(partial)
-    os.replace(partial, path)
-
-
-def best_logged_return(path: Path, split: str, deterministic: bool) -> float:
-    """
-    :param path: ``evaluations.csv``
-    :param split: name of the tasks' split
-    :param deterministic: whether actions were the most likely ones
-    :return: the best mean return in the last episode of all evaluations, minus infinity if there is none
-    """
-    if not path.is_file():
-        return -np.inf
-    with open(path, newline="") as file:
-        kept = (split, str(int(deterministic)))
-        rows = [row for row in csv.DictReader(file) if (row["split"], row["deterministic"]) == kept and row["length"]]
-    returns: dict[str, list[float]] = {}
-    last = max((int(row["episode"]) for row in rows), default=0)
-    for row in rows:
-        if int(row["episode"]) == last:
-            returns.setdefault(row["timesteps"], []).append(float(row["return"]))
-    return max((float(np.mean(values)) for values in returns.values()), default=-np.inf)
-
-
-def drop_evaluations_after(path: Path, timesteps: int) -> None:
-    """
-    Take the rows of a run out of ``evaluations.csv`` that a run continued from ``timesteps`` will write again.
-
-    :param path: the file; nothing happens without one
-    :param timesteps: the last time step to keep
-    """
-    if not path.is_file():
-        return
-    with open(path, newline="") as file:
-        rows = list(csv.reader(file))
-    # A killed run may have left its last row unfinished.
-    kept = [row for row in rows[1:] if len(row) == len(EVALUATION_COLUMNS) and int(row[0]) <= timesteps]
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([*rows[:1], *kept])
-
-
-def append_evaluation(path: Path, timesteps: int, split: str, deterministic: bool, evaluation: MetaEvaluation) -> None:
-    """
-    Append an evaluation to a CSV file, one row an episode.
-
-    :param path: the file, made with a header if there is none
-    :param timesteps: training steps before the evaluation
-    :param split: name of the tasks' split
-    :param deterministic: whether actions were the most likely ones
-    :param evaluation: the results
-    """
-    rows = io.StringIO(newline="")
-    writer = csv.writer(rows)
-    if not path.exists():
-        writer.writerow(EVALUATION_COLUMNS)
-    for row, task in enumerate(evaluation.tasks):
-        label = " ".join(f"{number:g}" for number in np.atleast_1d(task))
-        for k, episode_return in enumerate(evaluation.returns[row]):
-            success = "" if evaluation.successes is None else int(evaluation.successes[row, k])
-            length = int(evaluation.lengths[row, k])
-            writer.writerow([timesteps, split, int(deterministic), label, k + 1, f"{episode_return:.6g}", length, success])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        os.write(file.fileno(), rows.getvalue().encode())  # in one step, since others may be reading

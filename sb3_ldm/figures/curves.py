@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS, HORIZON, domain_of
 from sb3_ldm.figures.plan import (
@@ -23,7 +24,7 @@ from sb3_ldm.figures.plan import (
     horizon_of,
     number,
 )
-from sb3_ldm.results import EVALUATIONS_FILE, PROGRESS_FILE, RunResult
+from sb3_ldm.results import PROGRESS_FILE, RunResult
 from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
 
 #: Evaluations from which on a curve is smoothed; short runs are shown as they are.

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.figures.plan import INK, MUTED, Drawing, NothingToDraw, Plan, first_with, having, horizon_of, number, stem
 from sb3_ldm.results import (
-    EVALUATIONS_FILE,
     FINAL_FILE,
     REWARD_MAPS_FILE,
     TRAJECTORIES_FILE,

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from sb3_ldm.common.evaluation_table import EvaluationTable
 from sb3_ldm.envs.gridworld import GridNaviTasks
-from sb3_ldm.results import EvaluationTable, RunResult
+from sb3_ldm.results import RunResult
 
 #: One colour an algorithm in every figure; told apart with any kind of colour vision.
 COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from sb3_ldm.files import PARTIAL, replacing
 from sb3_ldm.version import __version__, current_commit
 
 SYNC_S = 5.0  #: between looks at what a command has written
 MAX_LOSSES = 3  #: a command that was lost so often, with no progress in between, is given up
 LOST = -1  #: return code of a command that was given up or terminated
-_PARTIAL = "partial_"  #: files that are being written
 
 Files = dict[str, bytes]  #: names relative to a folder, and contents
 
@@ -248,7 +248,7 @@ def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     found = {}
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
-            if path.is_file() and not path.name.startswith(_PARTIAL):
+            if path.is_file() and not path.name.startswith(PARTIAL):
                 status = path.stat()
                 found[path.relative_to(folder).as_posix()] = (status.st_mtime_ns, status.st_size)
     return dict(sorted(found.items(), key=lambda item: item[1]))
@@ -270,6 +270,5 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(_PARTIAL + path.name)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_bytes(content)

@@ -23,17 +23,17 @@ from sb3_ldm.common.callbacks import (
     LatestCheckpointCallback,
     MetaEvalCallback,
     MetaProgressBarCallback,
-    append_evaluation,
-    drop_evaluations_after,
 )
 from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, task_distribution_of
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
+from sb3_ldm.files import replacing
 from sb3_ldm.ldm import LDM
-from sb3_ldm.results import FINAL_FILE
+from sb3_ldm.results import FINAL_FILE, PATHS_FILE, REWARD_MAPS_FILE, RUN_FILE, TRAJECTORIES_FILE
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import resolve_config
 from sb3_ldm.zoo.recordings import has_positions, save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
@@ -108,7 +108,7 @@ class MetaExperimentManager(ExperimentManager):
         if not (params_path / "config.yml").is_file():
             return
         self.save_path, self.params_path = str(run_folder), str(params_path)
-        state = run_folder / "run.json"
+        state = run_folder / RUN_FILE
         if state.is_file():
             before = json.loads(state.read_text())
             if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
@@ -193,7 +193,7 @@ class MetaExperimentManager(ExperimentManager):
         buffer_path = Path(self.trained_agent).with_name(BUFFER_FILE)
         if isinstance(model, LatentDynamicsPPO) and buffer_path.is_file():
             model.load_replay_buffer(buffer_path)
-        drop_evaluations_after(Path(self.save_path) / "evaluations.csv", model.num_timesteps)
+        drop_evaluations_after(Path(self.save_path) / EVALUATIONS_FILE, model.num_timesteps)
         # Else each continuation would meet the run's first tasks again, with the first actions' noise.
         seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))
         env.seed(seed)
@@ -252,20 +252,18 @@ class MetaExperimentManager(ExperimentManager):
         env, path = self._create_eval_env(), Path(self.save_path)
         splits, tasks = self.splits(env, final=True), task_distribution_of(env)
         # Instead of that of a run that was finished before, or interrupted.
-        partial = path / f"partial_{FINAL_FILE}"
-        partial.unlink(missing_ok=True)
-        for deterministic in (False, True):
-            for split in splits:
-                # Of infinitely many tasks there are as many different ones as one likes.
-                repeats = 1 if deterministic or not tasks.is_finite(split) else FINAL_REPEATS
-                result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
-                append_evaluation(partial, model.num_timesteps, split, deterministic, result)
-                kind = "most likely" if deterministic else "sampled"
-                reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
-                print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
-        partial.replace(path / FINAL_FILE)
+        with replacing(path / FINAL_FILE) as file:
+            for deterministic in (False, True):
+                for split in splits:
+                    # Of infinitely many tasks there are as many different ones as one likes.
+                    repeats = 1 if deterministic or not tasks.is_finite(split) else FINAL_REPEATS
+                    result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
+                    append_evaluation(file, model.num_timesteps, split, deterministic, result)
+                    kind = "most likely" if deterministic else "sampled"
+                    reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
+                    print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
         if has_probes(env):
-            save_trajectories(model, env, path / "trajectories.npz", split=splits[1], seed=self.seed)
+            save_trajectories(model, env, path / TRAJECTORIES_FILE, split=splits[1], seed=self.seed)
             # Where nothing was left to train, there are no beliefs to look at.
             if (
                 isinstance(model, LDM)
@@ -273,10 +271,10 @@ class MetaExperimentManager(ExperimentManager):
                 and model.mixture_env is not None
                 and model.mixture_env.has_final_beliefs
             ):
-                save_reward_maps(model, path / "reward_maps.npz", seed=self.seed)
-        save_zoo_evaluations(path / "evaluations.csv", path / "evaluations.npz", splits[1])
+                save_reward_maps(model, path / REWARD_MAPS_FILE, seed=self.seed)
+        save_zoo_evaluations(path / EVALUATIONS_FILE, path / "evaluations.npz", splits[1])
         if has_positions(env):
-            save_paths(model, env, path / "paths.npz", split=splits[1], seed=self.seed)
+            save_paths(model, env, path / PATHS_FILE, split=splits[1], seed=self.seed)
         env.close()
         if model.env is not None:
             model.env.close()
@@ -301,14 +299,12 @@ class MetaExperimentManager(ExperimentManager):
             "version": __version__,
             "commit": self._commit,
         }
-        partial = Path(self.save_path) / "partial_run.json"
         text = json.dumps(run, indent=2, default=str)
-        partial.write_text(text + "\n")
-        partial.replace(partial.with_name("run.json"))
+        with replacing(Path(self.save_path) / RUN_FILE) as path:
+            path.write_text(text + "\n")
         self._save_hyperparameters(json.loads(text)["hyperparameters"])
 
     def _save_hyperparameters(self, hyperparameters: dict[str, Any]) -> None:
         """What the run goes on with after an interruption, in the form of ``zoo_configs``."""
-        partial = Path(self.save_path) / f"partial_{HYPERPARAMETERS_FILE}"
-        partial.write_text(yaml.safe_dump({self.env_name.gym_id: hyperparameters}, sort_keys=False))
-        partial.replace(partial.with_name(HYPERPARAMETERS_FILE))
+        with replacing(Path(self.save_path) / HYPERPARAMETERS_FILE) as path:
+            path.write_text(yaml.safe_dump({self.env_name.gym_id: hyperparameters}, sort_keys=False))

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.common.callbacks import MetaEvalCallback
 from sb3_ldm.common.evaluation import task_distribution_of
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
 from sb3_ldm.envs.tasks import VALIDATION, TaskDistribution
-from sb3_ldm.results import EVALUATIONS_FILE, RUN_FILE, load_evaluations, newest_file
+from sb3_ldm.results import RUN_FILE, newest_file
 from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
@@ -109,16 +109,7 @@ def validation_returns(folder: Path) -> list[float]:
     :return: mean returns on the validation tasks in the last episode of a meta-episode, one for each evaluation so far
     """
     path = newest_file(folder, EVALUATIONS_FILE)
-    if path is None:
-        return []
-    try:
-        table = load_evaluations(path).select(VALIDATION)
-    except ValueError:  # it is being written
-        return []
-    if len(table) == 0:
-        return []
-    table = table.select(episode=int(table.episode.max()))
-    return [float(table.returns[table.timesteps == frames].mean()) for frames in np.unique(table.timesteps)]
+    return [] if path is None else load_evaluations(path).select(VALIDATION).last_returns()[1].tolist()
 
 
 def is_finished(folder: Path) -> bool:

@@ -1,0 +1,208 @@
+"""``evaluations.csv``: what meta-evaluations of a run found, one row an episode."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_ldm.common.evaluation import MetaEvaluation
+from sb3_ldm.files import replacing
+
+EVALUATIONS_FILE = "evaluations.csv"
+EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """
+    Evaluations of one run, one row an episode; all arrays have shape [n] if not said otherwise.
+
+    :param path: the file that the rows are from
+    :param timesteps: training steps before the evaluation
+    :param split: name of the tasks' split
+    :param deterministic: whether actions were the most likely ones (else they were sampled)
+    :param tasks: the tasks, shape [n, task_dim]
+    :param episode: index of the episode in its meta-episode, from 1
+    :param returns: return of the episode
+    :param lengths: steps of the episode
+    :param successes: 1 for success, 0 for none, NaN if the environment does not tell
+    """
+
+    path: Path
+    timesteps: np.ndarray
+    split: np.ndarray
+    deterministic: np.ndarray
+    tasks: np.ndarray
+    episode: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    successes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order of the file."""
+        return tuple(dict.fromkeys(self.split.tolist()))
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of different tasks."""
+        return len(np.unique(self.tasks, axis=0))
+
+    @property
+    def n_reached(self) -> float:
+        """Number of tasks that succeed, averaged over repetitions of a task; NaN if the environment does not tell."""
+        return float(self.successes.mean() * self.n_tasks) if len(self) else float("nan")
+
+    @property
+    def has_successes(self) -> bool:
+        """Whether the environment tells success."""
+        return len(self) > 0 and not np.isnan(self.successes).any()
+
+    def where(self, mask: np.ndarray) -> "EvaluationTable":
+        """
+        :param mask: which rows to keep, bool, shape [n]
+        :return: these rows
+        """
+        columns = [field.name for field in fields(self) if field.name != "path"]
+        return replace(self, **{name: getattr(self, name)[mask] for name in columns})
+
+    def select(
+        self, split: str | None = None, deterministic: bool | None = None, episode: int | None = None
+    ) -> "EvaluationTable":
+        """
+        :param split: keep the rows of this split; None for all
+        :param deterministic: keep the rows of this kind of actions; None for both
+        :param episode: keep the rows of this episode index; None for all
+        :return: the rows that agree
+        """
+        mask = np.ones(len(self), dtype=bool)
+        if split is not None:
+            mask &= self.split == split
+        if deterministic is not None:
+            mask &= self.deterministic == deterministic
+        if episode is not None:
+            mask &= self.episode == episode
+        return self.where(mask)
+
+    def last(self) -> "EvaluationTable":
+        """:return: the rows of the last evaluation"""
+        return self.where(self.timesteps == self.timesteps.max()) if len(self) else self
+
+    def last_returns(self) -> tuple[np.ndarray, np.ndarray]:
+        """:return: training steps of the evaluations, and mean returns in the last episode of a meta-episode, ``(n,)`` each"""
+        last = self.select(episode=int(self.episode.max(initial=1)))
+        return last.over_time(last.returns)
+
+    def over_time(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Average a column over the rows of each evaluation.
+
+        :param values: a column, shape [n]
+        :return: training steps of the evaluations and the averages, both of shape [n_evaluations]
+        """
+        steps, index = np.unique(self.timesteps, return_inverse=True)
+        return steps, np.bincount(index, weights=values) / np.bincount(index)
+
+    def per_task(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Average a column over the rows of each task.
+
+        :param values: a column, shape [n]
+        :return: the tasks, shape [n_tasks, task_dim], and the averages, shape [n_tasks]
+        """
+        tasks, index = np.unique(self.tasks, axis=0, return_inverse=True)
+        index = index.reshape(-1)
+        return tasks, np.bincount(index, weights=values) / np.bincount(index)
+
+
+def load_evaluations(path: Path) -> EvaluationTable:
+    """
+    :param path: an ``evaluations.csv``
+    :return: its rows
+    :raises ValueError: if it lacks columns or a row cannot be read
+    """
+    lines = _finished_lines(path)
+    reader = csv.DictReader(lines)
+    missing = [name for name in EVALUATION_COLUMNS if name not in (reader.fieldnames or ())]
+    if lines and missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+    rows = []
+    for row in reader:
+        try:
+            rows.append(_parse_evaluation(row))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}, line {reader.line_num}, cannot be read: {error}") from None
+    dims = {len(row[3]) for row in rows}
+    if len(dims) > 1:
+        raise ValueError(f"{path} has tasks of different lengths {sorted(dims)}, expected one task family")
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(EVALUATION_COLUMNS)
+    types = (np.int64, str, bool, np.float64, np.int64, np.float64, np.int64, np.float64)
+    arrays = [np.array(column, dtype=dtype) for column, dtype in zip(columns, types, strict=True)]
+    return EvaluationTable(path, *arrays)
+
+
+def _parse_evaluation(row: Mapping[str, str]) -> tuple[Any, ...]:
+    return (
+        int(row["timesteps"]),
+        row["split"],
+        bool(int(row["deterministic"])),
+        tuple(float(number) for number in row["task"].split()),
+        int(row["episode"]),
+        float(row["return"]),
+        int(row["length"]),
+        float(row["success"]) if row["success"] else float("nan"),
+    )
+
+
+def _finished_lines(path: Path) -> list[str]:
+    """The lines of a file, without a last one that is still being written or whose writer was killed."""
+    lines = path.read_bytes().decode().splitlines(keepends=True)
+    return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+
+
+def drop_evaluations_after(path: Path, timesteps: int) -> None:
+    """
+    Take the rows of a run out of ``evaluations.csv`` that a run continued from ``timesteps`` will write again.
+
+    :param path: the file; nothing happens without one
+    :param timesteps: the last time step to keep
+    """
+    if not path.is_file():
+        return
+    header, *rows = _finished_lines(path) or [""]
+    kept = [row for row in rows if int(row.split(",", 1)[0]) <= timesteps]
+    with replacing(path) as partial:
+        partial.write_bytes("".join([header, *kept]).encode())
+
+
+def append_evaluation(path: Path, timesteps: int, split: str, deterministic: bool, evaluation: MetaEvaluation) -> None:
+    """
+    Append an evaluation to a CSV file, one row an episode.
+
+    :param path: the file, made with a header if there is none
+    :param timesteps: training steps before the evaluation
+    :param split: name of the tasks' split
+    :param deterministic: whether actions were the most likely ones
+    :param evaluation: the results
+    """
+    rows = io.StringIO(newline="")
+    writer = csv.writer(rows)
+    if not path.exists():
+        writer.writerow(EVALUATION_COLUMNS)
+    for row, task in enumerate(evaluation.tasks):
+        label = " ".join(f"{number:g}" for number in np.atleast_1d(task))
+        for k, episode_return in enumerate(evaluation.returns[row]):
+            success = "" if evaluation.successes is None else int(evaluation.successes[row, k])
+            length = int(evaluation.lengths[row, k])
+            writer.writerow([timesteps, split, int(deterministic), label, k + 1, f"{episode_return:.6g}", length, success])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        os.write(file.fileno(), rows.getvalue().encode())  # in one step, since others may be reading
