@@ -261,7 +261,8 @@ def status_table(jobs: Sequence[Job], title: str) -> Table:
     """
     table = Table(title=title)
     for name in ("run", "state", "frames", "of"):
-        table.add_column(name, justify="left" if name in ("run", "state") else "right")
+        # Long names go on in the next line instead of losing their end, which tells runs apart.
+        table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
     looks = [job.last_evaluation() for job in jobs]
     splits = list(dict.fromkeys(split for _, returns in looks for split in returns))
     for split in splits:
