@@ -16,8 +16,8 @@ Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms
       rl2: {experiment: another}             # the runs are those of another experiment
       map: {algo: imagination, hyperparameters: {updates: 3000}}  # benchmarks.imagination, in which no agent is trained
     learned: 22.0                            # training return below which an agent has not learned
-    expectations:                            # what the paper says, judged when results are reported
-      - {claim: LDM is better than RL2, split: test, better: ldm, worse: rl2}
+    expectations:                            # judged when results are reported; paper: true if the paper says so, not we
+      - {claim: LDM is better than RL2, paper: true, split: test, better: ldm, worse: rl2}
       - {claim: LDM solves 19 unseen tasks, split: test, variant: ldm, reached: 19}
       - {claim: dropout helps, result: in_test, better: map, worse: another_map}  # of what benchmarks.imagination finds
 """
@@ -175,6 +175,7 @@ class Expectation:
     :param variant: variant that reaches a number
     :param returned: least mean return of it
     :param reached: least number of tasks that it solves
+    :param paper: whether it is the paper that claims it
     """
 
     claim: str
@@ -185,6 +186,7 @@ class Expectation:
     variant: str | None = None
     returned: float | None = None
     reached: float | None = None
+    paper: bool = False
 
     @property
     def variants(self) -> list[str]:
@@ -232,9 +234,9 @@ class Experiment:
     def finished(self, root: Path = RESULTS) -> list[Run]:
         """
         :param root: where all results are
-        :return: the runs that have results
+        :return: the runs that have results, of the settings that the experiment has now
         """
-        return [run for run in self.runs if run.is_finished(run.results(root))]
+        return [run for run in self.runs if run.is_finished(run.results(root)) and not run.changed_settings(run.results(root))]
 
 
 def available_experiments(folder: Path = FOLDER) -> list[str]:

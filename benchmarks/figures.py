@@ -62,7 +62,9 @@ def comparison(variants: Mapping[str, Sequence[RunResult]], deterministic: bool 
             axis.set_ylim(len(variants) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
         figure.suptitle(
-            f"mean over seeds and 95% interval: episode {last} (filled) and 1 (hollow); seeds in brackets", fontsize=8
+            f"episode {last} (filled) and 1 (hollow): (interquartile) means over seeds, whose number is in brackets, and\n"
+            "bootstrap intervals, which are the range of few seeds",
+            fontsize=8,
         )
     return figure
 

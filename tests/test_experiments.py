@@ -445,9 +445,14 @@ def test_scores_are_by_seed_and_task(made_up, tmp_path):
 @pytest.mark.parametrize(
     ("given", "verdict"),
     [
-        ({"split": "test", "variant": "ldm", "reached": 2}, "as expected: 2.0 ± 0.0"),
-        ({"split": "test", "variant": "ldm", "reached": 2.5}, "NOT as expected: 2.0 ± 0.0"),
-        ({"split": "train", "variant": "rl2", "returned": 22.0}, "as expected: 22.10 ± 0.00"),
+        ({"split": "test", "variant": "ldm", "reached": 2}, "as expected: 2.00 [2.00, 2.00], at least 2 expected"),
+        ({"split": "test", "variant": "ldm", "reached": 2.5}, "NOT as expected: 2.00 [2.00, 2.00]"),
+        ({"split": "test", "variant": "ldm", "reached": 2.5, "paper": True}, "DISAGREES with the paper: 2.00"),
+        ({"split": "train", "variant": "rl2", "returned": 22.0}, "as expected: 22.10 [22.10, 22.10]"),
+        (
+            {"split": "test", "variant": "rl2", "returned": 8.0},
+            "undecided, seeds differ: 8.10 [5.10, 11.10], at least 8 expected",
+        ),
         ({"split": "test", "better": "ldm", "worse": "rl2"}, "undecided, the intervals overlap: 10.20"),
         ({"split": "train", "better": "rl2", "worse": "ldm"}, "undecided, the intervals overlap: 22.10 [22.10, 22.10]"),
         ({"split": "test", "better": "ldm", "worse": "mixreg"}, "not run yet: mixreg"),
@@ -469,6 +474,8 @@ def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
     assert report.judge(replace(better, better="rl2", worse="ldm"), both).startswith("NOT as expected: ")
     one_seed = {**both, "ldm": raised[:1]}
     assert report.judge(better, one_seed).startswith("as expected, but 1 seed tells little: 60.10 against")
+    reached = Expectation("claim", "test", variant="ldm", returned=60.0, paper=True)
+    assert report.judge(reached, one_seed).startswith("agrees with the paper, but 1 seed tells little: 60.10, at least 60")
     two_seeds = {name: members[:2] for name, members in both.items()}
     assert report.judge(better, two_seeds).startswith("as expected, but 2 seeds tell little")
 
@@ -477,8 +484,8 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     experiment, variants = made_up
     assert report.failed_seeds(variants["ldm"], 21.0) == [0] and report.failed_seeds(variants["ldm"], None) == []
     text = report.section(experiment, variants, tmp_path, tmp_path / "RESULTS.md")
-    assert "| LDM | 3 (not learned: 0) | 100 | 2 ± 0 |" in text and "2.0 ± 0.0" in text
-    assert "Not run yet: mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
+    assert "| LDM | 3 (training return below 21: 0) | 100 | 2 ± 0 |" in text and "2.0 ± 0.0" in text
+    assert "Without results so far (not run, or not to the end): mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
     table = task_table(variants, "test", 2)
     assert "| 3, 6 | 10.10 | 8.00 |" in table
     assert len(comparison(variants).axes) == 2

@@ -37,6 +37,7 @@ def make(algorithm=LDM, env=None, **options):
         (RL2, "n_steps", 8.0),
         (RL2, "n_epochs", 0),
         (Mixreg, "mixreg_alpha", float("nan")),
+        (Mixreg, "target_kl", 0.03),
         (LDM, "beta", float("nan")),
         (LDM, "beta", float("inf")),
         (LDM, "n_partners", 2.0),

@@ -29,7 +29,8 @@ class Mixreg(SequencePPO):
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv
     :param mixreg_alpha: weights are drawn from Beta(alpha, alpha)
-    :param learning_rate: and all that follow: see :class:`~sb3_ldm.common.recurrent.SequencePPO`
+    :param learning_rate: and all that follow: see :class:`~sb3_ldm.common.recurrent.SequencePPO`; ``target_kl``
+        must be None
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
@@ -96,6 +97,11 @@ class Mixreg(SequencePPO):
         super()._check_parameters()
         if not is_number(self.mixreg_alpha) or self.mixreg_alpha <= 0.0:
             raise ValueError(f"mixreg_alpha={self.mixreg_alpha}: weights come from Beta(alpha, alpha), use a positive number.")
+        if self.target_kl is not None:
+            raise ValueError(
+                f"target_kl={self.target_kl}: no policy has the log probabilities of mixed transitions, so the divergence from "
+                "it is large before the first update already; use None."
+            )
 
     def _make_rollout_buffer(self) -> SequenceRolloutBuffer:
         if self._mixreg_rng is None:
