@@ -24,3 +24,26 @@ def is_number(value: Any) -> bool:
     :return: whether it is a finite number
     """
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """
+    :param name: of the parameter
+    :param value: what was given
+    :param least: the least that is allowed
+    :param most: the most that is allowed
+    :raises ValueError: if it is no finite number, or out of its range
+    """
+    if not is_number(value) or not least <= value <= most:
+        in_range = "" if math.isinf(least) and math.isinf(most) else f" from {least:g} to {most:g}"
+        raise ValueError(f"{name}={value!r}: use a finite number{in_range}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """
+    :param name: of the parameter
+    :param value: what was given
+    :raises ValueError: if it is no finite number above 0
+    """
+    if not is_number(value) or value <= 0.0:
+        raise ValueError(f"{name}={value!r}: use a finite number above 0.")

@@ -308,7 +308,7 @@ def test_rewards_that_the_likelihood_cannot_make_are_refused():
         ({"n_decoded_steps": 0}, "n_decoded_steps=0"),
         ({"reward_likelihood": "cauchy"}, r"reward_likelihood='cauchy'.*'bernoulli'"),
         ({"bernoulli_rewards": (1.0, -0.1)}, "bernoulli_rewards"),
-        ({"decoder_inputs": ("reward",)}, r"decoder_inputs=\['reward'\]"),
+        ({"decoder_inputs": ("reward",)}, r"decoder_inputs=\('reward',\)"),
         ({"decoder_inputs": ()}, "decoder_inputs"),
         ({"decoder_layers": ()}, "decoder_layers"),
         ({"dropout_place": "latent"}, "dropout_place='latent'"),

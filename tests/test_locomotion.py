@@ -266,6 +266,12 @@ def test_task_rewards_are_those_of_envpool_s_own_terms(env_id: str, atol: float)
             break
 
 
+@pytest.mark.parametrize("option", ["frame_skip", "ctrl_cost_weight", "healthy_reward", "include_cfrc_ext_in_observation"])
+def test_options_that_the_domain_would_not_heed_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option}=2: rewards, states and time steps are the domain's own"):
+        gym.make("AntGoal-v0", **{option: 2})  # type: ignore[arg-type]
+
+
 @needs_envpool
 @pytest.mark.parametrize("base_id", ["Ant-v5", "HalfCheetah-v5"])
 def test_reward_terms_are_those_of_envpool(base_id: str) -> None:

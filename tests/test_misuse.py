@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from helpers import Bandit, Drift, grid_vec_env, vec_env
+from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -19,7 +20,9 @@ from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
 from sb3_ldm.common.callbacks import MetaEvalCallback
 from sb3_ldm.common.evaluation import evaluate_meta
 from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.varibad.policies import BeliefPolicy
 
 BANDIT = {"reward_likelihood": "bernoulli", "vae_batch_size": 5}
 
@@ -38,6 +41,17 @@ def make(algorithm=LDM, env=None, **options):
         (RL2, "n_epochs", 0),
         (Mixreg, "mixreg_alpha", float("nan")),
         (Mixreg, "target_kl", 0.03),
+        (RL2, "target_kl", -1.0),
+        (RL2, "max_grad_norm", 0.0),
+        (RL2, "clip_range", -0.1),
+        (RL2, "gamma", 1.5),
+        (RL2, "gae_lambda", -1.0),
+        (RL2, "ent_coef", float("nan")),
+        (RL2, "learning_rate", -1e-3),
+        (RL2, "stats_window_size", 0),
+        (LDM, "vae_learning_rate", "1e-3"),
+        (LDM, "decoder_inputs", "next_state"),
+        (LDM, "bernoulli_rewards", (0.0, float("inf"))),
         (LDM, "beta", float("nan")),
         (LDM, "beta", float("inf")),
         (LDM, "n_partners", 2.0),
@@ -60,6 +74,22 @@ def test_options_that_cannot_be_meant_are_named_before_work_starts(algorithm, op
         make(algorithm, **{option: value})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder_embeddings": (32, 16)}, r"encoder_embeddings=\(32, 16\): give a size for each of state, action, reward"),
+        ({"decoder_embeddings": (0, 0)}, "decoder_embeddings=.*not all of them 0"),
+        ({"decoder_embeddings": (8, 0.5)}, "decoder_embeddings=0.5"),
+        ({"encoder_hidden_size": 0}, "encoder_hidden_size=0"),
+        ({"standardize_states": "no"}, "standardize_states='no'"),
+        ({"latent_dim": 3}, "vae_kwargs has latent_dim: use some of encoder_hidden_size"),
+    ],
+)
+def test_options_of_the_latent_dynamics_network_that_cannot_be_meant(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(vae_kwargs=options)
+
+
 @pytest.mark.parametrize("n_envs", [0, 2.0, "4"])
 def test_a_number_of_environments_that_is_none(n_envs):
     with pytest.raises(ValueError, match="n_envs="):
@@ -69,6 +99,11 @@ def test_a_number_of_environments_that_is_none(n_envs):
 def test_policies_and_options_of_policies_that_do_not_fit():
     with pytest.raises(ValueError, match=r"RecurrentActorCriticPolicy.*MetaLstmPolicy"):
         RL2(RecurrentActorCriticPolicy, vec_env(Bandit, 2), device="cpu")
+    for algorithm in (RL2, Mixreg, LDM):
+        with pytest.raises(ValueError, match=r"BeliefPolicy.*subclass of MetaLstmPolicy whose encoder the policy loss trains"):
+            algorithm(BeliefPolicy, vec_env(Bandit, 2), device="cpu")
+    with pytest.raises(ValueError, match=r"MetaLstmPolicy.*subclass of BeliefPolicy"):
+        VariBAD(MetaLstmPolicy, vec_env(Bandit, 2), device="cpu")
     with pytest.raises(ValueError, match="policy_kwargs has latent_dim=3"):
         make(VariBAD, policy_kwargs={"latent_dim": 3})
     with pytest.raises(ValueError, match="splits="):
@@ -85,6 +120,99 @@ def test_a_network_that_diverges_stops():
     model = make(vae_learning_rate=1e20)
     with pytest.raises(ValueError, match=r"latent dynamics network diverged"):
         model.learn(10 * 32)
+
+
+class SaysItsHorizon(Bandit):
+    """Names its horizon and leaves it to others to keep it."""
+
+    _max_episode_steps = 3
+
+
+def test_a_time_limit_is_one_that_ends_episodes():
+    with pytest.raises(ValueError, match="the environment has no time limit"):
+        MetaEpisodeWrapper(SaysItsHorizon(), 2)
+    env = MetaEpisodeWrapper(SaysItsHorizon(), 2, max_episode_steps=5)
+    assert env.layout.max_episode_steps == 5
+    forgetful = SaysItsHorizon()
+    forgetful.spec = EnvSpec("Forgetful-v0", max_episode_steps=3)
+    env = MetaEpisodeWrapper(forgetful, 2)
+    env.reset(seed=0)
+    env.step(0)
+    env.step(0)
+    with pytest.raises(ValueError, match=r"goes on after step 3 of an episode.*TimeLimit"):
+        env.step(0)
+
+
+class Shows(Bandit):
+    """Shows what it is told to show."""
+
+    def __init__(self, first, then):
+        super().__init__()
+        self.first, self.then = first, then
+
+    def reset(self, *, seed=None, options=None):
+        return self.first, super().reset(seed=seed, options=options)[1]
+
+    def step(self, action):
+        return self.then, *super().step(action)[1:]
+
+
+def test_observations_are_what_the_environment_says_of_them():
+    with pytest.raises(ValueError, match=r"observation of shape \(2,\), but says observation_space=Box\(0.0, 1.0, \(1,\)"):
+        MetaEpisodeWrapper(Shows(np.ones(2), None), 2, max_episode_steps=3).reset()
+    with pytest.raises(ValueError, match=r"observation=\[nan\] at step 0 after the reset"):
+        MetaEpisodeWrapper(Shows([np.nan], None), 2, max_episode_steps=3).reset()
+    env = MetaEpisodeWrapper(Shows([0.5], [np.inf]), 2, max_episode_steps=3)
+    assert env.reset()[0][0] == 0.5
+    with pytest.raises(ValueError, match=r"observation=\[inf\] at step 1 after the reset"):
+        env.step(0)
+
+
+def test_frozen_parameters_stay_and_the_others_are_trained():
+    for algorithm in (RL2, LDM):
+        model = make(algorithm)
+        model.policy.features_extractor.requires_grad_(False)
+        if algorithm is LDM:
+            model.latent_dynamics.encoder.requires_grad_(False)
+        before = parameters(model)
+        model.learn(2 * 32)
+        changed = differing(before, parameters(model))
+        assert any("lstm" in name for name in changed) and not any("features_extractor" in name for name in changed)
+        assert any("decoder" in name for name in changed) == (algorithm is LDM)
+        assert not any("latent_dynamics/encoder" in name for name in changed)
+
+
+class DropoutExtractor(FlattenExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.dropout = th.nn.Dropout(0.5)
+
+    def forward(self, observations):
+        return self.dropout(super().forward(observations))
+
+
+class BatchNormExtractor(FlattenExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))
+
+
+@pytest.mark.parametrize("extractor", [DropoutExtractor, BatchNormExtractor])
+def test_extractors_that_depend_on_shards_are_trained_on_whole_minibatches(extractor):
+    n_threads = th.get_num_threads()
+    results = []
+    try:
+        th.set_num_threads(2)
+        for _ in range(3):
+            env = vec_env(Bandit, 8)
+            model = RL2("MlpLstmPolicy", env, seed=0, device="cpu", policy_kwargs={"features_extractor_class": extractor})
+            results.append(parameters(model.learn(2 * 64)))
+    finally:
+        th.set_num_threads(n_threads)
+    assert differing(results[0], results[1]) == [] == differing(results[0], results[2])
 
 
 class Deaf(Bandit):

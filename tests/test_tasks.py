@@ -215,3 +215,16 @@ def test_held_out_goals_never_come_up_in_training(backend):
     for _ in range(20):
         env.step(np.zeros(4, dtype=int))
         assert all((task == only[0]).all() for task in env.get_attr("task"))
+
+
+def test_tasks_that_are_listed_twice_are_held_out_together():
+    listed = {"train": np.array([[1], [1], [2], [2], [3]]), "test": np.array([[9]])}
+    held = FiniteTaskDistribution(listed).hold_out(2)
+    train, validation = (set(held.tasks(split).flatten().tolist()) for split in ("train", "validation"))
+    assert len(validation) == 2 and train | validation == {1, 2, 3} and not train & validation
+    with pytest.raises(ValueError, match="validation_tasks=3 of 3"):
+        FiniteTaskDistribution(listed).hold_out(3)
+    for name in ("test", "validation"):
+        shared = {"train": np.array([[0.3]]), "test": np.array([[0.5]]), name: np.array([[0.1 + 0.2]])}
+        with pytest.raises(ValueError, match=f"splits train and {name} share the tasks"):
+            FiniteTaskDistribution(shared)

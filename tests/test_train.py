@@ -5,6 +5,7 @@ import csv
 import inspect
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -194,6 +195,8 @@ def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
     shared = {*inspect.signature(SequencePPO).parameters, "n_envs", "n_timesteps", "normalize"}
     if algo == "varibad":  # whose policy is of another kind
         shared.remove("policy_kwargs")
+    if algo == "mixreg":  # which has none
+        shared.remove("target_kl")
     for env_id in [*environments_in(available_configs()["ldm"]), "Unknown-v0"]:
         own, ldm = (
             {name: value for name, value in load_preset(one, env_id).items() if name in shared} for one in (algo, "ldm")
@@ -386,6 +389,33 @@ def test_a_model_is_saved_before_an_evaluation_that_fails(tmp_path, monkeypatch)
     run = tmp_path / "ldm" / "GridNavi-v0_1"
     assert LDM.load(run / "GridNavi-v0.zip").num_timesteps == 40
     assert not json.loads((run / "run.json").read_text())["finished"]
+
+
+def test_another_agent_than_the_last_one_begins_a_run_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    folder = ["--env-kwargs", "episodes_per_task:2", "-f", str(tmp_path), "-n", "1600"]
+    options = ["-params", "n_envs:4", "batch_size:400", "normalize:True", "--eval-freq", "400"]
+    main(["--algo", "rl2", "--env", "HalfCheetahVelocity-v0", *folder, *options])
+    run = tmp_path / "rl2" / "HalfCheetahVelocity-v0_1"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with open(run / "best_vecnormalize.pkl", "rb") as file:
+        best = pickle.load(file)
+    seen = []
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_train", lambda self, model: seen.append(model))
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
+    monkeypatch.setattr(experiment.MetaExperimentManager, "save_trained_model", lambda self, model: None)
+    main(["-i", str(run / "best_model.zip"), "-f", str(tmp_path), "--eval-freq", "-1", "-n", "4800"])
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert (tmp_path / "rl2" / "HalfCheetahVelocity-v0_2" / "HalfCheetahVelocity-v0.zip").is_file()
+    np.testing.assert_array_equal(seen[0].get_vec_normalize_env().obs_rms.mean, best.obs_rms.mean)
+
+
+def test_a_finished_run_says_that_its_buffer_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
+    main(small_run(tmp_path, "ldm", 80))
+    with pytest.warns(UserWarning, match="has no checkpoint_replay_buffer.pkl beside it"):
+        main(["-i", str(tmp_path / "ldm" / "GridNavi-v0_1" / "GridNavi-v0.zip"), "-n", "160", "--eval-freq", "-1"])
 
 
 @pytest.mark.parametrize("algo", ["ldm", "varibad"])

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
+from gymnasium.wrappers.common import TimeLimit  # the class itself, which rl_zoo3 puts a subclass in the place of
 
 from sb3_ldm.checks import check_integer
 from sb3_ldm.envs.tasks import Task, check_task_env
@@ -200,15 +201,27 @@ def check_rewards(rewards: float | np.ndarray, step: int) -> None:
         raise ValueError(f"reward={rewards} at step {step} after the reset is NaN or infinite, expected finite numbers")
 
 
+def check_states(states: np.ndarray, step: int) -> None:
+    """
+    :param states: what the environment returned
+    :param step: steps since the last reset, for the message
+    :raises ValueError: if a number is NaN or infinite
+    """
+    if not np.isfinite(states).all():
+        raise ValueError(f"observation={states} at step {step} after the reset has NaN or infinity, expected finite numbers")
+
+
 def time_limit_of(env: gym.Env) -> int | None:
     """
     :param env: an environment, wrapped or not
     :return: the steps of an episode at most, found in its ``TimeLimit`` or its spec; None if there is no limit
     """
-    try:
-        return env.get_wrapper_attr("_max_episode_steps")
-    except AttributeError:
-        return None if env.spec is None else env.spec.max_episode_steps
+    wrapped: gym.Env = env
+    while isinstance(wrapped, gym.Wrapper):
+        if isinstance(wrapped, TimeLimit):
+            return wrapped._max_episode_steps
+        wrapped = wrapped.env
+    return None if env.spec is None else env.spec.max_episode_steps
 
 
 class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.utils.RecordConstructorArgs):
@@ -283,6 +296,13 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
             # It may put tasks into a form of its own, which it then must know again.
             state, info = self.env.reset(options={**options, "task": self._task})
             self._check_task()
+        if np.shape(state) != (self.layout.state_dim,):
+            raise ValueError(
+                f"env={self.env} returned an observation of shape {np.shape(state)}, but says observation_space="
+                f"{self.env.observation_space}"
+            )
+        state = np.asarray(state)
+        check_states(state, 0)
         self._options = {**(options or {}), "task": self._task}
         self._running = True
         self._step = 0
@@ -297,6 +317,8 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         reward = float(raw_reward)
         self._step += 1
         check_rewards(reward, self._step)
+        state = np.asarray(state)
+        check_states(state, self._step)
         self._length += 1
         self._return += reward
         info.pop("TimeLimit.truncated", None)
@@ -304,6 +326,11 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         self._success = None if success is None else bool(success)
 
         ended = terminated or truncated
+        if self._length >= self.layout.max_episode_steps and not ended:
+            raise ValueError(
+                f"env={self.env} goes on after step {self._length} of an episode, the last one by its time limit: wrap it in "
+                "gymnasium.wrappers.TimeLimit, or give max_episode_steps"
+            )
         done = False
         if ended:
             info.update(self._finish_episode(state))

@@ -71,17 +71,20 @@ def backward_in_shards(
     :param loss: loss of a shard (its part of the sum) and whatever else the caller wants to know of it; called from several
         threads, so it must not draw from a shared random stream
     :param shards: parts of a minibatch
-    :param parameters: what the losses are differentiated by; those that no loss depends on get None
+    :param parameters: what the losses are differentiated by; those that no loss depends on, or that are frozen, get None
     :param n_threads: how many shards are computed at a time, on one thread each: the caller's and helpers
     :return: what ``loss`` gave besides the loss, in the order of the shards
     """
     pending = deque(enumerate(shards))
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.grad = None
 
     def work() -> dict[int, tuple[tuple[th.Tensor | None, ...], Result]]:
         done: dict[int, tuple[tuple[th.Tensor | None, ...], Result]] = {}
         for i, shard in _taken(pending):
             value, result = loss(shard)
-            done[i] = th.autograd.grad(value, parameters, allow_unused=True), result
+            done[i] = th.autograd.grad(value, trained, allow_unused=True) if trained else (), result
         return done
 
     helpers: list[concurrent.futures.Future[dict[int, tuple[tuple[th.Tensor | None, ...], Result]]]] = []
@@ -95,7 +98,7 @@ def backward_in_shards(
     for helper in helpers:
         done |= helper.result()
     computed = [done[i] for i in range(len(shards))]
-    for parameter, *parts in zip(parameters, *(parts for parts, _ in computed), strict=True):
+    for parameter, *parts in zip(trained, *(parts for parts, _ in computed), strict=True):
         given = [part for part in parts if part is not None]
         parameter.grad = functools.reduce(th.Tensor.add_, given) if given else None
     return [result for _, result in computed]

@@ -31,6 +31,8 @@ from sb3_ldm.envs.tasks import SPLITS, VALIDATION, FiniteTaskDistribution, Task,
 HORIZON = 200  #: steps of one episode, H in the paper
 TIMESTEP = 0.05  #: seconds of one environment step, five integration steps in all domains
 
+#: Arguments of gymnasium's environments that would change what a domain says itself, besides weights, rewards and ranges.
+_FIXED_OPTIONS = ("frame_skip", "include_cfrc_ext_in_observation", "use_contact_forces")
 _ANT_COORDINATES = 29  # 15 positions and 14 velocities, before the contact forces
 _CHEETAH_TORSO_HEIGHT = 0.7  # of the model at its zero position
 
@@ -376,6 +378,9 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
             own["terminate_when_unhealthy"] = domain.terminates
         for name in own.keys() & kwargs:
             raise ValueError(f"{name}={kwargs[name]}: the domain says so itself ({own[name]}).")
+        for name in kwargs:
+            if name.endswith(("_weight", "_reward", "_range")) or name in _FIXED_OPTIONS:
+                raise ValueError(f"{name}={kwargs[name]}: rewards, states and time steps are the domain's own, leave it out.")
         options = {**own, **kwargs}
         # Both checks cost time in every step.
         base = gym.make(domain.base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode, **options)

@@ -148,7 +148,8 @@ class FiniteTaskDistribution(TaskDistribution):
 
     :param splits: the tasks of each split, shape [n_tasks, task_dim]; ``train`` and ``test`` are required, ``eval``
         defaults to ``test``, ``all`` to ``train`` followed by ``test``; further names are kept as they are
-    :raises ValueError: if a split is missing or empty, shapes disagree, or ``train`` and ``test`` share a task
+    :raises ValueError: if a split is missing or empty, shapes disagree, or ``train`` shares a task with
+        ``test`` or ``validation``
     """
 
     def __init__(self, splits: Mapping[str, np.ndarray]) -> None:
@@ -160,9 +161,12 @@ class FiniteTaskDistribution(TaskDistribution):
         if len(dims) != 1 or any(listed.ndim != 2 or len(listed) == 0 for listed in tasks.values()):
             shapes = {name: listed.shape for name, listed in tasks.items()}
             raise ValueError(f"splits have shapes {shapes}, expected [n_tasks > 0, task_dim] with one task_dim")
-        shared = {tuple(task) for task in tasks["train"].tolist()} & {tuple(task) for task in tasks["test"].tolist()}
-        if shared:
-            raise ValueError(f"splits train and test share the tasks {sorted(shared)}, they must be disjoint")
+        for name in {"test", VALIDATION} & tasks.keys():
+            known = np.isclose(tasks[name][:, None], tasks["train"][None]).all(-1).any(1)
+            if known.any():
+                raise ValueError(
+                    f"splits train and {name} share the tasks {tasks[name][known].tolist()}, they must be disjoint"
+                )
         tasks.setdefault("eval", tasks["test"])
         tasks.setdefault("all", np.concatenate([tasks["train"], tasks["test"]]))
         self._tasks = tasks
@@ -196,12 +200,15 @@ class FiniteTaskDistribution(TaskDistribution):
         :raises ValueError: if it is no whole number of at least 0, or no training task would be left
         """
         check_integer("validation_tasks", n_tasks, 0)
+        # A task may be listed more than once, to be sampled more often.
         train = self._tasks["train"]
-        if n_tasks >= len(train):
-            raise ValueError(f"validation_tasks={n_tasks} of {len(train)} training tasks: use 0 to {len(train) - 1}.")
+        _, first, which = np.unique(train, axis=0, return_index=True, return_inverse=True)
+        if n_tasks >= len(first):
+            raise ValueError(f"validation_tasks={n_tasks} of {len(first)} training tasks: use 0 to {len(first) - 1}.")
         if n_tasks == 0:
             return self
-        held_out = np.isin(np.arange(len(train)), np.random.default_rng(seed).permutation(len(train))[:n_tasks])
+        chosen = np.sort(first)[np.random.default_rng(seed).permutation(len(first))[:n_tasks]]
+        held_out = np.isin(first[which.reshape(-1)], chosen)
         smaller = copy(self)
         smaller._tasks = {**self._tasks, "train": train[~held_out], VALIDATION: train[held_out]}
         return smaller

@@ -123,9 +123,9 @@ def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskPr
 class RewardMapCallback(BaseCallback):
     """
     Log what is imagined: ``imagination/contrast``, see :func:`imaginary_contrast`. Where the tasks can be probed also
-    ``imagination/share_unseen``, the share of sampled reward maps that peak on an unseen task;
-    ``imagination/distinct_unseen``, on how many different ones; ``imagination/peak_reward``, the mean height of the peaks.
-    LDM adds it by itself.
+    ``imagination/peak_reward``, the mean height of sampled reward maps' peaks, and where the unseen ones can be listed
+    ``imagination/share_unseen``, the share of maps that peak on one, and ``imagination/distinct_unseen``, on how many
+    different ones. LDM adds it by itself.
 
     :param freq: time steps (of all sub-environments together) between looks
     :param n_maps: mixtures per look
@@ -155,9 +155,11 @@ class RewardMapCallback(BaseCallback):
             self._log_maps(sample_reward_maps(env, self.n_maps, seed=self.num_timesteps))
 
     def _log_maps(self, maps: RewardMaps) -> None:
+        self.logger.record("imagination/peak_reward", maps.maps.max(1).mean())
         distribution = task_distribution_of(self.training_env)
-        unseen = distribution.tasks(unseen_split(distribution))
-        hits = (maps.peaks()[:, None] == unseen[None]).all(-1)
+        unseen = unseen_split(distribution)
+        if not distribution.is_finite(unseen):
+            return
+        hits = (maps.peaks()[:, None] == distribution.tasks(unseen)[None]).all(-1)
         self.logger.record("imagination/share_unseen", hits.any(1).mean())
         self.logger.record("imagination/distinct_unseen", int(hits.any(0).sum()))
-        self.logger.record("imagination/peak_reward", maps.maps.max(1).mean())

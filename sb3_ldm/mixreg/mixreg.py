@@ -99,8 +99,8 @@ class Mixreg(SequencePPO):
             raise ValueError(f"mixreg_alpha={self.mixreg_alpha}: weights come from Beta(alpha, alpha), use a positive number.")
         if self.target_kl is not None:
             raise ValueError(
-                f"target_kl={self.target_kl}: no policy has the log probabilities of mixed transitions, so the divergence from "
-                "it is large before the first update already; use None."
+                f"target_kl={self.target_kl}: no policy has the log probabilities of mixed transitions, so the divergence "
+                "from it is large before the first update already; use None."
             )
 
     def _make_rollout_buffer(self) -> SequenceRolloutBuffer:

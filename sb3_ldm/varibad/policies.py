@@ -1,6 +1,6 @@
 """Policies of variBAD, which know the task by a belief about it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -33,6 +33,8 @@ class BeliefPolicy(MetaLstmPolicy):
     :param kwargs: passed to :class:`~sb3_ldm.common.recurrent.MetaLstmPolicy`
     :raises ValueError: if ``belief_embedding`` is not positive, or the LSTM is not to be shared
     """
+
+    needs_elbo: ClassVar[bool] = True
 
     def __init__(
         self,

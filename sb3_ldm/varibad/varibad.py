@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO, RecordingVecEnv
+from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.varibad.policies import BeliefPolicy, MlpLstmPolicy, PolicyEncoder
 
 SelfVariBAD = TypeVar("SelfVariBAD", bound="VariBAD")
@@ -52,6 +53,7 @@ class VariBAD(LatentDynamicsPPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MlpLstmPolicy}
+    policy_base: ClassVar[type[MetaLstmPolicy]] = BeliefPolicy
     policy: BeliefPolicy
 
     def __init__(

@@ -15,9 +15,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ldm.common.callbacks import (
+    BEST_MODEL,
+    BEST_NORMALIZER_FILE,
     BUFFER_FILE,
     CHECKPOINT_FILE,
     LatestCheckpointCallback,
@@ -67,7 +69,8 @@ class MetaExperimentManager(ExperimentManager):
     episode), ``run.json`` and, where the tasks can be drawn, ``reward_maps.npz`` and ``trajectories.npz``: all that
     ``python -m sb3_ldm.figures`` needs.
 
-    Continuing from a checkpoint (``-i RUN/checkpoint.zip``) goes on in the same run folder until ``n_timesteps`` in total.
+    Continuing from a run's checkpoint or its last agent (``-i RUN/checkpoint.zip``) goes on in the same run folder until
+    ``n_timesteps`` in total; any other agent, the run's best one too, begins a run of its own.
     """
 
     evaluation_repeats = 1  #: meta-episodes on each task, while it trains
@@ -76,6 +79,7 @@ class MetaExperimentManager(ExperimentManager):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._trained_from = Path(self.trained_agent)  #: Path() where it begins anew
         self._check_options()
         self.config = resolve_config(kwargs.get("config"), self.algo)
         self._config_name = Path(self.config).stem
@@ -86,8 +90,8 @@ class MetaExperimentManager(ExperimentManager):
         self._cpu_time_before = 0.0
         self._checkpoint: LatestCheckpointCallback | None = None
         self._interrupted = False
-        if self.continue_training:
-            self._continue_in(Path(self.trained_agent).parent)
+        if self.continue_training and self._trained_from.stem in (Path(CHECKPOINT_FILE).stem, self.env_name):
+            self._continue_in(self._trained_from.parent)
 
     def _check_options(self) -> None:
         """Refuse options of rl_zoo3 that have another form here, and name those that have no use."""
@@ -125,6 +129,14 @@ class MetaExperimentManager(ExperimentManager):
             env_kwargs=self.eval_env_kwargs if eval_env else self.env_kwargs,
         )
         return self._maybe_normalize(env, eval_env)
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        statistics = self._trained_from.parent / BEST_NORMALIZER_FILE
+        if self._trained_from.stem != BEST_MODEL or not statistics.is_file():
+            return super()._maybe_normalize(env, eval_env)
+        normalizer = VecNormalize.load(str(statistics), env)
+        normalizer.training = normalizer.norm_reward = not eval_env
+        return normalizer
 
     def splits(self, env: VecEnv, final: bool = False) -> tuple[str, ...]:
         """
@@ -193,6 +205,12 @@ class MetaExperimentManager(ExperimentManager):
         buffer_path = Path(self.trained_agent).with_name(BUFFER_FILE)
         if isinstance(model, LatentDynamicsPPO) and buffer_path.is_file():
             model.load_replay_buffer(buffer_path)
+        if isinstance(model, LatentDynamicsPPO) and len(model.replay_buffer) == 0 and model.num_timesteps > 0:
+            warnings.warn(
+                f"{self.trained_agent} has no {BUFFER_FILE} beside it, as finished runs keep none: the latent dynamics "
+                "network goes on with new meta-episodes alone.",
+                stacklevel=2,
+            )
         drop_evaluations_after(Path(self.save_path) / EVALUATIONS_FILE, model.num_timesteps)
         # Else each continuation would meet the run's first tasks again, with the first actions' noise.
         seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))

@@ -28,6 +28,15 @@ from sb3_ldm.common.meta_episode import MetaEpisodeLayout
 from sb3_ldm.common.sharding import backward_in_shards, even_slices, n_shards
 
 REWARD_LIKELIHOODS = ("bernoulli", "gaussian")
+#: Arguments of :class:`LatentDynamics` that are the network's own, so that algorithms take them together.
+NETWORK_OPTIONS = (
+    "encoder_hidden_size",
+    "encoder_embeddings",
+    "decoder_embeddings",
+    "decoder_layers",
+    "dropout_place",
+    "standardize_states",
+)
 
 
 class LatentDynamics(nn.Module):
@@ -87,8 +96,13 @@ class LatentDynamics(nn.Module):
         if reward_likelihood not in REWARD_LIKELIHOODS:
             raise ValueError(f"reward_likelihood={reward_likelihood!r}: choose one of {list(REWARD_LIKELIHOODS)}.")
         low, high = bernoulli_rewards if len(bernoulli_rewards) == 2 else (0.0, 0.0)
-        if not low < high:
+        if not low < high or not np.isfinite([low, high]).all():
             raise ValueError(f"bernoulli_rewards={list(bernoulli_rewards)}: give the lower reward first, then the higher.")
+        check_integer("encoder_hidden_size", encoder_hidden_size, 1)
+        _check_sizes("encoder_embeddings", encoder_embeddings, ("state", "action", "reward"))
+        _check_sizes("decoder_embeddings", decoder_embeddings, ("state", "action"))
+        if not isinstance(standardize_states, bool):
+            raise ValueError(f"standardize_states={standardize_states!r}: use True or False.")
         self.layout = layout
         self.latent_dim = latent_dim
         self.dropout_rate = dropout_rate
@@ -279,6 +293,14 @@ class LatentDynamics(nn.Module):
         if self.reward_likelihood != "bernoulli":
             sums.pop("accuracy", None)
         return {name: total / n_updates for name, total in sums.items()}
+
+
+def _check_sizes(name: str, sizes: Sequence[int], inputs: Sequence[str]) -> None:
+    """Refuse sizes of embeddings that are not one for each input, or all 0."""
+    if isinstance(sizes, str) or len(sizes) != len(inputs) or not any(sizes):
+        raise ValueError(f"{name}={sizes!r}: give a size for each of {', '.join(inputs)}, not all of them 0.")
+    for size in sizes:
+        check_integer(name, size, 0)
 
 
 class Draws(NamedTuple):

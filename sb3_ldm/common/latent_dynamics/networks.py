@@ -171,8 +171,8 @@ class RewardDecoder(nn.Module):
     ):
         super().__init__()
         self.standardize = standardize
-        if not inputs or any(name not in DECODER_INPUTS for name in inputs):
-            raise ValueError(f"decoder_inputs={list(inputs)}: choose at least one of {list(DECODER_INPUTS)}.")
+        if isinstance(inputs, str) or not inputs or any(name not in DECODER_INPUTS for name in inputs):
+            raise ValueError(f"decoder_inputs={inputs!r}: choose a list of some of {list(DECODER_INPUTS)}.")
         if dropout_place not in ("embeddings", "inputs"):
             raise ValueError(f"dropout_place={dropout_place!r}: choose 'embeddings' or 'inputs'.")
         if len(hidden_sizes) == 0:

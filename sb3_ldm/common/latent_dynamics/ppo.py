@@ -15,9 +15,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.checks import check_integer
+from sb3_ldm.checks import check_integer, check_number
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
-from sb3_ldm.common.latent_dynamics.latent_dynamics import LatentDynamics
+from sb3_ldm.common.latent_dynamics.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
 from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO
 
@@ -37,7 +37,9 @@ class LatentDynamicsPPO(SequencePPO):
     :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any
     :param bernoulli_rewards: the two values, lower first
     :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
-    :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
+    :param vae_kwargs: the network's own options (``encoder_hidden_size``, ``encoder_embeddings``, ``decoder_embeddings``,
+        ``decoder_layers``, ``dropout_place``, ``standardize_states``), see
+        :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
     :param vae_learning_rate: learning rate of the latent dynamics network
     :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
     :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
@@ -173,10 +175,20 @@ class LatentDynamicsPPO(SequencePPO):
         super()._check_parameters()
         for name, least in (("latent_dim", 1), ("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
             check_integer(name, getattr(self, name), least)
+        check_number("vae_learning_rate", self.vae_learning_rate, 0.0)
+        unknown = sorted(self.vae_kwargs.keys() - set(NETWORK_OPTIONS))
+        if unknown:
+            raise ValueError(f"vae_kwargs has {', '.join(unknown)}: use some of {', '.join(NETWORK_OPTIONS)}.")
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
         if self.replay_buffer.layout != self.layout:
+            if len(self.replay_buffer) > 0:
+                warnings.warn(
+                    f"{len(self.replay_buffer)} meta-episodes in the buffer are dropped: those of the new environment have "
+                    f"another layout, {self.layout}.",
+                    stacklevel=2,
+                )
             self.replay_buffer = self._make_replay_buffer()
         self.replay_buffer.set_workers(self.n_recorded)
         self._setup_recording_env()

@@ -1,6 +1,6 @@
 """Recurrent actor-critic policy whose actor and critic share one encoder."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -10,6 +10,8 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Diag
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from sb3_ldm.common.embedding import EmbeddingExtractor
 from sb3_ldm.common.meta_episode import observation_layout
@@ -44,6 +46,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     :param kwargs: passed to :class:`RecurrentActorCriticPolicy`
     """
 
+    needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a latent dynamics network
     _process_sequence = staticmethod(process_sequence)  # type: ignore[assignment]
 
     def __init__(
@@ -97,9 +100,15 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     @property
     def is_pure(self) -> bool:
         """Whether actions are evaluated by pure functions, which threads may do side by side; SB3 keeps state in objects."""
-        return self.shared_lstm and (
-            isinstance(self.action_dist, CategoricalDistribution)
-            or (isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output)
+        # Of a minibatch as a whole, or of one random stream.
+        depends_on_shards = any(isinstance(module, (_BatchNorm, _DropoutNd)) for module in self.modules())
+        return (
+            self.shared_lstm
+            and not depends_on_shards
+            and (
+                isinstance(self.action_dist, CategoricalDistribution)
+                or (isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output)
+            )
         )
 
     def encode(

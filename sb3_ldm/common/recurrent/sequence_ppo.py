@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_ldm.checks import check_integer
+from sb3_ldm.checks import check_integer, check_number, check_positive
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
@@ -64,6 +64,7 @@ class SequencePPO(RecurrentPPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaLstmPolicy}
+    policy_base: ClassVar[type[MetaLstmPolicy]] = MetaLstmPolicy  #: what policies must be subclasses of
     policy: MetaLstmPolicy
     rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
     _last_lstm_states: RNNStates  # type: ignore[assignment]
@@ -153,12 +154,26 @@ class SequencePPO(RecurrentPPO):
     def _check_parameters(self) -> None:
         """Resolve what depends on the env, and refuse or warn about what cannot be meant; runs before any work."""
         meta_episode = self.layout.meta_episode_steps
-        if not issubclass(self.policy_class, MetaLstmPolicy):
-            raise ValueError(f"policy={self.policy_class}: use 'MlpLstmPolicy' or a subclass of MetaLstmPolicy.")
+        base = self.policy_base
+        if not issubclass(self.policy_class, base) or self.policy_class.needs_elbo != base.needs_elbo:
+            raise ValueError(
+                f"policy={self.policy_class}: use 'MlpLstmPolicy' or a subclass of {base.__name__}"
+                f"{'' if base.needs_elbo else ' whose encoder the policy loss trains'}."
+            )
         if self.n_steps is None:
             self.n_steps = meta_episode
         check_integer("n_steps", self.n_steps, 2, f"as a rollout needs; a meta-episode has {meta_episode}")
         check_integer("n_epochs", self.n_epochs, 1)
+        check_integer("stats_window_size", self._stats_window_size, 1)
+        for name in ("gamma", "gae_lambda"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        for name in ("ent_coef", "vf_coef"):
+            check_number(name, getattr(self, name))
+        for name in ("max_grad_norm", "target_kl", "clip_range", "clip_range_vf"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):  # a schedule
+                check_positive(name, getattr(self, name))
+        if not callable(self.learning_rate):
+            check_number("learning_rate", self.learning_rate, 0.0)
         self._warn_of_cuts(stacklevel=5)
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1)
@@ -322,9 +337,9 @@ class SequencePPO(RecurrentPPO):
             share = len(shard) / len(sequences)
             return share * loss.total(self.ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
 
-        n_threads = self._n_threads if self.policy.is_pure else 1
-        shards = sequences.tensor_split(n_shards(len(sequences), n_threads) if self.device.type == "cpu" else 1)
-        parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), n_threads)
+        in_shards = self.device.type == "cpu" and self.policy.is_pure
+        shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if in_shards else 1)
+        parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), self._n_threads)
         return PPOLoss(*np.sum(parts, axis=0))
 
     def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:

@@ -15,6 +15,7 @@ from sb3_ldm.common.meta_episode import (
     MetaEpisodeWrapper,
     MetaObservationSpace,
     check_rewards,
+    check_states,
     end_of_episode_info,
     end_of_meta_episode_info,
 )
@@ -109,6 +110,7 @@ class BatchedMetaVecEnv(VecEnv):
         states, rewards, terminated, truncated, successes = self.backend.step(self._actions)
         self._steps += 1
         check_rewards(rewards, self._steps)
+        check_states(states, self._steps)
         self._length += 1
         self._return += rewards
         ended = terminated | truncated
