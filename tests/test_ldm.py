@@ -499,7 +499,7 @@ def test_options_out_of_range_are_refused(options, message):
 def test_unknown_options_are_refused():
     with pytest.raises(TypeError, match="mixture_rate"):
         make(mixture_rate=0.1)
-    with pytest.raises(TypeError, match="encoder_layers"):
+    with pytest.raises(ValueError, match="vae_kwargs has encoder_layers: use some of encoder_hidden_size"):
         make(vae_kwargs={"encoder_layers": 3})
 
 
