@@ -35,8 +35,7 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
     :raises ValueError: if it is no finite number, or out of its range
     """
     if not is_number(value) or not least <= value <= most:
-        in_range = "" if math.isinf(least) and math.isinf(most) else f" from {least:g} to {most:g}"
-        raise ValueError(f"{name}={value!r}: use a finite number{in_range}.")
+        raise ValueError(f"{name}={value!r}: use a finite number in [{least:g}, {most:g}].")
 
 
 def check_positive(name: str, value: Any) -> None:
