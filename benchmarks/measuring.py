@@ -29,6 +29,18 @@ def pytorch_threads() -> Iterator[None]:
         th.set_num_threads(before)
 
 
+def results_folder(name: str, out: Path | None, quick: bool) -> Path:
+    """
+    :param name: of the benchmark
+    :param out: where its results should lie, None if nobody said
+    :param quick: whether it is only a glimpse, which must not replace results that are kept
+    :return: the folder
+    """
+    if out is not None:
+        return out
+    return Path("runs", f"{name}_quick") if quick else Path("benchmarks", "results", name)
+
+
 def frames_of(model: RecurrentPPO) -> int:
     """:return: frames in a rollout of all workers"""
     return model.n_envs * model.n_steps

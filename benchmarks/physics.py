@@ -25,6 +25,7 @@ from benchmarks.measuring import (
     frames_of,
     load_average,
     pytorch_threads,
+    results_folder,
     spread,
     train_rollouts,
 )
@@ -35,7 +36,6 @@ from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
 from sb3_ldm.summary import markdown_table
 from sb3_ldm.zoo.configs import load_preset
 
-DEFAULT_OUT = "benchmarks/results/physics"
 ALGORITHMS: dict[str, type[SequencePPO]] = {"rl2": RL2, "ldm": LDM}
 #: LDM's share of the physics' speed that is wanted, with both cores.
 TARGETS = {"AntDirection-v0": 0.6, "AntGoal-v0": 0.6, "HalfCheetahVelocity-v0": 0.35}
@@ -188,12 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a glimpse: two rounds of one rollout")
     parser.add_argument("--envs", nargs="+", choices=list(DOMAINS), default=list(DOMAINS), help="domains (default: all)")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the results (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default: benchmarks/results/physics, with --quick runs/physics_quick)"
+    )
     options = parser.parse_args(arguments)
+    out = results_folder("physics", options.out, options.quick)
     result: dict[str, Any] = run(replace(QUICK if options.quick else Config(), envs=tuple(options.envs)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "physics.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (options.out / "physics.md").write_text(report(result), encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "physics.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / "physics.md").write_text(report(result), encoding="utf-8")
     sys.stdout.write("\n" + report(result))
 
 

@@ -5,7 +5,7 @@ of the files in ``benchmarks/results``.
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ _SHOWN_FIGURES = (
 
 #: With fewer seeds intervals say little: two of two that do not overlap come about by chance in a third of the cases.
 FEW_SEEDS = 3
+
+N_CORES = 2  #: runs side by side that the budget is told for
+SUITE_HOURS = 6  #: what a reader may have for all experiments
 
 Variants = Mapping[str, Sequence[RunResult]]
 
@@ -142,10 +145,11 @@ def _in_percent(shares: np.ndarray) -> str:
     return mean_and_std((100 * shares[:, 0]).tolist(), 0) + "%"
 
 
-def judge(expectation: Expectation, variants: Variants) -> str:
+def judge(expectation: Expectation, variants: Variants, learned: float | None = None) -> str:
     """
     :param expectation: what results should show
     :param variants: finished runs by variant
+    :param learned: training return of an agent that has learned; two that have not are not compared
     :return: whether they do, in words
     """
     lacking = [name for name in expectation.variants if name not in variants]
@@ -155,6 +159,8 @@ def judge(expectation: Expectation, variants: Variants) -> str:
     numbers = " against ".join(interval.text() for interval in found)
     least = expectation.returned if expectation.reached is None else expectation.reached
     if expectation.variant is None:
+        if all(len(failed_seeds(variants[name], learned)) == len(variants[name]) for name in expectation.variants):
+            return f"not to be judged, for neither has learned the training tasks: {numbers}"
         holds, fails = found[0].above(found[1]), found[1].above(found[0])
     else:
         assert least is not None, f"{expectation.claim}: give returned or reached"
@@ -206,11 +212,16 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
         return "\n\n".join(line for line in lines if line) + "\n"
     table = studies_table(variants) if experiment.is_study else variants_table(variants, experiment.learned)
     lines.append(table.rstrip())
-    verdicts = [f"- {one.claim}: {judge(one, variants)}" for one in experiment.expectations]
+    verdicts = [f"- {one.claim}: {judge(one, variants, experiment.learned)}" for one in experiment.expectations]
     lines.append("\n".join(verdicts))
     for figure in [path for pattern in _SHOWN_FIGURES for path in sorted(figures.glob(pattern))]:
         path = Path(os.path.relpath(figure, page.parent)).as_posix()
         lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
+    tables = [figures / name for name in ("summary.md", "per_task.md") if (figures / name).is_file()]
+    links = [f"[{path.stem.replace('_', ' ')}]({Path(os.path.relpath(path, page.parent)).as_posix()})" for path in tables]
+    if links:
+        folder = Path(os.path.relpath(figures, page.parent)).as_posix()
+        lines.append(f"Both kinds of actions, every episode and task: {', '.join(links)}; [all figures]({folder}).")
     done = {
         (run.variant, run.seed) for run in experiment.runs if run.seed in [one.seed for one in variants.get(run.variant, ())]
     }
@@ -271,7 +282,8 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
                 spent[experiment.name] = spent.get(experiment.name, 0.0) + hours
                 paces.setdefault((run.algo, run.env), []).append(hours / state["frames"])
     rows = []
-    total = 0.0
+    total = cumulative = 0.0
+    within: list[str] = []
     for experiment in experiments:
         done = experiment.finished(results)
         waiting = [run for run in experiment.own_runs if run not in done]
@@ -279,24 +291,34 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
         known = not np.isnan(left)
         left = left if known else 0.0
         total += left
+        own_spent = spent.get(experiment.name, 0.0)
+        cumulative += (own_spent + left) / N_CORES
+        if cumulative <= SUITE_HOURS:
+            within.append(experiment.title)
         n_own = len(experiment.own_runs)
-        cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{spent.get(experiment.name, 0):.1f}"]
-        rows.append([*cells, f"{left:.1f}" if known else "-"])
+        cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{own_spent:.1f}"]
+        rows.append([*cells, f"{left:.1f}" if known else "-", f"{cumulative:.1f}"])
     text = (
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
         "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
-        f"they are not known (-). What is known takes about {total / 2:.0f} more hours of two cores; more would first add "
+        f"they are not known (-). What is known takes about {total / N_CORES:.0f} more hours of two cores. From nothing two "
+        f"cores need {cumulative:.0f} hours for all; in {SUITE_HOURS} hours they train "
+        f"{', '.join(within) or 'less than the first experiment'}. More would first add "
         "seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
         "million frames."
     )
-    header = ["experiment", "runs finished", "core hours so far", "core hours to go"]
-    return "\n\n".join(["## Budget", text, markdown_table(header, rows, "lrrr")])
+    header = ["experiment", "runs finished", "core hours so far", "core hours to go", "two cores, from nothing, hours"]
+    return "\n\n".join(["## Budget", text, markdown_table(header, rows, "lrrrr")])
 
 
 def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
-    """Hours a frame: of the same algorithm and environment, else of all that train in the environment, else NaN."""
-    others = [pace for (algo, env), some in paces.items() if env == run.env and algo != IMAGINATION for pace in some]
-    same = paces.get((run.algo, run.env)) or others
+    """Hours a frame: of the same algorithm and environment, else of all that train in the environment or its kin, else NaN."""
+    kin = "Grid" if run.env.startswith("Grid") else run.env  # all gridworlds are equally fast
+
+    def known(algos: Callable[[str], bool]) -> list[float]:
+        return [pace for (algo, env), some in paces.items() if env.startswith(kin) and algos(algo) for pace in some]
+
+    same = known(lambda algo: algo == run.algo) or known(lambda algo: algo != IMAGINATION)
     return float(np.mean(same)) if same else float("nan")
 
 

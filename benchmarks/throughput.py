@@ -27,6 +27,7 @@ from benchmarks.measuring import (
     frames_of,
     load_average,
     pytorch_threads,
+    results_folder,
     train_rollouts,
 )
 from benchmarks.throughput_report import (
@@ -48,7 +49,6 @@ from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per
 from sb3_ldm.zoo.configs import load_preset
 
 ENV_ID = "GridNavi-v0"
-DEFAULT_OUT = "benchmarks/results/throughput"
 
 ALGORITHMS: dict[str, type[RecurrentPPO]] = {
     "stock": RecurrentPPO,
@@ -532,21 +532,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--physics", action="store_true", help="then the MuJoCo domains against bare physics (benchmarks.physics)"
     )
     parser.add_argument("--redraw", action="store_true", help="measure nothing, draw what --out holds")
-    parser.add_argument("--out", type=Path, default=Path(DEFAULT_OUT), help="folder of the results (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the results (default: benchmarks/results/throughput, with --quick runs/throughput_quick)",
+    )
     options = parser.parse_args(arguments)
-    file = options.out / "throughput.json"
+    out = results_folder("throughput", options.out, options.quick)
+    file = out / "throughput.json"
     if options.redraw:
         result = json.loads(file.read_text(encoding="utf-8"))
     else:
         result = run(QUICK if options.quick else Config())
-        options.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    write_figures(result, options.out)
-    print(f"\n{target_table(result)}\nAll results are in {options.out}")
+    write_figures(result, out)
+    print(f"\n{target_table(result)}\nAll results are in {out}")
     if options.physics and not options.redraw:
         from benchmarks import physics  # whose imports would count as memory of every algorithm
 
-        physics.main(["--quick"] * options.quick)
+        own_folder = [] if options.out is None else ["--out", str(options.out / "physics")]
+        physics.main(["--quick"] * options.quick + own_folder)
 
 
 if __name__ == "__main__":

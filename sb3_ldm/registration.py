@@ -10,7 +10,7 @@ import torch as th
 from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv, register_batched_backend
 from sb3_ldm.envs import locomotion
-from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
+from sb3_ldm.envs.envpool_backend import INSTALL_ENVPOOL, BatchedLocomotion, has_envpool
 from sb3_ldm.envs.gridworld import (
     HORIZON,
     BatchedGridNavi,
@@ -155,7 +155,8 @@ def register_envs() -> None:
         register_batched_backend(env_id, partial(make_batched_grid, env_id))
     for env_id in locomotion.DOMAINS:
         _register(env_id, "make_locomotion")
-        register_batched_backend(env_id, partial(make_batched_locomotion, env_id), has_envpool, _LOCOMOTION_OPTIONS)
+        constructor = partial(make_batched_locomotion, env_id)
+        register_batched_backend(env_id, constructor, has_envpool, _LOCOMOTION_OPTIONS, INSTALL_ENVPOOL)
 
 
 def _register(env_id: str, maker: str) -> None:

@@ -1,6 +1,5 @@
 """The batched vectorised environment is the same thing as a DummyVecEnv of wrapped environments, only faster."""
 
-import logging
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +12,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.vec_env import BACKENDS, BatchedMetaVecEnv, factory, make_meta_vec_env, register_batched_backend
+from sb3_ldm.common.vec_env import (
+    BACKENDS,
+    BatchedMetaVecEnv,
+    backend_of,
+    factory,
+    make_meta_vec_env,
+    register_batched_backend,
+)
 from sb3_ldm.envs import BatchedGridNavi, BatchedStep, FiniteTaskDistribution, TaskEnvMixin
 from sb3_ldm.registration import register_envs
 
@@ -285,13 +291,24 @@ def test_it_works_below_vec_normalize_and_in_evaluate_policy(batched):
     np.testing.assert_allclose(returns, -0.1 * META)
 
 
-def test_auto_takes_the_batched_backend_where_there_is_one_and_says_so(caplog):
-    with caplog.at_level(logging.INFO, logger="sb3_ldm"):
-        assert isinstance(make_meta_vec_env("GridNavi-v0", 2), BatchedMetaVecEnv)
-        assert isinstance(make_meta_vec_env("CartPole-v1", 2), DummyVecEnv)
-        assert isinstance(make_meta_vec_env("GridNavi-v0", 2, vec_env_kwargs={}), BatchedMetaVecEnv)
-    assert "GridNavi-v0: 2 environments, backend 'batched'" in caplog.text
-    assert "CartPole-v1: 2 environments, backend 'dummy'" in caplog.text
+def test_auto_takes_the_batched_backend_where_there_is_one_and_says_so(capsys, monkeypatch):
+    assert isinstance(make_meta_vec_env("GridNavi-v0", 2, verbose=1), BatchedMetaVecEnv)
+    assert isinstance(make_meta_vec_env("CartPole-v1", 2, verbose=1), DummyVecEnv)
+    assert (
+        capsys.readouterr().out
+        == "GridNavi-v0: 2 environments, backend 'batched'\nCartPole-v1: 2 environments, backend 'dummy'\n"
+    )
+    assert isinstance(make_meta_vec_env("GridNavi-v0", 2, vec_env_kwargs={}), BatchedMetaVecEnv)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(factory, "_batched", dict(factory._batched))
+    factory.register_batched_backend("CartPole-v1", lambda n_envs, **kwargs: None, lambda: False, needs="a horse")
+    make_meta_vec_env("CartPole-v1", 2, verbose=1)
+    assert capsys.readouterr().out.endswith("backend 'dummy' ('batched' would be faster; it needs a horse)\n")
+
+
+def test_backends_are_told_through_wrappers():
+    assert backend_of(VecNormalize(make_meta_vec_env("GridNavi-v0", 2))) == "batched"
+    assert backend_of(make_meta_vec_env("GridNavi-v0", 2, backend="dummy")) == "dummy"
 
 
 def test_auto_leaves_options_that_a_batched_backend_lacks_to_gymnasium(monkeypatch):

@@ -480,11 +480,30 @@ def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
     assert report.judge(better, two_seeds).startswith("as expected, but 2 seeds tell little")
 
 
+def test_agents_that_have_not_learned_are_not_compared(made_up):
+    """Of the seeds with more than 21 there are some of both; with more than 100 there is none."""
+    better = Expectation("claim", "test", better="ldm", worse="rl2")
+    assert report.judge(better, made_up[1], learned=21.0).startswith("undecided")
+    assert report.judge(better, made_up[1], learned=100.0).startswith("not to be judged, for neither has learned")
+    alone = Expectation("claim", "train", variant="rl2", returned=22.0)
+    assert report.judge(alone, made_up[1], learned=100.0).startswith("as expected")
+
+
+def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_environment():
+    one = Run("tiny", "v", 0, "ldm", "ldm", "GridNaviExtrapolation-v0", 10)
+    paces = {("ldm", "GridNavi-v0"): [1.0, 3.0], ("rl2", "GridNavi-v0"): [5.0], ("imagination", "GridNavi-v0"): [9.0]}
+    assert report._pace(one, paces) == 2.0
+    assert report._pace(replace(one, algo="varibad"), paces) == 3.0
+    assert np.isnan(report._pace(replace(one, env="AntGoal-v0"), paces))
+
+
 def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     experiment, variants = made_up
+    (tmp_path / "per_task.md").touch()
     assert report.failed_seeds(variants["ldm"], 21.0) == [0] and report.failed_seeds(variants["ldm"], None) == []
     text = report.section(experiment, variants, tmp_path, tmp_path / "RESULTS.md")
     assert "| LDM | 3 (training return below 21: 0) | 100 | 2 ± 0 |" in text and "2.0 ± 0.0" in text
+    assert "every episode and task: [per task](per_task.md); [all figures](.)." in text
     assert "Without results so far (not run, or not to the end): mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
     table = task_table(variants, "test", 2)
     assert "| 3, 6 | 10.10 | 8.00 |" in table

@@ -63,6 +63,25 @@ def test_standardised_states_and_a_uniform_buffer_are_saved_and_loaded(tmp_path)
         make(drifts(), vae_buffer_size=6).load_replay_buffer(tmp_path / "buffer")
 
 
+# One step
+
+
+@pytest.mark.parametrize(("mixture_time", "n_encoded"), [("current", STEPS), ("final", 1)])
+def test_a_step_calls_every_network_once_for_all_of_its_workers(mixture_time, n_encoded):
+    """Encoder-v runs on normal workers alone; with mixed final beliefs it encodes their steps in one call at the end."""
+    model = make(bandits(8), **BANDIT, mixture_time=mixture_time, n_partners=2, vae_updates=0).learn(8 * STEPS)
+    calls = {"policy": [], "encoder": [], "decoder": []}
+    model.policy.register_forward_hook(lambda module, inputs, outputs: calls["policy"].append(len(inputs[0])))
+    network = model.latent_dynamics
+    network.encoder.register_forward_hook(lambda module, inputs, outputs: calls["encoder"].append(inputs[0].shape[:-1]))
+    network.decoder.register_forward_hook(lambda module, inputs, outputs: calls["decoder"].append(inputs[0].shape))
+    model.train = lambda: None
+    model.learn(8 * STEPS, reset_num_timesteps=False)
+    assert calls["policy"] == STEPS * [8]
+    assert calls["encoder"] == n_encoded * [(STEPS // n_encoded, 6)]
+    assert calls["decoder"] == STEPS * [(2, 4)]
+
+
 # LDM is RL2, and more
 
 

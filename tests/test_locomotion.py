@@ -225,8 +225,11 @@ def test_an_ant_s_first_step_agrees_to_the_last_digits(env_id: str) -> None:
         one.set_state(start[i, :n_positions], start[i, n_positions : n_positions + one.model.nv])
         env._raw = start[i]
         state, reward, _, _, _ = env.step(chosen[i])
-        np.testing.assert_allclose(state, batched.states[i], atol=1e-5)
-        assert reward == pytest.approx(batched.rewards[i], abs=1e-5)
+        assert env._raw is not None and not np.array_equal(env._raw, start[i])
+        # Contacts are solved up to a tolerance, which both MuJoCos reach in their own way.
+        np.testing.assert_allclose(env._raw, pool._raw[i], atol=5e-6)
+        np.testing.assert_allclose(state, batched.states[i], atol=5e-6)
+        assert reward == pytest.approx(batched.rewards[i], abs=1e-6)
 
 
 # Where EnvPool says an ant is, its kinematics have not seen the last of the step.

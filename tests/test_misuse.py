@@ -284,6 +284,35 @@ def test_a_time_limit_around_the_meta_episode_is_named(limit):
         evaluate_meta(agent, make_vec_env(cut, 2))
 
 
+def test_the_value_where_a_time_limit_cuts_is_that_of_the_last_observation():
+    """As in stock ``RecurrentPPO``, which computes it for one environment at a time."""
+
+    def cut(limit):
+        return lambda: gym.wrappers.TimeLimit(MetaEpisodeWrapper(Drift(), 2, max_episode_steps=4), limit)
+
+    expected, n_cut = [], 0
+
+    class Bootstrap(BaseCallback):
+        def _on_step(self):
+            nonlocal n_cut
+            model, states, rewards = self.model, self.locals["lstm_states"], self.locals["rewards"].copy()
+            for i, info in enumerate(self.locals["infos"]):
+                if self.locals["dones"][i] and info.get("TimeLimit.truncated", False):
+                    n_cut += 1
+                    with th.no_grad():
+                        last = model.policy.obs_to_tensor(info["terminal_observation"])[0]
+                        own = tuple(state[:, i : i + 1].contiguous() for state in states.vf)
+                        rewards[i] += model.gamma * model.policy.predict_values(last, own, th.zeros(1)).item()
+            expected.append(rewards)
+            return True
+
+    env = DummyVecEnv([cut(3), cut(5), cut(100), cut(5)])
+    model = RL2("MlpLstmPolicy", env, n_steps=24, gamma=0.9, seed=0, device="cpu")
+    model.learn(4 * 24, Bootstrap())
+    assert n_cut > 10
+    np.testing.assert_allclose(model.rollout_buffer.rewards, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_padding_is_no_divergence():
     """Where a shard of a batch has no step that is decoded, there is nothing to be accurate about."""
     before = th.get_num_threads()

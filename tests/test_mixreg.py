@@ -44,11 +44,18 @@ def test_a_mixture_is_the_weighted_sum_step_by_step():
     assert th.equal(mixed[1], own[1])
 
 
-def test_the_buffer_mixes_anew_in_every_epoch_and_keeps_what_was_collected():
+def test_the_buffer_mixes_anew_in_every_epoch_and_keeps_what_was_collected(monkeypatch):
+    drawn = []
+
+    def recorded(*arguments):
+        drawn.append(draw_partners(*arguments))
+        return drawn[-1]
+
     model = make(n_epochs=1)
     model.learn(ROLLOUT)
     buffer = model.rollout_buffer
     collected = {name: tensor.clone() for name, tensor in buffer.tensors.items()}
+    monkeypatch.setattr("sb3_ldm.mixreg.mixture.draw_partners", recorded)
     epochs = []
     for _ in range(2):
         for sequences in buffer.minibatches(2 * STEPS):
@@ -59,7 +66,9 @@ def test_the_buffer_mixes_anew_in_every_epoch_and_keeps_what_was_collected():
         epochs.append(mixed)
     for name in MIXED_FIELDS:
         assert not th.equal(epochs[0][name], epochs[1][name]), name
-        assert not th.equal(epochs[0][name], collected[name]), name
+        for mixed, (partners, weights) in zip(epochs, drawn, strict=True):
+            expected = mix(collected[name], th.as_tensor(partners), th.as_tensor(weights, dtype=th.float32))
+            assert th.equal(mixed[name], expected) and not th.equal(mixed[name], collected[name]), name
     list(buffer.minibatches())
     assert all(th.equal(tensor, collected[name]) for name, tensor in buffer.tensors.items())
 

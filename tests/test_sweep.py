@@ -23,7 +23,7 @@ def test_only_what_differs_is_shown() -> None:
 @pytest.mark.parametrize("name", available_experiments())
 def test_the_committed_runs_are_what_the_experiments_say(name: str) -> None:
     """What is reported is what the configurations that ship do."""
-    for run in load_experiment(name).finished():
+    for run in load_experiment(name).runs:
         assert run.changed_settings(run.results()) == [], run.results()
 
 

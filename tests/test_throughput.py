@@ -2,6 +2,8 @@
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch as th
@@ -63,6 +65,27 @@ def test_breakdown_sums_to_one(result):
         assert list(shares) == list(PARTS) and sum(shares.values()) == pytest.approx(1.0)
         only_ldm = {IMAGINATION, VAE_UPDATE}
         assert all((share > 0) == (record["algo"] == "ldm" or part not in only_ldm) for part, share in shares.items())
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own():
+    peaks = throughput.measure_memory(replace(TINY, memory_algos=("rl2",)))["peak_bytes"]
+    assert peaks.keys() == {"imports", "rl2"} and peaks["rl2"] > peaks["imports"] > 1e7
+
+
+def test_a_glimpse_replaces_no_results_that_are_kept(result, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(throughput, "run", lambda config: result)
+    monkeypatch.setattr(throughput, "write_figures", lambda result, folder: None)
+    asked = []
+    monkeypatch.setattr("benchmarks.physics.main", asked.append)
+    throughput.main(["--quick"])
+    throughput.main(["--quick", "--physics"])
+    throughput.main(["--quick", "--physics", "--out", "mine"])
+    throughput.main([])
+    found = {path.parent.as_posix() for path in Path().rglob("throughput.json")}
+    assert found == {"runs/throughput_quick", "mine", "benchmarks/results/throughput"}
+    assert asked == [["--quick"], ["--quick", "--out", "mine/physics"]]
 
 
 def test_redraws_from_the_json_alone(result, tmp_path):

@@ -235,6 +235,9 @@ def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypat
     for refused in (["-optimize"], ["--trial-id", "0"]):
         with pytest.raises(ValueError, match=r"search hyperparameters with python -m sb3_ldm\.tune"):
             main([*options, *refused])
+    for name, value in (("env_wrapper", "'gymnasium.wrappers.FlattenObservation'"), ("frame_stack", "4")):
+        with pytest.raises(ValueError, match=f"{name}=.*inside the MetaEpisodeWrapper"):
+            main([*options, f"{name}:{value}"])
     with pytest.warns(UserWarning, match="--eval-episodes 7 has no use"):
         main([*options, "--eval-episodes", "7", "--log-interval", "1"])
     with open(next(tmp_path.glob("rl2/*/progress.csv"))) as file:

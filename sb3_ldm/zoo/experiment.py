@@ -31,7 +31,7 @@ from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation,
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
-from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.common.vec_env import backend_of, make_meta_vec_env
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.files import replacing
 from sb3_ldm.ldm import LDM
@@ -43,6 +43,8 @@ from sb3_ldm.zoo.script import exit_when_terminated, signals_deferred
 
 FINAL_REPEATS = 10
 HYPERPARAMETERS_FILE = "hyperparameters.yml"  #: what a run was made with, to go on with
+#: Hyperparameters of rl_zoo3 that would change the environment.
+UNUSED_HYPERPARAMETERS = ("env_wrapper", "vec_env_wrapper", "frame_stack", "monitor_kwargs")
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
 
 
@@ -106,6 +108,15 @@ class MetaExperimentManager(ExperimentManager):
                     f"{option} {value} has no use: every task of the evaluated splits is tried, side by side.", stacklevel=2
                 )
 
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        for name in UNUSED_HYPERPARAMETERS:
+            if hyperparams.get(name):
+                raise ValueError(
+                    f"{name}={hyperparams[name]!r}: environments are not wrapped here, for meta-episodes have a layout. "
+                    "Wrap your environment inside the MetaEpisodeWrapper that it is registered with."
+                )
+        return super()._preprocess_hyperparams(hyperparams)
+
     def _continue_in(self, run_folder: Path) -> None:
         """Write to the folder that the checkpoint lies in, if it is one of this experiment's runs."""
         params_path = run_folder / self.env_name
@@ -127,7 +138,10 @@ class MetaExperimentManager(ExperimentManager):
             seed=self.seed,
             backend="subproc" if self.args.vec_env == "subproc" else "auto",
             env_kwargs=self.eval_env_kwargs if eval_env else self.env_kwargs,
+            verbose=0 if eval_env or no_log else self.verbose,
         )
+        if not eval_env:
+            self._backend = backend_of(env)
         return self._maybe_normalize(env, eval_env)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
@@ -308,6 +322,7 @@ class MetaExperimentManager(ExperimentManager):
             "frames": model.num_timesteps,
             "n_timesteps": self.n_timesteps,
             "n_envs": self.n_envs,
+            "backend": self._backend,
             "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
             "hyperparameters": self._saved_hyperparams,
             "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),

@@ -1,6 +1,5 @@
 """Make the fastest vectorised environment there is for an environment id."""
 
-import logging
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,8 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ldm.checks import check_integer
-
-logger = logging.getLogger("sb3_ldm")
+from sb3_ldm.common.vec_env.batched_meta_vec_env import BatchedMetaVecEnv
 
 BACKENDS = ("auto", "batched", "dummy", "subproc")
 
@@ -23,6 +21,7 @@ class _BatchedBackend(NamedTuple):
     constructor: BatchedConstructor
     is_available: Callable[[], bool]
     options: Collection[str] | None  #: None for all
+    needs: str  #: how to install what it needs
 
     def has_all(self, env_kwargs: dict[str, Any]) -> bool:
         return self.options is None or set(env_kwargs) <= set(self.options)
@@ -36,6 +35,7 @@ def register_batched_backend(
     constructor: BatchedConstructor,
     available: Callable[[], bool] | None = None,
     options: Collection[str] | None = None,
+    needs: str = "",
 ) -> None:
     """
     Offer a natively batched backend for an environment id.
@@ -44,8 +44,9 @@ def register_batched_backend(
     :param constructor: called as ``constructor(n_envs, **env_kwargs)``; must accept ``render_mode``
     :param available: whether what it needs is installed, so that ``"auto"`` may choose it; None if it needs nothing
     :param options: names of the ``env_kwargs`` that it has, so that ``"auto"`` leaves others to gymnasium; None for all
+    :param needs: where it is not available, what to install
     """
-    _batched[env_id] = _BatchedBackend(constructor, available or (lambda: True), options)
+    _batched[env_id] = _BatchedBackend(constructor, available or (lambda: True), options, needs)
 
 
 def make_meta_vec_env(
@@ -56,6 +57,7 @@ def make_meta_vec_env(
     env_kwargs: dict[str, Any] | None = None,
     vec_env_kwargs: dict[str, Any] | None = None,
     start_index: int = 0,
+    verbose: int = 0,
 ) -> VecEnv:
     """
     Make a monitored ``VecEnv`` of meta-episodes.
@@ -73,12 +75,14 @@ def make_meta_vec_env(
     :param env_kwargs: keyword arguments of the environment, for instance ``{"task_split": "test"}``
     :param vec_env_kwargs: keyword arguments of ``DummyVecEnv`` or ``SubprocVecEnv``
     :param start_index: added to the seed of the action space, like in SB3
+    :param verbose: 1 to print which backend it is, see also :func:`backend_of`
     :return: the vectorised environment
     :raises ValueError: if there is no such backend, or the family has no batched one
     """
     check_integer("n_envs", n_envs, 1)
     chosen = _choose_backend(env_id, backend, vec_env_kwargs, env_kwargs or {})
-    logger.info("%s: %d environments, backend %r (asked for %r)", env_id, n_envs, chosen, backend)
+    if verbose >= 1:
+        print(f"{env_id}: {n_envs} environments, backend {chosen!r}{_faster(env_id, chosen)}")
     if chosen == "batched":
         return _make_batched(env_id, n_envs, seed, env_kwargs or {}, start_index)
     # A spec carries its entry point, so that a worker process needs no registry.
@@ -92,6 +96,23 @@ def make_meta_vec_env(
         vec_env_cls=SubprocVecEnv if chosen == "subproc" else DummyVecEnv,
         vec_env_kwargs=vec_env_kwargs,
     )
+
+
+def backend_of(env: VecEnv) -> str:
+    """
+    :param env: vectorised environments, maybe wrapped
+    :return: what steps them: ``"batched"``, ``"dummy"``, ``"subproc"``, or the name of another class
+    """
+    names = {BatchedMetaVecEnv: "batched", DummyVecEnv: "dummy", SubprocVecEnv: "subproc"}
+    return next((name for cls, name in names.items() if isinstance(env.unwrapped, cls)), type(env.unwrapped).__name__)
+
+
+def _faster(env_id: str, chosen: str) -> str:
+    """What would be faster than the chosen backend, but is not installed."""
+    batched = _batched.get(env_id)
+    if chosen == "batched" or batched is None or batched.is_available():
+        return ""
+    return f" ('batched' would be faster; it needs {batched.needs or 'what is not installed'})"
 
 
 def _choose_backend(env_id: str, backend: str, vec_env_kwargs: dict[str, Any] | None, env_kwargs: dict[str, Any]) -> str:
