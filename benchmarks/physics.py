@@ -1,7 +1,7 @@
 """
 How much of the physics' speed is left when an agent trains on it? Frames/s of LDM and RL2, each with its preset, against
-stepping the same backend with random actions and no meta-episodes around it, in turns in one run:
-``python -m benchmarks.physics [--quick] [--envs ENV ...] [--out DIR]``.
+stepping the same backend (physics and the tasks' rewards) with random actions and no meta-episodes around it, in turns in one
+run: ``python -m benchmarks.physics [--quick] [--envs ENV ...] [--out DIR]``.
 """
 
 import argparse

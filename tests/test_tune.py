@@ -18,6 +18,7 @@ from sb3_ldm.results import load_run
 from sb3_ldm.train import main as train
 from sb3_ldm.tune import main, with_defaults
 from sb3_ldm.zoo import experiment, trial, tuning
+from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.registration import ALGORITHMS
 from sb3_ldm.zoo.search_space import DEFAULT_NAMES, SEARCH_SPACES, check_names, suggest, to_hyperparameters
 from sb3_ldm.zoo.tuning import free_lost_trials, n_counted, open_storage
@@ -53,6 +54,19 @@ def test_every_algorithm_can_be_tuned(algo):
             values[name].append(value)
     assert all(len(set(given)) > 1 for given in values.values())
     assert set(DEFAULT_NAMES[algo]) <= set(values)
+
+
+def test_the_mixture_ratio_is_searched_where_appendix_d_was_measured():
+    variants = yaml.safe_load((Path(__file__).parent.parent / "benchmarks/experiments/mixture_workers.yml").read_text())[
+        "variants"
+    ]
+    own = [options["hyperparameters"]["mixture_ratio"] for options in variants.values() if "hyperparameters" in options]
+    default = yaml.safe_load(Path(config_path("ldm")).read_text())["GridNavi-v0"]["mixture_ratio"]
+    trial = optuna.create_study().ask()
+    suggest(trial, "ldm", ["mixture_ratio"])
+    (searched,) = trial.distributions.values()
+    assert isinstance(searched, optuna.distributions.FloatDistribution) and searched.step is not None
+    assert np.arange(searched.low, searched.high + 1e-9, searched.step) == pytest.approx(sorted([*own, default]))
 
 
 @pytest.mark.parametrize("meta_episodes", [1, 2])
