@@ -1,7 +1,7 @@
 """
 Watch a trained agent on unseen tasks: ``python -m sb3_ldm.enjoy --algo ldm --env GridNavi-v0``, with the options of rl_zoo3's
-enjoy script and two more. ``--split`` names the tasks; ``--video FILE`` records a meta-episode on each of some of them, which
-needs no display.
+enjoy script and three more. ``--split`` names the tasks; ``--video FILE`` records a meta-episode on each of some of them
+(``--n-tasks``), which needs no display.
 """
 
 import argparse

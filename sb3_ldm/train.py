@@ -82,8 +82,16 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if set(arguments) & {"-h", "--help"}:
+        print(__doc__, _OWN_DEFAULTS)
     run_script(MetaExperimentManager, with_defaults(arguments, interactive=sys.stdout.isatty()))
 
+
+_OWN_DEFAULTS = f"""
+Defaults are those of rl_zoo3's script, but {", ".join(f"{name} {value}" for name, value in DEFAULTS.items())}.
+-conf takes the name of a preset, too: {", ".join(available_configs())}.
+-optimize and --trial-id are refused: see python -m sb3_ldm.tune --help.
+"""
 
 if __name__ == "__main__":
     main()

@@ -244,6 +244,13 @@ def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypat
         assert [row["time/total_timesteps"] for row in csv.DictReader(file)] == ["40", "80"]  # each rollout
 
 
+def test_help_tells_what_differs_from_rl_zoo3(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert "--num-threads 1" in told and "ldm-paper" in told and "usage:" in told
+
+
 def test_the_zoo_knows_what_is_registered() -> None:
     register()
     register()
