@@ -3,11 +3,13 @@
 import csv
 from copy import deepcopy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -306,6 +308,70 @@ def test_the_callback_evaluates_again_when_the_model_counts_from_0_again():
     times.clear()
     model.learn(96, callback=callback)
     assert times == first and len(first) == 4
+
+
+def test_training_goes_on_in_other_tasks_after_an_evaluation_on_its_own_environments():
+    class Tasks(BaseCallback):
+        def _on_rollout_end(self):
+            met.append(tuple(tuple(task) for task in self.training_env.get_attr("task")))
+
+        def _on_step(self):
+            return True
+
+    runs = []
+    for _ in range(2):
+        met = []
+        model = RL2("MlpLstmPolicy", grid_vec_env(4), seed=0, device="cpu")
+        for _ in range(3):
+            model.learn(4 * 12, Tasks(), reset_num_timesteps=False)
+            evaluate_meta(model, model.get_env(), "train")
+        runs.append(met)
+    assert runs[0] == runs[1] and len(set(runs[0])) == 3
+    with pytest.raises(ValueError, match="environments of their own"):
+        model.learn(48, MetaEvalCallback(VecNormalize(model.get_env().unwrapped)))
+
+
+def test_an_environment_that_is_no_vec_env_is_made_one():
+    env = gym.make("GridNavi-v0", horizon=5, episodes_per_task=2)
+    model = RL2("MlpLstmPolicy", grid_vec_env(4, horizon=5), seed=0, device="cpu")
+    result = evaluate_meta(model, env, tasks=np.array([[2, 0], [6, 6]]))
+    assert result.returns.shape == (2, 2)
+    callback = MetaEvalCallback(env, ("test",))
+    model.learn(4 * 10, callback)
+    assert callback.last_evaluations["test"].returns.shape == (27, 2)
+
+
+@pytest.mark.parametrize(("splits", "message"), [("test", r"splits='test'"), ((), r"splits=\(\)"), (("trian",), "trian")])
+def test_splits_that_there_are_not_are_named_before_training(splits, message):
+    with pytest.raises(ValueError, match=message):
+        MetaEvalCallback(grid_vec_env(2), splits)
+
+
+def test_a_missing_vec_normalize_is_named_before_training():
+    model = RL2("MlpLstmPolicy", VecNormalize(grid_vec_env(4)), seed=0, device="cpu")
+    with pytest.raises(ValueError, match="has no VecNormalize"):
+        model.learn(4 * 12, MetaEvalCallback(grid_vec_env(2)))
+    assert model.num_timesteps == 0
+
+
+@pytest.mark.parametrize("options", [{"norm_obs": False}, {"norm_reward": False}])
+def test_half_of_a_vec_normalize_is_enough(options):
+    model = LDM("MlpLstmPolicy", VecNormalize(grid_vec_env(4), **options), seed=0, device="cpu", vae_batch_size=3)
+    other = VecNormalize(grid_vec_env(4), **options)
+    model.learn(4 * 12, MetaEvalCallback(other, ("train",)))
+    assert evaluate_meta(model, other, "train").returns.min() >= -0.1 * 6 - 1e-6
+
+
+def test_the_last_evaluation_is_of_the_trained_agent(tmp_path):
+    def drifts():
+        return vec_env(lambda: Drift(end_probability=0.0), 4)
+
+    model = RL2("MlpLstmPolicy", drifts(), seed=0, device="cpu", learning_rate=0.03)
+    callback = MetaEvalCallback(drifts(), ("train",), 1, log_path=tmp_path)
+    model.learn(3 * 4 * 8, callback)
+    timesteps, returns = load_evaluations(tmp_path / "evaluations.csv").select("train", False).last_returns()
+    assert timesteps.tolist() == [32, 64, 96]
+    assert returns[-1] == pytest.approx(evaluate_meta(model, drifts(), "train").mean_returns[-1], abs=1e-4)
 
 
 def test_the_callback_refuses_to_never_wait():

@@ -258,6 +258,41 @@ def test_saving_and_loading(tmp_path):
         np.testing.assert_array_equal(state_one, state)
 
 
+def test_a_model_that_is_loaded_with_another_seed_begins_its_streams_anew(tmp_path):
+    make().learn(2 * ROLLOUT).save(tmp_path / "model")
+
+    def streams(**options):
+        model = LDM.load(tmp_path / "model", env=bandits(), device="cpu", **options)
+        tensors = [getattr(model, name).get_state() for name in model.generators]
+        return model, [*tensors, th.as_tensor(model._vae_rng.integers(1000, size=5))]
+
+    (_, same), (_, again), (model, other) = streams(), streams(seed=0), streams(seed=5)
+    assert all(map(th.equal, same, again)) and not any(map(th.equal, same, other))
+    model.save(tmp_path / "other")
+    fresh = make(seed=5)
+    assert all(th.equal(getattr(model, name).get_state(), getattr(fresh, name).get_state()) for name in model.generators)
+    assert LDM.load(tmp_path / "other", device="cpu")._continues_streams
+
+
+def test_imaginary_returns_of_another_training_are_not_logged():
+    model = make(bandits(), **BANDIT, mixture_time="current").learn(2 * ROLLOUT)
+    assert model.mixture_env.mean_imaginary_returns() is not None
+    model.imagination_starts = 10**6
+    with pytest.warns(UserWarning, match="trains as RL2"):
+        model.learn(2 * ROLLOUT)
+    assert model.mixture_env.mean_imaginary_returns() is None
+
+
+def test_imaginary_tasks_of_a_second_training_are_chosen_too(monkeypatch):
+    options = {**BANDIT, "mixture_time": "final", "n_candidates": 3, "n_partners": 2}
+    model = make(bandits(), **options).learn(2 * ROLLOUT)
+    chosen = []
+    choose = model.mixture_env.imagination._choose
+    monkeypatch.setattr(model.mixture_env.imagination, "_choose", lambda *given: chosen.append(0) or choose(*given))
+    model.mixture_env.reset()
+    assert len(chosen) == 1 and model.mixture_env.imagining.all()
+
+
 def test_training_goes_on_after_loading(tmp_path):
     """As it would have without saving, but for what SB3 does not save: the global random state and the buffer."""
     results = []

@@ -87,6 +87,15 @@ def test_mixing_changes_the_policy_and_the_same_seed_gives_the_same_agent():
     assert differing(parameters(one), parameters(other))
 
 
+def test_a_model_that_is_loaded_with_another_seed_draws_other_partners(tmp_path):
+    make().learn(ROLLOUT).save(tmp_path / "model")
+    same, again, other = (
+        Mixreg.load(tmp_path / "model", env=vec_env(Bandit, N_ENVS), device="cpu", **options)._mixreg_rng.random()
+        for options in ({}, {"seed": 0}, {"seed": 5})
+    )
+    assert same == again != other
+
+
 def test_training_goes_on_after_loading(tmp_path):
     results = []
     for interrupted in (False, True):

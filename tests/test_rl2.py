@@ -248,6 +248,7 @@ def test_a_task_is_learned_within_the_meta_episode():
         ({"use_sde": True}, False),
         ({"policy_kwargs": {"shared_lstm": False, "enable_critic_lstm": True}}, False),
         ({"policy_kwargs": {"squash_output": True}, "use_sde": True}, False),
+        ({"policy_kwargs": {"n_lstm_layers": 2, "lstm_kwargs": {"dropout": 0.5}}}, False),
     ],
 )
 def test_only_what_keeps_no_state_is_evaluated_side_by_side(options, is_pure):

@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import VariBAD
-from sb3_ldm.common.evaluation import evaluate_meta
+from sb3_ldm.common.evaluation import evaluate_meta, record_meta
 from sb3_ldm.varibad.policies import BeliefPolicy, PolicyEncoder
 
 STEPS = 8  # of a meta-episode, 2 episodes of 4 steps
@@ -134,6 +134,19 @@ def test_saving_and_loading(tmp_path):
     one, _ = model.predict(obs, deterministic=True)
     two, _ = loaded.predict(obs, deterministic=True)
     np.testing.assert_array_equal(one, two)
+
+
+def test_meta_episodes_are_recorded_for_a_model_without_an_environment(tmp_path):
+    env = VecNormalize(bandits())
+    model = make(env, **BANDIT).learn(2 * ROLLOUT)
+    env.save(str(tmp_path / "statistics.pkl"))
+    model.save(tmp_path / "model")
+    loaded = VariBAD.load(tmp_path / "model", device="cpu")
+    elsewhere = VecNormalize.load(str(tmp_path / "statistics.pkl"), bandits(2))
+    tasks = np.array([[0], [1]])
+    beliefs = [one.latent_dynamics.beliefs(record_meta(one, elsewhere, tasks))[0].detach().numpy() for one in (model, loaded)]
+    assert beliefs[0].shape[0] == STEPS + 1
+    np.testing.assert_allclose(*beliefs)
 
 
 def test_it_is_loaded_with_the_arguments_that_it_was_given(tmp_path):

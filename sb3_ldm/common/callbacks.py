@@ -3,13 +3,22 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.evaluation import MetaEvaluation, evaluate_meta, evaluation_tasks, meta_episode_recorder
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, load_evaluations
+from sb3_ldm.common.evaluation import (
+    MetaEvaluation,
+    as_vec_env,
+    check_normalized,
+    evaluate_meta,
+    evaluation_tasks,
+    is_trained_on,
+    meta_episode_recorder,
+)
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after, load_evaluations
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import coverage, get_probes, has_full_length, has_probes, visited_probes
@@ -30,7 +39,7 @@ class MetaEvalCallback(BaseCallback):
     ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split. Where training goes on
     in the folders of an interrupted run, its best model stays until a better one comes.
 
-    :param env: environments to evaluate on
+    :param env: environments to evaluate on, others than those of the training; one that is no VecEnv is made one
     :param splits: task splits to evaluate, each with all of its tasks; the first one chooses the best model
     :param eval_freq: time steps (of all sub-environments together) between evaluations
     :param n_repeats: meta-episodes per task
@@ -39,11 +48,13 @@ class MetaEvalCallback(BaseCallback):
     :param best_model_save_path: folder of ``best_model.zip``, None to keep none
     :param seed: of the evaluations
     :param verbose: 1 to print each result
+    :raises ValueError: if a parameter is out of its range, the environments have no meta-episodes or no such split, or
+        training begins in the same environments, or with a ``VecNormalize`` that these have not
     """
 
     def __init__(
         self,
-        env: VecEnv,
+        env: VecEnv | gym.Env,
         splits: tuple[str, ...] = ("train", "test"),
         eval_freq: int = 100_000,
         n_repeats: int = 1,
@@ -56,9 +67,11 @@ class MetaEvalCallback(BaseCallback):
         super().__init__(verbose)
         if eval_freq < 1:
             raise ValueError(f"eval_freq={eval_freq}: use at least 1 time step between evaluations.")
-        if not splits:
-            raise ValueError("splits=(): name at least one split to evaluate on.")
-        self.env = env
+        if not splits or isinstance(splits, str):
+            raise ValueError(f'splits={splits!r}: name the splits to evaluate on, such as ("train", "test").')
+        self.env = as_vec_env(env)
+        for split in splits:
+            evaluation_tasks(self.env, split)  # names a split that there is not
         self.splits = splits
         self.eval_freq = eval_freq
         self.n_repeats = n_repeats
@@ -69,6 +82,11 @@ class MetaEvalCallback(BaseCallback):
         self.best_mean_return = -np.inf
         self.last_evaluations: Mapping[str, MetaEvaluation] = {}
         self._last_timesteps: int | None = None
+
+    def _init_callback(self) -> None:
+        if is_trained_on(self.model, self.env):
+            raise ValueError("env: evaluate on environments of their own, not on those that the agent is trained in.")
+        check_normalized(self.model, self.env)
 
     def _on_training_start(self) -> None:
         if self._last_timesteps is not None and self._last_timesteps > self.num_timesteps:
@@ -91,9 +109,11 @@ class MetaEvalCallback(BaseCallback):
             self.evaluate()
 
     def _on_training_end(self) -> None:
-        if self._last_timesteps != self.num_timesteps:
-            self.evaluate()
-            self.logger.dump(self.num_timesteps)
+        if self._last_timesteps == self.num_timesteps and self.log_path is not None:
+            # It was of the agent before its last update.
+            drop_evaluations_after(self.log_path / EVALUATIONS_FILE, self.num_timesteps - 1)
+        self.evaluate()
+        self.logger.dump(self.num_timesteps)
 
     def evaluate(self) -> None:
         """Evaluate on every split now, and log it."""

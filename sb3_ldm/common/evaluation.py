@@ -6,12 +6,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO, MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env.transitions import check_whole, original_obs, original_rewards, read_next_states
 from sb3_ldm.envs.tasks import TaskDistribution
@@ -68,9 +69,38 @@ def evaluation_tasks(env: VecEnv, split: str) -> np.ndarray:
     return task_distribution_of(env).representatives(split, N_SAMPLED_TASKS)
 
 
+def as_vec_env(env: VecEnv | gym.Env) -> VecEnv:
+    """
+    :param env: environments, or one
+    :return: the environments, or a ``DummyVecEnv`` of the one
+    """
+    return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+
+
+def is_trained_on(model: BaseAlgorithm, env: VecEnv) -> bool:
+    """
+    :param model: an agent
+    :param env: environments
+    :return: whether the agent is trained in these environments, wrapped in whatever way
+    """
+    training_env = model.get_env() if isinstance(model, BaseAlgorithm) else None
+    return training_env is not None and training_env.unwrapped is env.unwrapped
+
+
+def check_normalized(model: BaseAlgorithm, env: VecEnv) -> None:
+    """
+    :param model: an agent
+    :param env: environments to evaluate it on
+    :raises ValueError: if the agent was trained with a ``VecNormalize`` and the environments have none
+    """
+    trained_with = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
+    if trained_with is not None and unwrap_vec_normalize(env) is None:
+        raise ValueError(f"env={env} has no VecNormalize, but the model was trained with one: wrap it in the same way.")
+
+
 def evaluate_meta(
     model: BaseAlgorithm,
-    env: VecEnv,
+    env: VecEnv | gym.Env,
     split: str = "test",
     tasks: np.ndarray | None = None,
     n_repeats: int = 1,
@@ -82,10 +112,11 @@ def evaluate_meta(
     Run meta-episodes on every task of a split (or on given tasks), several at a time.
 
     Nothing of the training changes: statistics of a ``VecNormalize`` are those of the model's and frozen, random streams are
-    put back, no gradient step is taken. Works with every SB3 model, recurrent or not.
+    put back, no gradient step is taken. Works with every SB3 model, recurrent or not. On the environments that it was trained
+    on, training would go on with a reset, in tasks that it has not met yet.
 
     :param model: the trained agent
-    :param env: meta-episode environments to run on, of any number
+    :param env: meta-episode environments to run on, of any number; one that is no VecEnv is made one
     :param split: named split; all of its tasks are run, of infinitely many always the same 20
     :param tasks: run these instead, ``(n, task_dim)``
     :param n_repeats: meta-episodes per task
@@ -96,6 +127,7 @@ def evaluate_meta(
     :raises ValueError: if the env has no meta-episodes, there is no task, ``n_repeats`` is below 1, or the model was trained
         with a ``VecNormalize`` and ``env`` has none
     """
+    env = as_vec_env(env)
     observation_layout(env.observation_space)
     if n_repeats < 1:
         raise ValueError(f"n_repeats={n_repeats}: every task needs at least 1 meta-episode.")
@@ -138,7 +170,7 @@ def record_meta(
     """
     recorder = meta_episode_recorder(env, len(tasks))
     # What an encoder that shares the agent's eyes must be shown.
-    recorder.observe = getattr(getattr(model, "replay_buffer", None), "observe", None)
+    recorder.observe = model.observer(env) if isinstance(model, LatentDynamicsPPO) else None
     evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
     return recorder.get(np.arange(len(tasks)), model.device)
 
@@ -177,22 +209,50 @@ def _run_meta_episodes(
 @contextmanager
 def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
     """Lend the model's normalisation statistics to the env, frozen, and put the global random streams back afterwards."""
+    check_normalized(model, env)
     normalizer = unwrap_vec_normalize(env)
     trained_with = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
-    if trained_with is not None and normalizer is None:
-        raise ValueError(f"env={env} has no VecNormalize, but the model was trained with one: wrap it in the same way.")
     training = normalizer.training if normalizer is not None else False
     numpy_state = np.random.get_state()
     if normalizer is not None:
         normalizer.training = False
         if trained_with is not None and trained_with is not normalizer:
             # SB3's sync_envs_normalization wants the same wrappers around both; a recorder may be around this one.
-            normalizer.obs_rms, normalizer.ret_rms = deepcopy(trained_with.obs_rms), deepcopy(trained_with.ret_rms)
+            normalizer.ret_rms = deepcopy(trained_with.ret_rms)
+            if hasattr(trained_with, "obs_rms"):  # observations are normalised, too
+                normalizer.obs_rms = deepcopy(trained_with.obs_rms)
     try:
-        with th.random.fork_rng():
-            th.manual_seed(seed)
+        with _random_stream(getattr(model, "device", th.device("cpu")), seed):
             yield
     finally:
         np.random.set_state(numpy_state)
         if normalizer is not None:
             normalizer.training = training
+        if is_trained_on(model, env):
+            _leave_training_env(model, env)
+
+
+@contextmanager
+def _random_stream(device: th.device, seed: int) -> Iterator[None]:
+    """Torch's random streams that actions are drawn from, begun at a seed and put back afterwards."""
+    on_cuda, on_mps = device.type == "cuda", device.type == "mps"
+    state = th.mps.get_rng_state() if on_mps else None
+    with th.random.fork_rng(devices=[device] if on_cuda else []):
+        th.default_generator.manual_seed(seed)
+        if on_cuda:
+            with th.cuda.device(device):
+                th.cuda.manual_seed(seed)
+        if on_mps:
+            th.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if state is not None:
+                th.mps.set_rng_state(state)
+
+
+def _leave_training_env(model: BaseAlgorithm, env: VecEnv) -> None:
+    """Let training go on with a reset and other tasks than those of the evaluation, the same ones for the same seed."""
+    entropy = None if model.seed is None else [model.seed, model.num_timesteps]
+    env.seed(int(np.random.default_rng(entropy).integers(2**30)))
+    model._last_obs = None

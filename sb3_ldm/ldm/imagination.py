@@ -131,21 +131,31 @@ class Imagination:
         self.generator = generator
         self.device = generator.device
         self.weights = th.empty(0)
-        self.has_final = False  #: whether a normal worker has finished a meta-episode
+        self._finished = th.zeros(n_normal, dtype=th.bool, device=generator.device)
+
+    @property
+    def has_final(self) -> bool:
+        """Whether every normal worker has finished a meta-episode: else there would be priors among the final beliefs."""
+        return bool(self._finished.all())
 
     @th.no_grad()
-    def start(self) -> None:
-        """Begin new meta-episodes with all workers."""
+    def start(self, experience: Transitions | None = None) -> np.ndarray:
+        """
+        Begin new meta-episodes with all workers.
+
+        :param experience: see :meth:`new_tasks`
+        :return: whether each mixture worker got an imaginary task, ``(n_mixture,)``
+        """
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._encoder_states = self.encoder.initial_states(self.n_normal)
         self._mu, self._logvar = self.encoder.belief(self._encoder_states[0][-1])
-        if not self.has_final:
+        if not self._finished.any():
             self._final_mu, self._final_logvar = self._mu.clone(), self._logvar.clone()
         dimensions = self.latent_dynamics.latent_dim
         self.weights = th.zeros(self.n_mixture, self.n_normal, dimensions, device=self.device)
         self._final_latents = th.zeros(self.n_mixture, dimensions, device=self.device)
         self._mask = self.latent_dynamics.dropout_mask((self.n_mixture,), self.generator)
-        self.new_tasks(np.arange(self.n_mixture))
+        return self.new_tasks(np.arange(self.n_mixture), experience)
 
     @th.no_grad()
     def new_tasks(self, workers: np.ndarray, experience: Transitions | None = None) -> np.ndarray:
@@ -306,7 +316,7 @@ class Imagination:
     def _end_meta_episodes(self, ended: th.Tensor) -> None:
         """Keep the beliefs of the workers whose meta-episode ended, and put them back to the prior, m_0."""
         self._final_mu[ended], self._final_logvar[ended] = self._mu[ended], self._logvar[ended]
-        self.has_final = True
+        self._finished |= ended
         for states in self._encoder_states:
             states[:, ended] = 0.0
         self._mu[ended], self._logvar[ended] = self.encoder.belief(self._encoder_states[0][-1, ended])

@@ -49,8 +49,9 @@ class MixtureVecEnv(RecordingVecEnv):
         super().start(obs, episode_starts)
         self._episode = np.zeros(self.n_mixture, dtype=np.int64)
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
-        self.imagination.start()
-        self.imagining = np.full(self.n_mixture, self._can_imagine and not self.imagination.config.require_goal)
+        self.imaginary_returns.clear()
+        has_task = self.imagination.start(self._experience() if self._can_imagine else None)
+        self.imagining = has_task & self._can_imagine
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
@@ -78,7 +79,7 @@ class MixtureVecEnv(RecordingVecEnv):
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
         config, model = self.imagination.config, self.imagination.latent_dynamics
-        if not config.compares or not self.enabled or len(self.buffer) == 0:
+        if not config.compares or not self.enabled or len(self.buffer) == 0 or self.n_mixture == 0:
             return None
         drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
         is_high = drawn.rewards > model.middle

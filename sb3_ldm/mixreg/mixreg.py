@@ -104,7 +104,7 @@ class Mixreg(SequencePPO):
             )
 
     def _make_rollout_buffer(self) -> SequenceRolloutBuffer:
-        if self._mixreg_rng is None:
+        if self._mixreg_rng is None or not self._continues_streams:
             self._mixreg_rng = np.random.default_rng(self.seed)
         return MixingRolloutBuffer(self.mixreg_alpha, self._mixreg_rng, **self._rollout_buffer_arguments())
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO, RecordingVecEnv
+from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.varibad.policies import BeliefPolicy, MlpLstmPolicy, PolicyEncoder
 
@@ -167,9 +167,8 @@ class VariBAD(LatentDynamicsPPO):
     def _make_latent_dynamics(self, **kwargs: Any) -> LatentDynamics:
         return super()._make_latent_dynamics(encoder=PolicyEncoder(self.policy), **kwargs)
 
-    def _make_recording_env(self, env: VecEnv) -> RecordingVecEnv:
-        self.replay_buffer.observe = Observer(unwrap_vec_normalize(env))
-        return super()._make_recording_env(env)
+    def observer(self, env: VecEnv) -> Observer:
+        return Observer(unwrap_vec_normalize(env))
 
     def learn(
         self: SelfVariBAD,

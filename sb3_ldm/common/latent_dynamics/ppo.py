@@ -3,7 +3,7 @@
 import io
 import pathlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,6 +107,8 @@ class LatentDynamicsPPO(SequencePPO):
     def _setup_model(self) -> None:
         super()._setup_model()
         seeds = self._stream_seeds(self.seed)
+        if not self._continues_streams:
+            self._generator_states, self._vae_rng = {}, None
         self._make_generators(seeds)
         for name, state in self._generator_states.items():
             generator = getattr(self, name)
@@ -166,7 +168,19 @@ class LatentDynamicsPPO(SequencePPO):
 
     def _setup_recording_env(self) -> None:
         """Wrap the user's env, for collecting rollouts only."""
-        self.recording_env = None if self.env is None else self._make_recording_env(self.env)
+        if self.env is None:
+            self.recording_env = None
+            return
+        self.replay_buffer.observe = self.observer(self.env)
+        self.recording_env = self._make_recording_env(self.env)
+
+    def observer(self, env: VecEnv) -> Callable[[np.ndarray], np.ndarray] | None:
+        """
+        :param env: where meta-episodes come from
+        :return: what the agent is shown of its observations ``(..., obs_dim)``, which an encoder that is the policy's must be
+            shown, too; None if the encoder sees states
+        """
+        return None
 
     def _make_recording_env(self, env: VecEnv) -> RecordingVecEnv:
         return RecordingVecEnv(env, self.replay_buffer, self.latent_dynamics)

@@ -101,7 +101,10 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     def is_pure(self) -> bool:
         """Whether actions are evaluated by pure functions, which threads may do side by side; SB3 keeps state in objects."""
         # Of a minibatch as a whole, or of one random stream.
-        depends_on_shards = any(isinstance(module, (_BatchNorm, _DropoutNd)) for module in self.modules())
+        depends_on_shards = any(
+            isinstance(module, (_BatchNorm, _DropoutNd)) or (isinstance(module, nn.RNNBase) and module.dropout > 0.0)
+            for module in self.modules()
+        )
         return (
             self.shared_lstm
             and not depends_on_shards

@@ -123,6 +123,7 @@ class SequencePPO(RecurrentPPO):
             _init_setup_model=False,
         )
         self._n_threads = 1
+        self._streams_seed = seed  # that random streams of subclasses began with; saved with the model
         if _init_setup_model:
             self._setup_model()
 
@@ -133,6 +134,9 @@ class SequencePPO(RecurrentPPO):
         return observation_layout(self.observation_space if self.env is None else self.env.observation_space)
 
     def _setup_model(self) -> None:
+        # A model that is loaded with another seed begins its random streams anew, as SB3's global ones do.
+        self._continues_streams = self._streams_seed == self.seed
+        self._streams_seed = self.seed
         self._check_parameters()
         super()._setup_model()
         self.rollout_buffer = self._make_rollout_buffer()
