@@ -30,9 +30,9 @@ class LDM(LatentDynamicsPPO, RL2):
     fed with mixtures of the other, *normal* workers' beliefs. The policy is thereby prepared for tasks outside of the training
     tasks; the latent dynamics network itself is trained on the normal workers' meta-episodes alone and is not used to act.
 
-    How imaginary tasks are made is read when a model is made or loaded: assigning another ``beta`` later has no effect. A task is
-    chosen where the meta-episode before it ends, so in the last step of a rollout by default: before the network's updates, after
-    which the decoder may judge it in another way.
+    How imaginary tasks are made is read when a model is made or loaded: assigning another ``beta`` later has no effect. A task
+    is chosen where the meta-episode before it ends, so in the last step of a rollout by default: before the network's updates,
+    after which the decoder may judge it in another way.
 
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
