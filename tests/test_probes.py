@@ -35,10 +35,9 @@ def test_visited_probes_are_the_cells_of_a_known_walk() -> None:
 
 
 def test_evaluation_logs_the_coverage_of_a_walk() -> None:
-    env = grid_vec_env(3, episodes=2, horizon=4)
-    model = Scripted("MlpLstmPolicy", env)
+    model = Scripted("MlpLstmPolicy", grid_vec_env(3, episodes=2, horizon=4))
     model.set_logger(Logger(None, []))
-    callback = MetaEvalCallback(env)
+    callback = MetaEvalCallback(grid_vec_env(3, episodes=2, horizon=4))
     callback.init_callback(model)
     callback.evaluate()
     logged = model.logger.name_to_value
