@@ -284,6 +284,7 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
     rows = []
     total = cumulative = 0.0
     within: list[str] = []
+    all_known = True
     for experiment in experiments:
         done = experiment.finished(results)
         waiting = [run for run in experiment.own_runs if run not in done]
@@ -293,7 +294,8 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
         total += left
         own_spent = spent.get(experiment.name, 0.0)
         cumulative += (own_spent + left) / N_CORES
-        if cumulative <= SUITE_HOURS:
+        all_known = all_known and known
+        if cumulative <= SUITE_HOURS and all_known:
             within.append(experiment.title)
         n_own = len(experiment.own_runs)
         cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{own_spent:.1f}"]
@@ -302,7 +304,7 @@ def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
         "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
         f"they are not known (-). What is known takes about {total / N_CORES:.0f} more hours of two cores. From nothing two "
-        f"cores need {cumulative:.0f} hours for all; in {SUITE_HOURS} hours they train "
+        f"cores need {'' if all_known else 'at least '}{cumulative:.0f} hours for all; in {SUITE_HOURS} hours they train "
         f"{', '.join(within) or 'less than the first experiment'}. More would first add "
         "seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
         "million frames."

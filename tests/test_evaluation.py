@@ -331,6 +331,24 @@ def test_training_goes_on_in_other_tasks_after_an_evaluation_on_its_own_environm
         model.learn(48, MetaEvalCallback(VecNormalize(model.get_env().unwrapped)))
 
 
+@pytest.mark.parametrize("moment", ["_on_step", "_on_rollout_end"])
+def test_an_environment_is_recognised_in_another_vec_env(moment):
+    env = gym.make("GridNavi-v0", horizon=4, episodes_per_task=2)
+    model = RL2("MlpLstmPolicy", env, seed=0, device="cpu").learn(8)
+    with pytest.raises(ValueError, match="environments of their own"):
+        model.learn(8, MetaEvalCallback(env))
+    evaluate_meta(model, env, "train")
+    assert model._last_obs is None
+
+    class Evaluate(BaseCallback):
+        def _on_step(self):
+            return True
+
+    setattr(Evaluate, moment, lambda self: evaluate_meta(self.model, self.training_env, "train") is not None)
+    with pytest.raises(ValueError, match="environments of their own"):
+        model.learn(16, Evaluate())
+
+
 def test_an_environment_that_is_no_vec_env_is_made_one():
     env = gym.make("GridNavi-v0", horizon=5, episodes_per_task=2)
     model = RL2("MlpLstmPolicy", grid_vec_env(4, horizon=5), seed=0, device="cpu")
@@ -359,7 +377,10 @@ def test_half_of_a_vec_normalize_is_enough(options):
     model = LDM("MlpLstmPolicy", VecNormalize(grid_vec_env(4), **options), seed=0, device="cpu", vae_batch_size=3)
     other = VecNormalize(grid_vec_env(4), **options)
     model.learn(4 * 12, MetaEvalCallback(other, ("train",)))
-    assert evaluate_meta(model, other, "train").returns.min() >= -0.1 * 6 - 1e-6
+    trained_with = model.get_vec_normalize_env()
+    assert other.ret_rms.var == trained_with.ret_rms.var and other.ret_rms.count > 1
+    if other.norm_obs:
+        np.testing.assert_array_equal(other.obs_rms.mean, trained_with.obs_rms.mean)
 
 
 def test_the_last_evaluation_is_of_the_trained_agent(tmp_path):

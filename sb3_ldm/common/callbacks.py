@@ -18,7 +18,7 @@ from sb3_ldm.common.evaluation import (
     is_trained_on,
     meta_episode_recorder,
 )
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after, load_evaluations
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, load_evaluations
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import coverage, get_probes, has_full_length, has_probes, visited_probes
@@ -105,15 +105,15 @@ class MetaEvalCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        if self._last_timesteps is None or self.num_timesteps - self._last_timesteps >= self.eval_freq:
+        # After the last rollout, what its update makes of the agent is evaluated.
+        is_last = self.num_timesteps >= self.model._total_timesteps
+        if not is_last and (self._last_timesteps is None or self.num_timesteps - self._last_timesteps >= self.eval_freq):
             self.evaluate()
 
     def _on_training_end(self) -> None:
-        if self._last_timesteps == self.num_timesteps and self.log_path is not None:
-            # It was of the agent before its last update.
-            drop_evaluations_after(self.log_path / EVALUATIONS_FILE, self.num_timesteps - 1)
-        self.evaluate()
-        self.logger.dump(self.num_timesteps)
+        if self._last_timesteps != self.num_timesteps:
+            self.evaluate()
+            self.logger.dump(self.num_timesteps)
 
     def evaluate(self) -> None:
         """Evaluate on every split now, and log it."""

@@ -84,7 +84,13 @@ def is_trained_on(model: BaseAlgorithm, env: VecEnv) -> bool:
     :return: whether the agent is trained in these environments, wrapped in whatever way
     """
     training_env = model.get_env() if isinstance(model, BaseAlgorithm) else None
-    return training_env is not None and training_env.unwrapped is env.unwrapped
+    return training_env is not None and not _bare(training_env).isdisjoint(_bare(env))
+
+
+def _bare(env: VecEnv) -> set[int]:
+    """What tells environments apart that are wrapped in different ways, also in a VecEnv each."""
+    vec_env = env.unwrapped
+    return {id(vec_env), *(id(one.unwrapped) for one in getattr(vec_env, "envs", ()))}
 
 
 def check_normalized(model: BaseAlgorithm, env: VecEnv) -> None:
@@ -112,8 +118,8 @@ def evaluate_meta(
     Run meta-episodes on every task of a split (or on given tasks), several at a time.
 
     Nothing of the training changes: statistics of a ``VecNormalize`` are those of the model's and frozen, random streams are
-    put back, no gradient step is taken. Works with every SB3 model, recurrent or not. On the environments that it was trained
-    on, training would go on with a reset, in tasks that it has not met yet.
+    put back, no gradient step is taken. Works with every SB3 model, recurrent or not. After an evaluation on the environments
+    that it was trained on, which is for after :meth:`learn`, training goes on with a reset, in tasks that it has not met yet.
 
     :param model: the trained agent
     :param env: meta-episode environments to run on, of any number; one that is no VecEnv is made one
@@ -229,7 +235,7 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
         if normalizer is not None:
             normalizer.training = training
         if is_trained_on(model, env):
-            _leave_training_env(model, env)
+            _leave_training_env(model)
 
 
 @contextmanager
@@ -251,8 +257,9 @@ def _random_stream(device: th.device, seed: int) -> Iterator[None]:
                 th.mps.set_rng_state(state)
 
 
-def _leave_training_env(model: BaseAlgorithm, env: VecEnv) -> None:
+def _leave_training_env(model: BaseAlgorithm) -> None:
     """Let training go on with a reset and other tasks than those of the evaluation, the same ones for the same seed."""
     entropy = None if model.seed is None else [model.seed, model.num_timesteps]
-    env.seed(int(np.random.default_rng(entropy).integers(2**30)))
+    assert model.env is not None
+    model.env.seed(int(np.random.default_rng(entropy).integers(2**30)))
     model._last_obs = None

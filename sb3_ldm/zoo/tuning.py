@@ -154,7 +154,7 @@ class TuningManager(MetaExperimentManager):
         """Hold training tasks out, if it is not said how many."""
         if "validation_tasks" in self.env_kwargs:
             return
-        env = self.create_envs(1)
+        env = self.create_envs(1, no_log=True)
         tasks = task_distribution_of(env)
         n_tasks = (
             min(VALIDATION_TASKS, max(1, len(tasks.tasks("train")) // 3)) if tasks.is_finite("train") else VALIDATION_TASKS
@@ -170,7 +170,7 @@ class TuningManager(MetaExperimentManager):
                 f"imagination_starts={starts:.0f} of n_timesteps={self.n_timesteps}: no trial would ever imagine a task; give "
                 "longer trials or -params imagination_starts:0."
             )
-        env = self.create_envs(1)
+        env = self.create_envs(1, no_log=True)
         try:
             tasks = task_distribution_of(env)
             self._meta_episode_steps = observation_layout(env.observation_space).meta_episode_steps

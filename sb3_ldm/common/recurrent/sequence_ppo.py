@@ -123,7 +123,8 @@ class SequencePPO(RecurrentPPO):
             _init_setup_model=False,
         )
         self._n_threads = 1
-        self._streams_seed = seed  # that random streams of subclasses began with; saved with the model
+        #: The seed that random streams of subclasses began with, which is saved with the model.
+        self._streams_seed: list[int | None] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -135,8 +136,8 @@ class SequencePPO(RecurrentPPO):
 
     def _setup_model(self) -> None:
         # A model that is loaded with another seed begins its random streams anew, as SB3's global ones do.
-        self._continues_streams = self._streams_seed == self.seed
-        self._streams_seed = self.seed
+        self._continues_streams = self._streams_seed in (None, [self.seed])
+        self._streams_seed = [self.seed]
         self._check_parameters()
         super()._setup_model()
         self.rollout_buffer = self._make_rollout_buffer()
@@ -221,7 +222,7 @@ class SequencePPO(RecurrentPPO):
         :return: False if the callback stopped training
         """
         assert isinstance(rollout_buffer, SequenceRolloutBuffer), f"{rollout_buffer} does not hold whole sequences"
-        assert self._last_obs is not None, "No previous observation was provided"
+        self._check_not_evaluated_on()
         self.policy.set_training_mode(False)
         rollout_buffer.start(self._last_lstm_states)
         if self.use_sde:
@@ -241,6 +242,7 @@ class SequencePPO(RecurrentPPO):
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
+            self._check_not_evaluated_on()
 
             if dones.any():
                 self._update_info_buffer(infos, dones)
@@ -257,6 +259,12 @@ class SequencePPO(RecurrentPPO):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _check_not_evaluated_on(self) -> None:
+        if self._last_obs is None:
+            raise ValueError(
+                "A callback evaluated the agent on the environments that it is trained in: use environments of their own."
+            )
 
     def learn(
         self: SelfSequencePPO,
