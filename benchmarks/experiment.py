@@ -12,7 +12,7 @@ Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms
       ldm:                                   # zoo_configs/ldm.yml as it is
       ldm-paper: {algo: ldm}                 # a preset
       oracle: {algo: rl2, env_kwargs: {task_split: all}}
-      beta_2: {algo: ldm, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
+      beta_2: {algo: ldm, label: LDM with beta 2, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
       rl2: {experiment: another}             # the runs are those of another experiment
       map: {algo: imagination, hyperparameters: {updates: 3000}}  # benchmarks.imagination, in which no agent is trained
     learned: 22.0                            # training return below which an agent has not learned
@@ -23,8 +23,10 @@ Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,7 +34,8 @@ import yaml
 
 from benchmarks.imagination import ENV_ID, IMAGINATION, SHARES, option_words, settings
 from benchmarks.settings import class_defaults, differences
-from sb3_ldm.results import FINAL_FILE, RUN_FILE, load_metadata, newest_file
+from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
+from sb3_ldm.summary import display_name
 from sb3_ldm.zoo.configs import available_configs, config_path, load_preset
 from sb3_ldm.zoo.registration import ALGORITHMS
 
@@ -41,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(ABC):
     """
     One run of an experiment.
 
@@ -49,24 +52,20 @@ class Run:
     :param variant: name of the variant
     :param seed: seed
     :param algo: name of the algorithm
-    :param config: name of the file of hyperparameters
     :param env: id of the environment
     :param n_timesteps: budget in time steps of all environments together
-    :param env_kwargs: of the environment
-    :param hyperparameters: what is not as in the file
+    :param hyperparameters: what is not as in the file of hyperparameters, or by default
     """
 
     experiment: str
     variant: str
     seed: int
     algo: str
-    config: str
     env: str
     n_timesteps: int
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
-    last_file: ClassVar[str] = FINAL_FILE  #: is written when the run has ended
+    last_file: ClassVar[str]  #: is written when the run has ended
 
     @property
     def name(self) -> str:
@@ -80,18 +79,10 @@ class Run:
         """
         return root / self.experiment / self.name
 
-    def last_attempt(self, folder: Path) -> Path | None:
-        """
-        :param folder: of this run, where it is trained
-        :return: the folder of the latest attempt that came to its end, None if there is none
-        """
-        file = newest_file(folder, self.last_file)
-        return None if file is None else file.parent
-
     def is_finished(self, folder: Path) -> bool:
         """
-        :param folder: of this run's results, or where it is trained
-        :return: whether it was trained to the end and evaluated
+        :param folder: of this run's results, or where it is run
+        :return: whether it came to its end
         """
         if not (folder / RUN_FILE).is_file() or not (folder / self.last_file).is_file():
             return False
@@ -101,12 +92,46 @@ class Run:
 
     def changed_settings(self, folder: Path) -> list[str]:
         """
-        :param folder: of this run's results, or where it is trained
+        :param folder: of this run's results, or where it is run
         :return: settings that it was started with and now has others for; none of a folder without a run
         """
-        if not (folder / RUN_FILE).is_file():
-            return []
-        metadata = load_metadata(folder / RUN_FILE)
+        return self._changed(load_metadata(folder / RUN_FILE)) if (folder / RUN_FILE).is_file() else []
+
+    @abstractmethod
+    def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
+        """Settings that a run with these metadata has not as this one would have them now."""
+
+    @abstractmethod
+    def attempts(self, folder: Path) -> list[Path]:
+        """
+        :param folder: of this run, where it is run
+        :return: the folders of the attempts that came to their end, the latest one last
+        """
+
+    @abstractmethod
+    def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
+        """
+        :param folder: where the run's own folder is made
+        :param checkpoint: of an earlier attempt, to go on from there
+        :return: the command line of the run
+        """
+
+
+@dataclass(frozen=True)
+class Training(Run):
+    """
+    An agent is trained and evaluated.
+
+    :param config: name of the file of hyperparameters
+    :param env_kwargs: of the environment
+    """
+
+    config: str = ""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    last_file: ClassVar[str] = FINAL_FILE
+
+    def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
         now = {**load_preset(self.config, self.env), **self.merged_hyperparameters()}
         recorded = metadata.get("hyperparameters", {})
         changed: list[str] = []
@@ -116,12 +141,10 @@ class Run:
         others = {"algo": self.algo, "env": self.env, "env_kwargs": self.env_kwargs, "n_timesteps": self.n_timesteps}
         return changed + [name for name, value in others.items() if (metadata.get(name, value) or {}) != (value or {})]
 
+    def attempts(self, folder: Path) -> list[Path]:
+        return [file.parent for file in files_of_attempts(folder, self.last_file)]
+
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
-        """
-        :param folder: where the run's own folder is made
-        :param checkpoint: of an earlier attempt, to go on from there
-        :return: the command line that trains the run's agent
-        """
         command = [sys.executable, "-m", "sb3_ldm.train", "--algo", self.algo, "--env", self.env, "--conf-file", self.config]
         command += ["--seed", str(self.seed), "-n", str(self.n_timesteps), "-f", str(folder), "--verbose", "0"]
         if self.env_kwargs:
@@ -145,16 +168,13 @@ class Study(Run):
 
     last_file: ClassVar[str] = RUN_FILE
 
-    def last_attempt(self, folder: Path) -> Path | None:
-        return folder if (folder / self.last_file).is_file() else None
-
-    def changed_settings(self, folder: Path) -> list[str]:
-        if not (folder / RUN_FILE).is_file():
-            return []
-        metadata = load_metadata(folder / RUN_FILE)
+    def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
         recorded = {**metadata["hyperparameters"], "n_timesteps": metadata["frames"]}
         now = {**settings(self.hyperparameters), "n_timesteps": self.n_timesteps}
         return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
+
+    def attempts(self, folder: Path) -> list[Path]:
+        return [folder] if (folder / self.last_file).is_file() else []
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         command = [sys.executable, "-m", "benchmarks.imagination", "--seed", str(self.seed), "-n", str(self.n_timesteps)]
@@ -206,6 +226,7 @@ class Experiment:
     :param learned: mean training return in the last episode below which an agent has not learned, None for no such limit
     :param expectations: what its results should show
     :param about: what a reader should know, a paragraph
+    :param labels: names of variants for people, where the file has some
     """
 
     name: str
@@ -215,6 +236,7 @@ class Experiment:
     learned: float | None = None
     expectations: Sequence[Expectation] = ()
     about: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def own_runs(self) -> list[Run]:
@@ -225,6 +247,13 @@ class Experiment:
     def variants(self) -> list[str]:
         """Names of the variants."""
         return list(dict.fromkeys(run.variant for run in self.runs))
+
+    def label(self, variant: str) -> str:
+        """
+        :param variant: name of a variant
+        :return: its name for people
+        """
+        return self.labels.get(variant) or display_name(variant)
 
     @property
     def is_study(self) -> bool:
@@ -265,7 +294,8 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     expectations = [_expectation(given, known, path) for given in data.get("expectations", ())]
     about = data.get("about", "").strip()
     runs.sort(key=lambda run: run.seed)
-    experiment = Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about)
+    labels = {variant: given["label"] for variant, given in data["variants"].items() if given and "label" in given}
+    experiment = Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about, labels)
     if any(isinstance(run, Study) for run in runs) and not experiment.is_study:
         raise ValueError(f"{path}: variants with algo: {IMAGINATION} and others need experiments of their own")
     for expectation in expectations:
@@ -290,7 +320,7 @@ def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
 
 
 _REQUIRED = ("title", "source", "env", "n_timesteps", "seeds", "variants")
-_VARIANT_KEYS = {one.name for one in fields(Run)} - {"variant", "seed"} | {"seeds"}
+_VARIANT_KEYS = {one.name for one in fields(Training)} - {"variant", "seed"} | {"seeds", "label"}
 
 
 def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
@@ -300,25 +330,18 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
     if algo not in ALGORITHMS and not is_study:
         known = ", ".join([*ALGORITHMS, IMAGINATION])
         raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {known}")
-    config = given.get("config", variant if variant in available_configs() else algo)
+    env, hyperparameters = given.get("env", data["env"]), given.get("hyperparameters", {})
+    make: Callable[..., Run] = Study
     if not is_study:
+        config = given.get("config", variant if variant in available_configs() else algo)
         config_path(config)
-    elif given.get("env", data["env"]) != ENV_ID or {"env_kwargs", "config"} & {*given, *data}:
+        env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
+        make = partial(Training, config=config, env_kwargs=env_kwargs)
+    elif env != ENV_ID or {"env_kwargs", "config"} & {*given, *data}:
         raise ValueError(f"{path}: algo: {IMAGINATION} of {variant!r} needs env: {ENV_ID}, without env_kwargs and config")
-    return [
-        (Study if is_study else Run)(
-            experiment=given.get("experiment", name),
-            variant=variant,
-            seed=seed,
-            algo=algo,
-            config=config,
-            env=given.get("env", data["env"]),
-            n_timesteps=int(given.get("n_timesteps", data["n_timesteps"])),
-            env_kwargs={**data.get("env_kwargs", {}), **given.get("env_kwargs", {})},
-            hyperparameters=given.get("hyperparameters", {}),
-        )
-        for seed in given.get("seeds", data["seeds"])
-    ]
+    n_timesteps = int(given.get("n_timesteps", data["n_timesteps"]))
+    seeds = given.get("seeds", data["seeds"])
+    return [make(given.get("experiment", name), variant, seed, algo, env, n_timesteps, hyperparameters) for seed in seeds]
 
 
 def _refuse_unknown(given: Any, known: Any, path: Path) -> None:

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.experiment import RESULTS, Experiment, available_experiments, load_experiment
 from benchmarks.statistics import iqm_interval, task_scores
-from sb3_ldm.figures import COLOURS, STYLE, draw_figures
+from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.figures import MUTED, STYLE, Plan, do_nothing_return, draw_figures
 from sb3_ldm.results import RunResult, load_run
-from sb3_ldm.summary import display_name, markdown_table, ordered_splits, split_name
+from sb3_ldm.summary import markdown_table, ordered_splits, split_name
 
 FIGURES = Path(__file__).parent / "figures"
-_OTHER_COLOUR = "#6b6b6b"
 
 
 def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, list[RunResult]]:
@@ -34,44 +34,56 @@ def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, 
     return {variant: runs for variant, runs in variants.items() if runs}
 
 
-def comparison(variants: Mapping[str, Sequence[RunResult]], deterministic: bool = False) -> Figure:
+def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], deterministic: bool = False) -> Figure:
     """
     Returns in the first and in the last episode: interquartile means over seeds, with their intervals.
 
-    :param variants: finished runs by variant
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
     :param deterministic: whether actions are the most likely ones
     :return: a panel for each split
     """
     runs = [run for members in variants.values() for run in members]
     splits = ordered_splits(runs)
     last = max(run.episodes_per_task for run in runs)
+    plan = Plan(variants, None, deterministic, 1, experiment.labels)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(splits), 0.7 + 0.34 * len(variants)), layout="constrained")
         for axis, split in zip(figure.subplots(1, len(splits), squeeze=False, sharey=True)[0], splits, strict=True):
             for y, (variant, members) in enumerate(variants.items()):
-                colour = COLOURS.get(variant, _OTHER_COLOUR)
+                colour = plan.colour(variant)
                 for episode, face, alpha in ((1, "white", 0.5), (last, colour, 1.0)):
                     interval = iqm_interval(task_scores(members, split, episode, deterministic))
                     axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=3, alpha=alpha)
                     axis.plot(interval.point, y, "o", color=colour, markerfacecolor=face, markersize=5)
+            table = runs[0].final_evaluation
+            if runs[0].env in DOMAINS and table is not None:
+                value = do_nothing_return(runs[0], table.select(split).tasks)
+                axis.axvline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             axis.set_title(f"{split_name(split)} tasks")
             axis.set_xlabel("return")
-            axis.set_yticks(
-                range(len(variants)), [f"{display_name(variant)} ({len(variants[variant])})" for variant in variants]
-            )
+            axis.set_yticks(range(len(variants)), [f"{plan.name(name)} ({len(variants[name])})" for name in variants])
             axis.set_ylim(len(variants) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
+        dashed = "; dashed: doing nothing" if runs[0].env in DOMAINS else ""
         figure.suptitle(
             f"episode {last} (filled) and 1 (hollow): (interquartile) means over seeds, whose number is in brackets, and\n"
-            "bootstrap intervals, which are the range of few seeds",
+            f"bootstrap intervals, which are the range of few seeds{dashed}",
             fontsize=8,
         )
     return figure
 
 
-def task_table(variants: Mapping[str, Sequence[RunResult]], split: str, episode: int, deterministic: bool = False) -> str:
+def task_table(
+    experiment: Experiment,
+    variants: Mapping[str, Sequence[RunResult]],
+    split: str,
+    episode: int,
+    deterministic: bool = False,
+) -> str:
     """
-    :param variants: finished runs by variant
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
     :param split: of the final evaluation
     :param episode: index of the episode, from 1
     :param deterministic: whether actions are the most likely ones
@@ -86,7 +98,7 @@ def task_table(variants: Mapping[str, Sequence[RunResult]], split: str, episode:
     for i, task in enumerate(tasks):
         name = ", ".join(f"{value:.3g}" for value in task)
         rows.append([name, *(f"{values[i]:.2f}" for values in scores.values())])
-    return markdown_table(["task", *map(display_name, scores)], rows, "l" + "r" * len(scores))
+    return markdown_table(["task", *map(experiment.label, scores)], rows, "l" + "r" * len(scores))
 
 
 def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path = FIGURES) -> list[Path]:
@@ -94,7 +106,7 @@ def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path =
     :param experiment: an experiment
     :param results: where all results are
     :param out: where the figures of all experiments are
-    :return: the files that were written
+    :return: the files that were written; others of earlier figures are removed
     :raises ValueError: if no run is finished
     """
     variants = load_variants(experiment, results)
@@ -102,15 +114,24 @@ def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path =
         raise ValueError(f"No run of {experiment.name} is finished: python -m benchmarks.run {experiment.name}")
     runs = [run for members in variants.values() for run in members]
     folder = out / experiment.name
-    written = draw_figures([run.path for run in runs], folder, label_by=("name",))
-    if experiment.is_study:
-        return written
-    comparison(variants).savefig(folder / "comparison.png")
+    written = draw_figures([run.path for run in runs], folder, label_by=("name",), names=experiment.labels)
+    if not experiment.is_study:
+        written += _compare(experiment, variants, folder)
+    for path in {*folder.glob("*.png"), *folder.glob("*.md")} - set(written):
+        path.unlink()
+    return written
+
+
+def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], folder: Path) -> list[Path]:
+    runs = [run for members in variants.values() for run in members]
+    comparison(experiment, variants).savefig(folder / "comparison.png")
     last = max(run.episodes_per_task for run in runs)
-    tables = [f"## {split_name(split)} tasks\n\n{task_table(variants, split, last)}" for split in ordered_splits(runs)]
+    tables = [
+        f"## {split_name(split)} tasks\n\n{task_table(experiment, variants, split, last)}" for split in ordered_splits(runs)
+    ]
     header = f"# {experiment.title}: return in episode {last} on each task\n\nMeans over seeds, actions sampled.\n\n"
     (folder / "per_task.md").write_text(header + "\n".join(tables), encoding="utf-8")
-    return [*written, folder / "comparison.png", folder / "per_task.md"]
+    return [folder / "comparison.png", folder / "per_task.md"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -199,9 +199,10 @@ def study(
 
 
 def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, generator: th.Generator) -> float:
-    """:return: share of the normal workers whose final belief, decoded, promises most for the goal of their own task"""
+    """:return: share of the normal workers whose final belief, decoded without dropout, promises most for their own goal"""
     features = imagination.latent_dynamics.layout.encode_actions(probes.actions)
-    own = imagination.expected_rewards(imagination.final_means, probes.states, features, probes.next_states, generator)
+    steps = (probes.states, features, probes.next_states)
+    own = imagination.expected_rewards(imagination.final_means, *steps, generator, dropout=False)
     return float((probes.tasks[own.argmax(1)] == np.array(tasks)).all(-1).mean())
 
 

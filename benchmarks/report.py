@@ -6,8 +6,9 @@ of the files in ``benchmarks/results``.
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from benchmarks.experiment import RESULTS, Expectation, Experiment, Run, availab
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.imagination import IMAGINATION
 from benchmarks.statistics import iqm_interval, n_reached_in_second_half, task_scores
-from sb3_ldm.results import RUN_FILE, RunResult, load_metadata
-from sb3_ldm.summary import display_name, format_frames, markdown_table, mean_and_std, ordered_splits, split_name
+from sb3_ldm.results import RunResult
+from sb3_ldm.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 #: Shown on the page where an experiment has them, in this order.
@@ -73,66 +74,87 @@ def _n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
     return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
 
 
-def variant_row(variant: str, runs: Sequence[RunResult], splits: Sequence[str], learned: float | None) -> list[str]:
+class Column(NamedTuple):
+    """A column of a table of variants."""
+
+    title: str
+    cell: Callable[[Sequence[RunResult]], str]  #: of a variant's runs, which differ in their seed
+
+
+def columns(splits: Sequence[str], learned: float | None) -> list[Column]:
     """
-    :param variant: name of a variant
-    :param runs: its finished runs
-    :param splits: the splits of the columns
+    :param splits: that runs were evaluated on, training tasks first
     :param learned: training return of an agent that has learned
-    :return: its row of the table
+    :return: what is told of a variant; actions sampled, last episode and, behind it, the first one
     """
-    failed = failed_seeds(runs, learned)
-    minutes = [hours * 60 for hours in map(core_hours, (run.metadata for run in runs)) if hours is not None]
-    cells = [
-        display_name(variant),
-        str(len(runs)) + (f" (training return below {learned:g}: {', '.join(map(str, failed))})" if failed else ""),
-        format_frames(max(run.frames for run in runs)),
-        mean_and_std(minutes, 0) if minutes else "-",
+    told = [
+        Column("seeds", lambda runs: _seeds(runs, learned)),
+        Column("frames", lambda runs: format_frames(max(run.frames for run in runs))),
+        Column("core minutes", lambda runs: _minutes(runs, "cpu_time_s")),
+        Column("wall minutes", lambda runs: _minutes(runs, "wall_time_s")),
     ]
-    for split in splits:
-        cells.append(iqm_interval(task_scores(runs, split, _last_episode(runs))).text())
-    for split in splits:
-        reached = _n_reached(runs, split)
-        cells.append("-" if reached is None else mean_and_std(reached, 1))
-    for split in splits[1:]:
-        told = [n_reached_in_second_half(run, split) for run in runs]
-        numbers = [number for number in told if number is not None]
-        cells.append(mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-")
-    for split in splits:
-        cells.append(iqm_interval(task_scores(runs, split, 1)).text())
-    return cells
+    told += [Column(f"{split_name(split)} return", partial(_return_in, split, None)) for split in splits]
+    told += [Column(f"{split_name(split)} tasks solved", partial(_solved, split)) for split in splits]
+    told += [
+        Column(f"{split_name(split)} tasks solved, second half of training", partial(_solved_in_second_half, split))
+        for split in splits[1:]
+    ]
+    told += [Column(f"first episode, {split_name(split)} return", partial(_return_in, split, 1)) for split in splits]
+    return told
 
 
-def variants_table(variants: Variants, learned: float | None) -> str:
+def _seeds(runs: Sequence[RunResult], learned: float | None) -> str:
+    failed = failed_seeds(runs, learned)
+    return str(len(runs)) + (f" (training return below {learned:g}: {', '.join(map(str, failed))})" if failed else "")
+
+
+def _minutes(runs: Sequence[RunResult], time: str) -> str:
+    minutes = [run.metadata[time] / 60 for run in runs if time in run.metadata]
+    return mean_and_std(minutes, 0) if minutes else "-"
+
+
+def _return_in(split: str, episode: int | None, runs: Sequence[RunResult]) -> str:
+    return iqm_interval(task_scores(runs, split, episode or _last_episode(runs))).text()
+
+
+def _solved(split: str, runs: Sequence[RunResult]) -> str:
+    reached = _n_reached(runs, split)
+    return "-" if reached is None else mean_and_std(reached, 1)
+
+
+def _solved_in_second_half(split: str, runs: Sequence[RunResult]) -> str:
+    numbers = [number for run in runs if (number := n_reached_in_second_half(run, split)) is not None]
+    return mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-"
+
+
+def variants_table(experiment: Experiment, variants: Variants) -> str:
     """
-    :param variants: finished runs by variant
-    :param learned: training return of an agent that has learned
-    :return: one row each, as Markdown; actions sampled, last episode and, behind it, the first one
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
+    :return: one row each, as Markdown, without columns that nothing is known of
     """
     runs = [run for members in variants.values() for run in members]
-    splits = ordered_splits(runs)
-    header = ["", "seeds", "frames", "minutes"]
-    header += [f"{split_name(split)} return" for split in splits] + [f"{split_name(split)} tasks solved" for split in splits]
-    header += [f"{split_name(split)} tasks solved, second half of training" for split in splits[1:]]
-    header += [f"first episode, {split_name(split)} return" for split in splits]
-    rows = [variant_row(variant, members, splits, learned) for variant, members in variants.items()]
-    told = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
-    return markdown_table([header[i] for i in told], [[row[i] for i in told] for row in rows], "l" + "r" * (len(told) - 1))
+    cells = [
+        (column.title, [column.cell(members) for members in variants.values()])
+        for column in columns(ordered_splits(runs), experiment.learned)
+    ]
+    told = [("", [experiment.label(variant) for variant in variants]), *(one for one in cells if set(one[1]) != {"-"})]
+    titles, by_column = zip(*told, strict=True)
+    return markdown_table(titles, list(zip(*by_column, strict=True)), "l" + "r" * (len(told) - 1))
 
 
-def studies_table(variants: Variants) -> str:
+def studies_table(experiment: Experiment, variants: Variants) -> str:
     """
-    :param variants: finished studies of imagination by variant
-    :return: one row each, as Markdown: the share of mixtures whose largest reward is on a cell where no training task has its
-        goal, and how often the decoder knows the goal of the task at hand
+    :param experiment: an experiment on imagination
+    :param variants: its finished studies by variant
+    :return: one row each, as Markdown: the share of mixtures whose largest reward is on the goal of an unseen task, and how
+        often the decoder knows the goal of the task at hand
     """
     rows = []
     for variant, runs in variants.items():
         shares = [_in_percent(_found(runs, name)) for name in ("in_test", "own_task_right", "unseen_task_right")]
-        rows.append(
-            [display_name(variant).replace("_", " "), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares]
-        )
-    header = ["", "seeds", "updates", "imagined on unseen cells", "training tasks known", "unseen tasks known"]
+        rows.append([experiment.label(variant), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares])
+    header = ["", "seeds", "updates", "imagined on unseen goals", "training tasks known", "unseen tasks known"]
     return markdown_table(header, rows, "lrrrrr")
 
 
@@ -159,8 +181,14 @@ def judge(expectation: Expectation, variants: Variants, learned: float | None = 
     numbers = " against ".join(interval.text() for interval in found)
     least = expectation.returned if expectation.reached is None else expectation.reached
     if expectation.variant is None:
-        if all(len(failed_seeds(variants[name], learned)) == len(variants[name]) for name in expectation.variants):
+        failed = [(len(failed_seeds(variants[name], learned)), len(variants[name])) for name in expectation.variants]
+        if all(n_failed == n_runs for n_failed, n_runs in failed):
             return f"not to be judged, for neither has learned the training tasks: {numbers}"
+        if any(n_failed for n_failed, _ in failed):
+            told = " and ".join(f"{n_failed} of {n_runs}" for n_failed, n_runs in failed)
+            numbers += f"; {told} seeds had not learned the training tasks"
+        if all(interval.n_seeds == 1 for interval in found):
+            return f"undecided, one seed each: {numbers}"
         holds, fails = found[0].above(found[1]), found[1].above(found[0])
     else:
         assert least is not None, f"{expectation.claim}: give returned or reached"
@@ -210,30 +238,39 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
     if not has_own_results(experiment, variants):
         lines.append(f"Not run yet: `python -m benchmarks.run {experiment.name}`.")
         return "\n\n".join(line for line in lines if line) + "\n"
-    table = studies_table(variants) if experiment.is_study else variants_table(variants, experiment.learned)
-    lines.append(table.rstrip())
+    table = studies_table if experiment.is_study else variants_table
+    lines.append(table(experiment, variants).rstrip())
     verdicts = [f"- {one.claim}: {judge(one, variants, experiment.learned)}" for one in experiment.expectations]
     lines.append("\n".join(verdicts))
     for figure in [path for pattern in _SHOWN_FIGURES for path in sorted(figures.glob(pattern))]:
         path = Path(os.path.relpath(figure, page.parent)).as_posix()
         lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
-    tables = [figures / name for name in ("summary.md", "per_task.md") if (figures / name).is_file()]
-    links = [f"[{path.stem.replace('_', ' ')}]({Path(os.path.relpath(path, page.parent)).as_posix()})" for path in tables]
+    links = [
+        f"[{what}]({Path(os.path.relpath(figures / name, page.parent)).as_posix()})"
+        for name, what in (("summary.md", "both kinds of actions and every episode"), ("per_task.md", "every task"))
+        if (figures / name).is_file()
+    ]
     if links:
         folder = Path(os.path.relpath(figures, page.parent)).as_posix()
-        lines.append(f"Both kinds of actions, every episode and task: {', '.join(links)}; [all figures]({folder}).")
-    done = {
-        (run.variant, run.seed) for run in experiment.runs if run.seed in [one.seed for one in variants.get(run.variant, ())]
-    }
-    missing = [run.name for run in experiment.runs if (run.variant, run.seed) not in done]
-    for run in experiment.runs:
+        lines.append(f"More numbers: {', '.join(links)}; [all figures]({folder}).")
+    lines += _left_out(experiment, variants, results)
+    lines.append(f"```bash\npython -m benchmarks.run {experiment.name}\npython -m benchmarks.figures {experiment.name}\n```")
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list[str]:
+    """Paragraphs on the runs that are not among the finished ones."""
+    done = {(variant, run.seed) for variant, members in variants.items() for run in members}
+    missing = [run for run in experiment.runs if (run.variant, run.seed) not in done]
+    lines = []
+    for run in missing:
         changed = run.changed_settings(run.results(results))
         if changed:
             lines.append(f"Left out: results of {run.name}, which had other settings than it has now ({', '.join(changed)}).")
     if missing:
-        lines.append(f"Without results so far (not run, or not to the end): {', '.join(missing)}.")
-    lines.append(f"```bash\npython -m benchmarks.run {experiment.name}\npython -m benchmarks.figures {experiment.name}\n```")
-    return "\n\n".join(line for line in lines if line) + "\n"
+        names = ", ".join(run.name for run in missing)
+        lines.append(f"Without results so far (not run, or not to the end): {names}.")
+    return lines
 
 
 def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = PAGE, draw: bool = True) -> str:
@@ -254,58 +291,83 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         "difference, in about 33, 10 or 3%. What is said of an expectation rests on such intervals; expectations that the "
         "paper does not have are our own. Numbers of solved tasks: mean and "
         "standard deviation over seeds, at the end of training and on average over the evaluations of its second half. "
-        "Minutes are of one core; of older runs, which did not count them, they are wall time.\n",
+        "Core minutes are of the runs that counted them, wall minutes depend on what else the machine did. Seeds differ in "
+        "their networks and actions, but share most sequences of training tasks: as in Stable-Baselines3, worker i of seed s "
+        "is seeded with s + i.\n",
     ]
     experiments = [load_experiment(name) for name in available_experiments()]
-    parts.append(budget_section(experiments, results))
+    found = {experiment.name: load_variants(experiment, results) for experiment in experiments}
+    parts.append(budget_section(budgets(experiments, found)))
     for experiment in experiments:
-        name, variants = experiment.name, load_variants(experiment, results)
+        variants = found[experiment.name]
         if draw and has_own_results(experiment, variants):
             draw_experiment(experiment, results, figures)
-        parts.append(section(experiment, variants, figures / name, page, results))
+        parts.append(section(experiment, variants, figures / experiment.name, page, results))
     return "\n".join(part for part in parts if part)
 
 
-def budget_section(experiments: Sequence[Experiment], results: Path = RESULTS) -> str:
+class Budget(NamedTuple):
+    """What an experiment's own runs take, in hours of a core."""
+
+    title: str
+    n_done: int
+    n_runs: int
+    spent: float
+    left: float  #: estimated; NaN where no such run has ended
+
+
+def budgets(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> list[Budget]:
     """
-    :param experiments: all experiments, the most valuable ones first
-    :param results: where all results are
-    :return: what they took so far and would still take, as Markdown
+    :param experiments: all experiments
+    :param found: their finished runs by variant, by their names
+    :return: what each takes
     """
     paces: dict[tuple[str, str], list[float]] = {}
-    spent: dict[str, float] = {}
+    spent, left = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
+    waiting: dict[str, list[Run]] = {}
     for experiment in experiments:
-        for run in [run for run in experiment.finished(results) if run in experiment.own_runs]:
-            state = load_metadata(run.results(results) / RUN_FILE)
-            hours = core_hours(state)
-            if hours is not None:
-                spent[experiment.name] = spent.get(experiment.name, 0.0) + hours
-                paces.setdefault((run.algo, run.env), []).append(hours / state["frames"])
-    rows = []
-    total = cumulative = 0.0
-    within: list[str] = []
-    all_known = True
-    for experiment in experiments:
-        done = experiment.finished(results)
-        waiting = [run for run in experiment.own_runs if run not in done]
-        left = sum(run.n_timesteps * _pace(run, paces) for run in waiting)
-        known = not np.isnan(left)
-        left = left if known else 0.0
-        total += left
-        own_spent = spent.get(experiment.name, 0.0)
-        cumulative += (own_spent + left) / N_CORES
-        all_known = all_known and known
-        if cumulative <= SUITE_HOURS and all_known:
-            within.append(experiment.title)
-        n_own = len(experiment.own_runs)
-        cells = [experiment.title, f"{n_own - len(waiting)} of {n_own}", f"{own_spent:.1f}"]
-        rows.append([*cells, f"{left:.1f}" if known else "-", f"{cumulative:.1f}"])
+        done = {(name, run.seed): run for name, members in found[experiment.name].items() for run in members}
+        waiting[experiment.name] = [run for run in experiment.own_runs if (run.variant, run.seed) not in done]
+        for run in experiment.own_runs:
+            ended = done.get((run.variant, run.seed))
+            hours = None if ended is None else core_hours(ended.metadata)
+            if ended is not None and hours is not None:
+                spent[experiment.name] += hours
+                paces.setdefault((run.algo, run.env), []).append(hours / ended.frames)
+    for name, runs in waiting.items():
+        left[name] = sum(run.n_timesteps * _pace(run, paces) for run in runs)
+    return [
+        Budget(one.title, len(one.own_runs) - len(waiting[one.name]), len(one.own_runs), spent[one.name], left[one.name])
+        for one in experiments
+    ]
+
+
+def budget_section(all_budgets: Sequence[Budget]) -> str:
+    """
+    :param all_budgets: of all experiments, the most valuable ones first
+    :return: what they took so far and would still take, as Markdown
+    """
+    known = [not np.isnan(one.left) for one in all_budgets]
+    left = [one.left if is_known else 0.0 for one, is_known in zip(all_budgets, known, strict=True)]
+    cumulative = np.cumsum([one.spent + hours for one, hours in zip(all_budgets, left, strict=True)]) / N_CORES
+    rows = [
+        [
+            one.title,
+            f"{one.n_done} of {one.n_runs}",
+            f"{one.spent:.1f}",
+            f"{one.left:.1f}" if is_known else "-",
+            f"{hours:.1f}",
+        ]
+        for one, is_known, hours in zip(all_budgets, known, cumulative, strict=True)
+    ]
+    fits = (cumulative <= SUITE_HOURS) & np.logical_and.accumulate(known)
+    within = [one.title for one, is_within in zip(all_budgets, fits, strict=True) if is_within]
     text = (
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
         "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
-        f"they are not known (-). What is known takes about {total / N_CORES:.0f} more hours of two cores. From nothing two "
-        f"cores need {'' if all_known else 'at least '}{cumulative:.0f} hours for all; in {SUITE_HOURS} hours they train "
-        f"{', '.join(within) or 'less than the first experiment'}. More would first add "
+        f"they are not known (-). What is known takes about {sum(left) / N_CORES:.0f} more hours of two cores. From nothing "
+        f"two cores need {'' if all(known) else 'at least '}{cumulative[-1]:.0f} hours for all; in {SUITE_HOURS} hours they "
+        f"train {', '.join(within) or 'less than the first experiment'}. More would first add "
         "seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
         "million frames."
     )

@@ -37,6 +37,7 @@ from sb3_ldm.results import (
     REWARD_MAPS_FILE,
     RUN_FILE,
     TRAJECTORIES_FILE,
+    files_of_attempts,
     newest_file,
 )
 from sb3_ldm.summary import format_frames
@@ -55,24 +56,32 @@ def finished_folder(run: Run, folder: Path) -> Path | None:
     :param folder: its own folder
     :return: the attempt that was trained to the end, None if there is none
     """
-    attempt = run.last_attempt(folder)
-    if attempt is None or not run.is_finished(attempt) or run.changed_settings(attempt):
-        return None
-    return attempt
+    for attempt in run.attempts(folder)[::-1]:
+        if run.is_finished(attempt) and not run.changed_settings(attempt):
+            return attempt
+    return None
 
 
 def collect(attempt: Path, results: Path) -> None:
     """
-    Copy what is kept of a run; what an interrupted copy leaves is no run, as its last file is missing.
+    Copy what is kept of a run, in the place of what was there; what an interrupted copy leaves is no run, as its last file is
+    missing.
 
     :param attempt: the attempt that was trained to the end
     :param results: folder of the results
     """
     results.mkdir(parents=True, exist_ok=True)
-    progress = [path.name for path in sorted(attempt.glob(f"{Path(PROGRESS_FILE).stem}*.csv"))]
-    for name in [*progress, *(name for name in RESULT_FILES if name != RUN_FILE), RUN_FILE]:
-        if (attempt / name).is_file():
-            shutil.copyfile(attempt / name, results / name)
+    for name in _kept(results)[::-1]:
+        (results / name).unlink()
+    for name in _kept(attempt):
+        shutil.copyfile(attempt / name, results / name)
+
+
+def _kept(folder: Path) -> list[str]:
+    """Names of the files of a run that are kept, that which tells that it is one last."""
+    progress = [path.name for path in sorted(folder.glob(f"{Path(PROGRESS_FILE).stem}*.csv"))]
+    others = [name for name in RESULT_FILES if name != RUN_FILE and (folder / name).is_file()]
+    return [*progress, *others, *([RUN_FILE] if (folder / RUN_FILE).is_file() else [])]
 
 
 @dataclass
@@ -125,9 +134,11 @@ class Job:
         self.state = "running"
 
     def checkpoint(self) -> Path | None:
-        """:return: where to go on from, None to begin anew: there is none, or it was trained with other settings"""
-        found = newest_file(self.folder, CHECKPOINT_FILE)
-        return None if found is None or self.run.changed_settings(found.parent) else found
+        """:return: where to go on from, None to begin anew: there is none, or all were trained with other settings"""
+        for found in files_of_attempts(self.folder, CHECKPOINT_FILE)[::-1]:
+            if not self.run.changed_settings(found.parent):
+                return found
+        return None
 
     def update(self) -> None:
         """See whether it has ended, and keep its results."""

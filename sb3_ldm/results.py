@@ -33,14 +33,20 @@ PATHS_FILE = "paths.npz"
 REQUIRED_METADATA = ("algo", "env", "seed", "frames", "episodes_per_task")
 
 
-def newest_file(folder: Path, name: str) -> Path | None:
+def files_of_attempts(folder: Path, name: str) -> list[Path]:
     """
     :param folder: a log folder, with the RL Zoo's folders ``<algo>/<env>_<k>`` in it
     :param name: of a file in them
-    :return: the latest one, None if there is none
+    :return: those that there are, the latest one last
     """
-    found = sorted(folder.glob(f"*/*/{name}"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    return sorted(folder.glob(f"*/*/{name}"), key=lambda path: path.stat().st_mtime)
+
+
+def newest_file(folder: Path, name: str) -> Path | None:
+    """
+    :return: the latest of :func:`files_of_attempts`, None if there is none
+    """
+    return next(reversed(files_of_attempts(folder, name)), None)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A markdown table of how finished runs did in the end."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,6 @@ from sb3_ldm.results import RunResult, group_runs, load_run
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
-#: The same, for labels as a whole.
-VARIANT_NAMES = {"candidates_1": "LDM, n_candidates 1", "ratio_125": "LDM, mixture_ratio 0.125"}
-VARIANT_NAMES |= {"oracle": "RL², trained on all tasks", "goal_oracle": "RL² that is told the task"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_NAMES |= {"test1": "unseen, between", "test2": "unseen, outside"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")
@@ -25,8 +22,6 @@ def display_name(label: str) -> str:
     :param label: a label of :func:`~sb3_ldm.results.group_runs`
     :return: the label with the algorithm's name as people write it
     """
-    if label in VARIANT_NAMES:
-        return VARIANT_NAMES[label]
     return re.sub(r"(?<![^ ])[\w-]+(?![^ ,])", lambda word: DISPLAY_NAMES.get(word[0], word[0]), label)
 
 
@@ -69,13 +64,16 @@ def mean_and_std(values: Sequence[float], digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def summary_table(run_dirs: Sequence[str | Path | RunResult], label_by: Sequence[str] = ("algo",)) -> str:
+def summary_table(
+    run_dirs: Sequence[str | Path | RunResult], label_by: Sequence[str] = ("algo",), names: Mapping[str, str] | None = None
+) -> str:
     """
     Summarise the final evaluations (of unfinished runs the last ones): one row for each group of runs, kind of actions and
     episode of the meta-episode.
 
     :param run_dirs: folders of runs, or runs that are loaded already
     :param label_by: what tells groups apart, see :func:`~sb3_ldm.results.group_runs`
+    :param names: of groups, for people, by label; those without one have that of :func:`display_name`
     :return: a markdown table for each environment, with mean and standard deviation over seeds
     :raises ValueError: if no run was evaluated
     """
@@ -85,11 +83,12 @@ def summary_table(run_dirs: Sequence[str | Path | RunResult], label_by: Sequence
         raise ValueError(f"No evaluations to summarise in {', '.join(str(run.path) for run in runs) or 'no folder at all'}")
     tables = []
     for env in dict.fromkeys(run.env for run in evaluated):
-        tables.append(f"**{env}**\n\n{_env_table([run for run in evaluated if run.env == env], label_by)}")
+        members = [run for run in evaluated if run.env == env]
+        tables.append(f"**{env}**\n\n{_env_table(members, label_by, names or {})}")
     return "\n".join(tables)
 
 
-def _env_table(runs: Sequence[RunResult], label_by: Sequence[str]) -> str:
+def _env_table(runs: Sequence[RunResult], label_by: Sequence[str], names: Mapping[str, str]) -> str:
     splits = ordered_splits(runs)
     reached = [split for split in splits if any(_has_successes(run, split) for run in runs)]
     counts = {split: max(_n_tasks(run, split) for run in runs) for split in reached}
@@ -103,7 +102,7 @@ def _env_table(runs: Sequence[RunResult], label_by: Sequence[str]) -> str:
             if not group:
                 continue
             actions = "most likely" if deterministic else "sampled"
-            first = [display_name(label), str(len(group)), _frames(group, deterministic), actions]
+            first = [names.get(label) or display_name(label), str(len(group)), _frames(group, deterministic), actions]
             for episode in range(1, max(run.episodes_per_task for run in group) + 1):
                 returns = [_over_seeds(group, split, deterministic, episode, "return", 2) for split in splits]
                 goals = [_over_seeds(group, split, deterministic, episode, "reached", 1) for split in reached]

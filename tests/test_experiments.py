@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks import experiment as experiments
 from benchmarks import imagination, report, run
-from benchmarks.experiment import Expectation, Experiment, Run, Study, available_experiments, load_experiment
+from benchmarks.experiment import Expectation, Experiment, Study, Training, available_experiments, load_experiment
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
 from benchmarks.statistics import iqm_interval, task_scores
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
@@ -71,7 +71,7 @@ def scripted(tmp_path, monkeypatch):
         words = [sys.executable, "-c", SCRIPT, str(folder), str(self.seed), str(self.n_timesteps), mode, self.algo]
         return words if checkpoint is None else [*words, "-i", str(checkpoint)]
 
-    monkeypatch.setattr(Run, "command", command)
+    monkeypatch.setattr(Training, "command", command)
     monkeypatch.setattr(run, "_POLL_S", 0.02)
     return load_experiment("tiny", write(tmp_path / "yml", variants={"ldm": None, "rl2": None})), modes
 
@@ -257,7 +257,7 @@ def test_results_of_other_settings_are_told_and_kept(scripted, tmp_path):
 
 
 def test_settings_are_compared_with_all_that_was_recorded(tmp_path):
-    one = Run("e", "ldm", 0, "ldm", "ldm", "GridNavi-v0", 100, hyperparameters={"beta": 2.0})
+    one = Training("e", "ldm", 0, "ldm", "GridNavi-v0", 100, {"beta": 2.0}, config="ldm")
     preset = yaml.safe_load(config_path("ldm").read_text())["GridNavi-v0"]
     state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 100, "episodes_per_task": 4, "n_timesteps": 100}
     for given, expected in (({"beta": 2.0}, []), ({}, ["beta"]), ({"beta": 2.0, "kl_weight": 3.0}, ["kl_weight"])):
@@ -323,6 +323,36 @@ def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_pa
     assert resumed["ldm_seed0"] and resumed["ldm_seed1"] and not resumed["rl2_seed0"]
 
 
+def test_results_of_a_longer_run_take_the_place_of_shorter_ones(scripted, tmp_path):
+    """Curves of the earlier run must not be read as a part of the later one's."""
+    experiment, _ = scripted
+    job = jobs_of(experiment, tmp_path)[0]
+    job.results.mkdir(parents=True)
+    for name in ("run.json", "progress_from_70.csv", "paths.npz", "notes.txt"):
+        (job.results / name).touch()
+    attempt = job.folder / "ldm" / "GridNavi-v0_1"
+    attempt.mkdir(parents=True)
+    for name in ("run.json", "progress.csv", "final_evaluation.csv"):
+        (attempt / name).write_text(name)
+    run.collect(attempt, job.results)
+    kept = {path.name: path.read_text() for path in job.results.iterdir()}
+    assert kept.pop("notes.txt") == ""
+    assert kept == {name: name for name in ("run.json", "progress.csv", "final_evaluation.csv")}
+
+
+def test_an_earlier_attempt_with_the_present_settings_is_gone_on_with(scripted, tmp_path):
+    experiment, _ = scripted
+    job = jobs_of(experiment, tmp_path)[0]
+    for k, n_timesteps in ((1, 100), (2, 90)):
+        attempt = job.folder / "ldm" / f"GridNavi-v0_{k}"
+        attempt.mkdir(parents=True)
+        (attempt / run.CHECKPOINT_FILE).touch()
+        state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 50, "episodes_per_task": 4}
+        (attempt / "run.json").write_text(json.dumps({**state, "n_timesteps": n_timesteps}))
+        os.utime(attempt / run.CHECKPOINT_FILE, (k, k))
+    assert job.checkpoint() == job.folder / "ldm" / "GridNavi-v0_1" / run.CHECKPOINT_FILE
+
+
 def test_what_was_trained_but_not_copied_is_not_trained_again(scripted, tmp_path):
     experiment, _ = scripted
     run.run_jobs(jobs_of(experiment, tmp_path), 4)
@@ -343,7 +373,10 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     assert "tiny/goal_oracle_seed0" in capsys.readouterr().out
     experiment = load_experiment("tiny")
     assert len(experiment.finished(tmp_path / "results")) == 2
+    (tmp_path / "figures" / "tiny").mkdir(parents=True)
+    (tmp_path / "figures" / "tiny" / "trajectory_99.png").touch()
     written = draw_experiment(experiment, tmp_path / "results", tmp_path / "figures")
+    assert set(written) == set((tmp_path / "figures" / "tiny").iterdir()), "figures of earlier results are removed"
     assert {"comparison.png", "per_task.md", "summary.md"} <= {path.name for path in written}
     with pytest.raises(SystemExit, match="variants=\\['ldm'\\]"):
         run.main(["tiny", "--variants", "ldm", *folders])
@@ -364,12 +397,14 @@ def test_the_most_valuable_experiments_come_first_and_shared_runs_once(tmp_path,
 
 
 def test_the_budget_is_estimated_from_what_has_ended(made_up, tmp_path):
-    experiment, _ = made_up
-    text = report.budget_section([experiment], tmp_path / "results")
+    experiment, variants = made_up
+    (budget,) = report.budgets([experiment], {"tiny": variants})
+    assert budget.spent == pytest.approx(6 * 2 / 60) and budget.left == pytest.approx(3 * 2 / 60)
+    text = report.budget_section([budget])
     n_done = len(experiment.finished(tmp_path / "results"))
     assert f"| {experiment.title} | {n_done} of {len(experiment.runs)} |" in text and 0 < n_done < len(experiment.runs)
     elsewhere = replace(experiment, runs=[replace(one, env="AntGoal-v0", seed=9) for one in experiment.runs])
-    assert "| 0.0 | - |" in report.budget_section([elsewhere], tmp_path / "results")
+    assert "| 0.0 | - |" in report.budget_section(report.budgets([elsewhere], {"tiny": {}}))
 
 
 # Reporting them
@@ -476,6 +511,8 @@ def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
     assert report.judge(better, one_seed).startswith("as expected, but 1 seed tells little: 60.10 against")
     reached = Expectation("claim", "test", variant="ldm", returned=60.0, paper=True)
     assert report.judge(reached, one_seed).startswith("agrees with the paper, but 1 seed tells little: 60.10, at least 60")
+    one_each = {name: members[:1] for name, members in both.items()}
+    assert report.judge(better, one_each).startswith("undecided, one seed each: 60.10 against 5.10")
     two_seeds = {name: members[:2] for name, members in both.items()}
     assert report.judge(better, two_seeds).startswith("as expected, but 2 seeds tell little")
 
@@ -483,14 +520,16 @@ def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
 def test_agents_that_have_not_learned_are_not_compared(made_up):
     """Of the seeds with more than 21 there are some of both; with more than 100 there is none."""
     better = Expectation("claim", "test", better="ldm", worse="rl2")
-    assert report.judge(better, made_up[1], learned=21.0).startswith("undecided")
+    verdict = report.judge(better, made_up[1], learned=21.0)
+    assert verdict.startswith("undecided") and verdict.endswith("; 1 of 3 and 0 of 3 seeds had not learned the training tasks")
+    assert report.judge(better, made_up[1], learned=20.0).count("had not learned") == 0
     assert report.judge(better, made_up[1], learned=100.0).startswith("not to be judged, for neither has learned")
     alone = Expectation("claim", "train", variant="rl2", returned=22.0)
     assert report.judge(alone, made_up[1], learned=100.0).startswith("as expected")
 
 
 def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_environment():
-    one = Run("tiny", "v", 0, "ldm", "ldm", "GridNaviExtrapolation-v0", 10)
+    one = Training("tiny", "v", 0, "ldm", "GridNaviExtrapolation-v0", 10, config="ldm")
     paces = {("ldm", "GridNavi-v0"): [1.0, 3.0], ("rl2", "GridNavi-v0"): [5.0], ("imagination", "GridNavi-v0"): [9.0]}
     assert report._pace(one, paces) == 2.0
     assert report._pace(replace(one, algo="varibad"), paces) == 3.0
@@ -502,12 +541,15 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     (tmp_path / "per_task.md").touch()
     assert report.failed_seeds(variants["ldm"], 21.0) == [0] and report.failed_seeds(variants["ldm"], None) == []
     text = report.section(experiment, variants, tmp_path, tmp_path / "RESULTS.md")
-    assert "| LDM | 3 (training return below 21: 0) | 100 | 2 ± 0 |" in text and "2.0 ± 0.0" in text
-    assert "every episode and task: [per task](per_task.md); [all figures](.)." in text
+    assert "| LDM | 3 (training return below 21: 0) | 100 | 2 ± 0 | 21.10" in text and "2.0 ± 0.0" in text
+    assert "More numbers: [every task](per_task.md); [all figures](.)." in text
     assert "Without results so far (not run, or not to the end): mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
-    table = task_table(variants, "test", 2)
+    named = replace(experiment, labels={"ldm": "LDM with a name"})
+    assert "| LDM with a name | 3 (" in report.section(named, variants, tmp_path, tmp_path / "RESULTS.md")
+    assert comparison(named, variants).axes[0].get_yticklabels()[0].get_text() == "LDM with a name (3)"
+    table = task_table(experiment, variants, "test", 2)
     assert "| 3, 6 | 10.10 | 8.00 |" in table
-    assert len(comparison(variants).axes) == 2
+    assert len(comparison(experiment, variants).axes) == 2
 
 
 def test_cost_is_the_processor_s_time_where_it_was_counted():
@@ -532,7 +574,7 @@ def study(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("study")
     options = {"updates": 3, "maps": 4, "n_partners": 3, "encoder_embeddings": [8, 0, 4], "n_elbo_terms": 4}
     variants = {
-        "with_dropout": {"algo": "imagination", "hyperparameters": {**options, "dropout_rate": 0.7}},
+        "with_dropout": {"algo": "imagination", "label": "with dropout", "hyperparameters": {**options, "dropout_rate": 0.7}},
         "without_dropout": {"algo": "imagination", "hyperparameters": {**options, "dropout_rate": 0.0}},
     }
     expectations = [{"claim": "c", "result": "in_test", "better": "with_dropout", "worse": "without_dropout"}]

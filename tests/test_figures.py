@@ -224,7 +224,7 @@ def test_best_returns_are_those_of_the_paper():
 def test_imagination_shows_what_was_logged(tmp_path):
     run = make_run(tmp_path / "run", n_evaluations=1)
     write_csv(run / "progress.csv", ["time/total_timesteps", "imagination/return_4"], [[1000, 2.0]])
-    plan = Plan(group_runs([load_run(run)]), None, False, 1)
+    plan = Plan(group_runs([load_run(run)]), None, False, 1, {})
     ((name, figure),) = imagination(plan)
     assert name == "imagination"
     assert [axis.get_title() for axis in figure.axes] == ["Return on imaginary tasks"]

@@ -9,6 +9,7 @@ from helpers import Bandit, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 
+from benchmarks.imagination import task_right
 from sb3_ldm import LDM
 from sb3_ldm.common.probes import get_probes, has_probes
 from sb3_ldm.envs.gridworld import cells
@@ -59,6 +60,25 @@ def test_a_mixture_of_one_partner_is_what_that_worker_believes():
     assert set(distance.argmin(1)) == set(range(model.n_normal))
     between = np.abs(own[:, None] - own[None]).max(-1)[~np.eye(model.n_normal, dtype=bool)]
     assert min(between.min(), np.abs(own - prior).max(-1).min()) > 0.01
+
+
+def test_what_the_decoder_knows_is_asked_without_dropout():
+    """Else a decoder that was trained with dropout is compared with one that has none (paper, Appendix B)."""
+    model = make(imagination_dropout="meta_episode", dropout_rate=0.7).learn(2 * N_ENVS * STEPS)
+    imagination, probes = model.mixture_env.imagination, get_probes(model.env)
+    steps = (probes.states, model.latent_dynamics.layout.encode_actions(probes.actions), probes.next_states)
+
+    def asked(seed, dropout):
+        generator = th.Generator().manual_seed(seed)
+        return imagination.expected_rewards(imagination.final_means, *steps, generator, dropout=dropout)
+
+    np.testing.assert_array_equal(asked(0, False), asked(1, False))
+    assert not np.array_equal(asked(0, True), asked(1, True))
+    generator = th.Generator().manual_seed(0)
+    before = generator.get_state()
+    right = [tuple(task) for task in probes.tasks[asked(0, False).argmax(1)]]
+    known = task_right(imagination, probes, [*right[:-1], (-1, -1)], generator)
+    assert known == (len(right) - 1) / len(right) and th.equal(generator.get_state(), before)
 
 
 def test_every_run_logs_what_it_imagines(tmp_path):

@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.envs import gridworld
-from sb3_ldm.envs.locomotion import DOMAINS, HORIZON, domain_of
+from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.figures.locomotion import do_nothing_return
 from sb3_ldm.figures.plan import (
     MUTED,
     Drawing,
@@ -25,7 +26,7 @@ from sb3_ldm.figures.plan import (
     number,
 )
 from sb3_ldm.results import PROGRESS_FILE, RunResult
-from sb3_ldm.summary import display_name, format_frames, ordered_splits, split_name
+from sb3_ldm.summary import format_frames, ordered_splits, split_name
 
 #: Evaluations from which on a curve is smoothed; short runs are shown as they are.
 _SMOOTH_FROM = 20
@@ -146,13 +147,9 @@ def _draw_references(axes: Sequence[Axes], splits: Sequence[str], plan: Plan) ->
 
 def _draw_do_nothing(axes: Sequence[Axes], splits: Sequence[str], runs: Sequence[RunResult], plan: Plan) -> None:
     """The return of a robot that stands still, on the tasks of each split that were evaluated."""
-    domain = domain_of(runs[0].env)
     for axis, split in zip(axes, splits, strict=False):
         tasks = np.concatenate([evaluations_of(run, split, plan).tasks for run in runs])
-        # Not the longest episode that was seen: the ant may always fall before the end.
-        horizon = (runs[0].metadata.get("env_kwargs") or {}).get("horizon", HORIZON)
-        value = float(domain.do_nothing_returns(np.unique(tasks, axis=0), horizon).mean())
-        _draw_reference(axis, value, "doing nothing", above=True)
+        _draw_reference(axis, do_nothing_return(runs[0], tasks), "doing nothing", above=True)
 
 
 def _draw_reference(axis: Axes, value: float, name: str, above: bool) -> None:
@@ -174,7 +171,7 @@ def _draw_legend(figure: Figure, groups: Mapping[str, Sequence[RunResult]], plan
     handles: list[Any] = []
     for label, members in groups.items():
         seeds = f"{len(members)} seed{'s' if len(members) > 1 else ''}"
-        handles.append(Line2D([], [], color=plan.colour(label), linewidth=2.5, label=f"{display_name(label)} ({seeds})"))
+        handles.append(Line2D([], [], color=plan.colour(label), linewidth=2.5, label=f"{plan.name(label)} ({seeds})"))
     handles += extra
     # As many columns as fit: about 0.07 inch a letter, and the line before it.
     width = 0.5 + 0.07 * max(len(handle.get_label()) for handle in handles)

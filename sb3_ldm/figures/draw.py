@@ -1,6 +1,6 @@
 """Every figure that result files allow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def draw_figures(
     actions: str | None = None,
     window: int = 5,
     file_format: str = "png",
+    names: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """
     Draw what the run folders allow, and write ``summary.md``.
@@ -58,6 +59,7 @@ def draw_figures(
     :param window: evaluations in the moving average of learning curves (the paper's 5); curves of fewer than 20
         evaluations are not smoothed
     :param file_format: ``"png"``, ``"svg"`` or ``"pdf"``
+    :param names: of groups, for people, by label
     :return: the files that were written
     :raises ValueError: if a wanted figure cannot be drawn or nothing can, naming what is missing
     """
@@ -72,7 +74,8 @@ def draw_figures(
         members = [run for run in runs if run.env == env]
         folder = Path(out) / slug(env) if len(envs) > 1 else Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        plan = Plan(group_runs(members, label_by), _grid_tasks(env, members), _choose_actions(members, actions), window)
+        groups, tasks = group_runs(members, label_by), _grid_tasks(env, members)
+        plan = Plan(groups, tasks, _choose_actions(members, actions), window, names or {})
         for name in wanted:
             try:
                 written += _write(name, plan, folder, file_format)
@@ -82,7 +85,7 @@ def draw_figures(
         raise ValueError(f"Cannot draw {'; '.join(missing)}")
     if any(run.last_evaluation is not None for run in runs):
         path = Path(out) / "summary.md"
-        path.write_text(summary_table(runs, label_by), encoding="utf-8")
+        path.write_text(summary_table(runs, label_by, names), encoding="utf-8")
         written.append(path)
     return written
 

@@ -24,7 +24,7 @@ from sb3_ldm.results import (
     SavedRewardMaps,
     SavedTrajectories,
 )
-from sb3_ldm.summary import display_name, split_name
+from sb3_ldm.summary import split_name
 
 _EMPTY_CELL = "#f1f1f1"
 _GRID_LINE = "#ffffff"
@@ -54,7 +54,7 @@ def return_map(plan: Plan) -> Drawing:
     figure = Figure(figsize=(1.75 * episodes + 1.1, 2.0 * len(groups) + 0.5), layout="constrained")
     axes = figure.subplots(len(groups), episodes, squeeze=False)
     for first, row, (label, members) in zip([True] + [False] * len(groups), axes, groups.items(), strict=False):
-        row[0].set_ylabel(display_name(label), fontsize=10, color=plan.colour(label), fontweight="bold")
+        row[0].set_ylabel(plan.name(label), fontsize=10, color=plan.colour(label), fontweight="bold")
         for episode, axis in enumerate(row, start=1):
             returns, reached = _cell_means(members, episode, plan)
             _draw_cells(axis, returns, cmap, norm)
@@ -119,7 +119,7 @@ def reward_maps(plan: Plan) -> Drawing:
     chosen = first_with(plan, lambda run: run.reward_maps, REWARD_MAPS_FILE)
     for label, run in chosen.items():
         assert run.reward_maps is not None
-        yield stem("reward_maps", label, chosen), _reward_maps_figure(run.reward_maps, tasks, display_name(label))
+        yield stem("reward_maps", label, chosen), _reward_maps_figure(run.reward_maps, tasks, plan.name(label))
 
 
 def _reward_maps_figure(saved: SavedRewardMaps, tasks: GridNaviTasks, name: str, n_maps: int = 6) -> Figure:
@@ -171,7 +171,7 @@ def trajectories(plan: Plan) -> Drawing:
     for label, run in chosen.items():
         assert run.trajectories is not None
         for i in _spread(len(run.trajectories.tasks), MAX_TRAJECTORIES):
-            figure = _trajectory_figure(run.trajectories, i, tasks, display_name(label))
+            figure = _trajectory_figure(run.trajectories, i, tasks, plan.name(label))
             yield f"{stem('trajectory', label, chosen)}_{i}", figure
 
 

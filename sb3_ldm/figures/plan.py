@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from sb3_ldm.common.evaluation_table import EvaluationTable
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.results import RunResult
+from sb3_ldm.summary import display_name
 
 #: One colour an algorithm in every figure; told apart with any kind of colour vision.
 COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}
-COLOURS |= {"oracle": "#555555", "goal_oracle": "#9a9a9a"}
+COLOURS |= {"rl2 oracle, told its task": "#9a9a9a"}
 COLOURS |= {"ldm-paper": "#e08a3c", "ldm-release": "#b58900"}
 _OTHER_COLOURS = ("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b")
 
@@ -55,11 +56,19 @@ class Plan(NamedTuple):
     tasks: GridNaviTasks | None  #: of the gridworld, None for other environments
     deterministic: bool  #: which evaluations to draw
     window: int  #: of the moving average
+    names: Mapping[str, str]  #: of groups, for people; those without one have their labels
 
     @property
     def runs(self) -> list[RunResult]:
         """All runs."""
         return [run for members in self.groups.values() for run in members]
+
+    def name(self, label: str) -> str:
+        """
+        :param label: a group
+        :return: its name for people
+        """
+        return self.names.get(label) or display_name(label)
 
     def colour(self, label: str) -> str:
         """

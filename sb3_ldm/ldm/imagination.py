@@ -255,9 +255,10 @@ class Imagination:
         next_states: np.ndarray,
         generator: th.Generator,
         n_masks: int = 32,
+        dropout: bool = True,
     ) -> np.ndarray:
         """
-        What each latent model promises for each of some transitions, with the dropout that imagination has.
+        What each latent model promises for each of some transitions.
 
         :param latents: ``(n_latents, latent_dim)``
         :param states: ``(n_transitions, state_dim)``
@@ -265,14 +266,15 @@ class Imagination:
         :param next_states: ``(n_transitions, state_dim)``
         :param generator: source of randomness
         :param n_masks: masks to average over, where imagination draws a new one at every step
+        :param dropout: whether to decode with the dropout that imagination has, else with none
         :return: ``(n_latents, n_transitions)``
         """
-        dropout = self.config.imagination_dropout
+        kind = self.config.imagination_dropout if dropout else "off"
         shapes = {"off": None, "step": (n_masks, len(states)), "meta_episode": (len(latents), 1)}
-        shape = shapes[dropout]
+        shape = shapes[kind]
         mask = None if shape is None else self.latent_dynamics.dropout_mask(shape, generator)
         steps = self._encode_steps(states, actions, next_states, mask)
-        if dropout == "step" and mask is not None:
+        if kind == "step" and mask is not None:
             return th.stack([self._expected_rewards(latents, one) for one in steps]).mean(0).cpu().numpy()
         return self._expected_rewards(latents, steps).cpu().numpy()
 
