@@ -90,7 +90,7 @@ def describe_machine() -> Record:
 
 
 class Spread(NamedTuple):
-    """A median over the rounds, and the extremes."""
+    """A median over the rounds, and the extremes or other quantiles."""
 
     median: float
     low: float
@@ -101,9 +101,11 @@ class Spread(NamedTuple):
         return f"{self.median:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
 
 
-def spread(values: Sequence[float] | np.ndarray) -> Spread:
+def spread(values: Sequence[float] | np.ndarray, tail: float = 0.0) -> Spread:
     """
     :param values: of all rounds
-    :return: their median and extremes
+    :param tail: share of them to leave out on each side
+    :return: their median and the extremes of the others
     """
-    return Spread(float(np.median(values)), float(np.min(values)), float(np.max(values)))
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return Spread(float(np.median(values)), float(low), float(high))

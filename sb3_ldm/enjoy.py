@@ -7,11 +7,16 @@ enjoy script and three more. ``--split`` names the tasks; ``--video FILE`` recor
 import argparse
 import importlib
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
     from sb3_ldm.envs.tasks import TaskDistribution
     from sb3_ldm.zoo.video import TrainedAgent
 
@@ -76,6 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     import rl_zoo3.enjoy
 
+    if agent.statistics is not None:
+        rl_zoo3.enjoy.create_test_env = _normalizing_by(agent.statistics)
     given = ["--algo", options.algo, "--env", options.env, "-f", options.folder, "--exp-id", str(options.exp_id)]
     given += ["--load-best"] * options.load_best + ["--stochastic"] * options.stochastic + ["--seed", str(options.seed)]
     if options.gym_packages:
@@ -84,6 +91,18 @@ def main(arguments: list[str] | None = None) -> None:
         others = [*others, "--no-render"]
     sys.argv = [sys.argv[0], *given, *others, "--env-kwargs", *(f"{name}:{value!r}" for name, value in env_kwargs.items())]
     rl_zoo3.enjoy.enjoy()
+
+
+def _normalizing_by(statistics: Path) -> "Callable[..., VecEnv]":
+    """rl_zoo3's function with other statistics: its script takes the last ones for the best model too."""
+    from rl_zoo3.utils import create_test_env
+
+    def create(*args: Any, **kwargs: Any) -> "VecEnv":
+        with TemporaryDirectory() as folder:
+            shutil.copyfile(statistics, Path(folder) / "vecnormalize.pkl")
+            return create_test_env(*args, **{**kwargs, "stats_path": folder})
+
+    return create
 
 
 def _record(

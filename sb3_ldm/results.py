@@ -95,11 +95,13 @@ class SavedPaths:
     :param tasks: the tasks, shape [k, task_dim]
     :param splits: names of the splits that they are from, shape [k]
     :param paths: positions in metres before each step, NaN after an early end, shape [k, n_episodes, horizon, position_dim]
+    :param deterministic: whether the agent took its most likely actions
     """
 
     tasks: np.ndarray
     splits: np.ndarray
     paths: np.ndarray
+    deterministic: bool = True
 
 
 @dataclass(frozen=True)
@@ -367,7 +369,7 @@ def load_paths(path: Path) -> SavedPaths:
             f"{path} has tasks {tasks.shape}, split {splits.shape} and paths {paths.shape}, "
             "expected [k, task_dim], [k] and [k, n_episodes, horizon, position_dim]"
         )
-    return SavedPaths(tasks, splits.astype(str), paths)
+    return SavedPaths(tasks, splits.astype(str), paths, bool(arrays.get("deterministic", True)))
 
 
 def _square(values: np.ndarray, n_leading: int) -> np.ndarray:

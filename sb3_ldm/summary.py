@@ -12,6 +12,7 @@ from sb3_ldm.results import RunResult, group_runs, load_run
 #: How labels of ``run.json`` are written for people.
 DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
+DISPLAY_NAMES |= {"rl2-paper": "RL² (paper's settings)", "varibad-paper": "variBAD (paper's settings)"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_NAMES |= {"test1": "unseen, between", "test2": "unseen, outside"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")

@@ -1,5 +1,6 @@
 """Watching trained agents."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import gymnasium as gym
 import imageio.v2
 import numpy as np
 import pytest
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.enjoy import main as enjoy
 from sb3_ldm.train import main as train
 from sb3_ldm.zoo import experiment
@@ -41,6 +45,41 @@ def test_the_zoo_s_script_runs_on_unseen_tasks(
     enjoy(["--algo", "rl2", "-f", str(logs), "-n", "240", "--no-render"])
     assert "2 Episodes" in capsys.readouterr().out
     assert "task_split:'test'" in sys.argv
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_the_zoo_s_script_normalises_by_the_statistics_of_the_agent(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bool
+) -> None:
+    folder = tmp_path / "logs"
+    shutil.copytree(logs, folder)
+    run = folder / "rl2" / "GridNavi-v0_1"
+    last = run / "GridNavi-v0" / "vecnormalize.pkl"
+    shutil.copyfile(run / "GridNavi-v0.zip", run / "best_model.zip")
+    other = VecNormalize.load(str(last), make_meta_vec_env("GridNavi-v0", 1))
+    assert isinstance(other.obs_rms, RunningMeanStd)
+    mean = other.obs_rms.mean.copy()
+    other.obs_rms.mean = mean + 7.0
+    other.save(str(run / "best_vecnormalize.pkl"))
+    made = []
+
+    def watch(self, venv):
+        made.append(self.obs_rms.mean)
+        return set_venv(self, venv)
+
+    set_venv = VecNormalize.set_venv
+    monkeypatch.setattr(VecNormalize, "set_venv", watch)
+    monkeypatch.setattr(sys, "argv", ["enjoy"])
+    enjoy(["--algo", "rl2", "-f", str(folder), "-n", "2", "--no-render", *["--load-best"] * best])
+    np.testing.assert_array_equal(made[-1], mean + 7.0 if best else mean)
+
+
+def test_an_agent_that_lacks_its_statistics_is_refused(logs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    shutil.copytree(logs, folder)
+    (folder / "rl2" / "GridNavi-v0_1" / "GridNavi-v0" / "vecnormalize.pkl").unlink()
+    with pytest.raises(ValueError, match=r"vecnormalize\.pkl is missing"):
+        find_trained("rl2", "GridNavi-v0", str(folder))
 
 
 def test_what_does_not_exist_is_named(logs: Path, tmp_path: Path) -> None:

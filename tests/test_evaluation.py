@@ -438,6 +438,7 @@ def test_paths_hold_where_the_robot_was_before_each_step(tmp_path):
     before = deepcopy(eval_env.obs_rms.mean)
     save_paths(model, eval_env, tmp_path / "paths.npz", deterministic=False)
     saved = load_paths(tmp_path / "paths.npz")
+    assert not saved.deterministic
     assert saved.paths.shape == (4, 2, 40, 2)
     # Start states are drawn from a box of 0.1 around the origin.
     assert np.abs(saved.paths[:, :, 0]).max() <= 0.1

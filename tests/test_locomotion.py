@@ -355,6 +355,16 @@ def test_some_of_the_cores_are_not_the_machine(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_envpool
+def test_the_first_start_state_does_not_tell_the_task() -> None:
+    """Tasks and start states drawn from the same numbers would go together in the first episode after seeding."""
+    env = gym.make("HalfCheetahVelocity-v0")
+    agree = []
+    for seed in range(40):
+        _, info = env.reset(seed=seed)
+        agree.append((info["task"][0] > 1.75) == (env.get_wrapper_attr("position")[0] > 0.0))
+    assert 8 <= sum(agree) <= 32
+
+
 @pytest.mark.parametrize("env_id", IDS)
 def test_both_backends_draw_the_same_tasks(env_id: str) -> None:
     tasks = []

@@ -207,6 +207,14 @@ def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
         assert own == ldm, env_id
 
 
+def test_the_paper_s_rl2_has_the_policy_of_the_paper_s_ldm() -> None:
+    for env_id in environments_in(available_configs()["ldm-paper"]):
+        own, ldm = (load_preset(f"{algo}-paper", env_id) for algo in ("rl2", "ldm"))
+        assert own and {name: ldm[name] for name in own} == own
+        assert not set(ldm) - set(own) - set(inspect.signature(LDM).parameters) - {"vae_kwargs"}
+        assert not (set(ldm) - set(own)) & set(inspect.signature(SequencePPO).parameters)
+
+
 def test_options_have_one_default() -> None:
     """Constructors repeat the options of what they build; what they repeat must not drift apart."""
 

@@ -353,6 +353,11 @@ def state_space(domain: Domain) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (domain.state_dim,), dtype=np.float32)
 
 
+def _start_seed(seed: int) -> int:
+    """Seed of the start states: of the same numbers as tasks are drawn, the first start state would tell the task."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+
+
 class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
     """
     One environment of a domain, without a time limit; the registered ids add it and string episodes into meta-episodes.
@@ -408,7 +413,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         return None if self._raw is None else self.domain.positions(self._raw)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self._raw, _ = self.env.reset(seed=seed)
+        self._raw, _ = self.env.reset(seed=None if seed is None else _start_seed(seed))
         if seed is not None:
             self._task_rng, _ = np_random(seed)
         task = self.select_task(options)

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from sb3_ldm.envs.locomotion import HORIZON, TIMESTEP, AntDirection, AntGoal, Domain, domain_of
 from sb3_ldm.figures.plan import MUTED, Drawing, Plan, first_with, stem
 from sb3_ldm.results import PATHS_FILE, RunResult, SavedPaths
+from sb3_ldm.summary import split_name
 
 _TASK_COLOURS = ("#d1495b", "#2e6f9e", "#3a8f6b", "#c98b1b", "#8d5fa8")
 _SMOOTHING = 10  # steps over which a velocity is averaged: half a second
@@ -25,7 +26,10 @@ def paths(plan: Plan) -> Drawing:
     chosen = first_with(plan, lambda run: run.paths, PATHS_FILE)
     for label, run in chosen.items():
         assert run.paths is not None
-        yield stem("paths", label, chosen), _paths_figure(run.paths, domain_of(run.env), plan.name(label))
+        yield (
+            stem("paths", label, chosen),
+            _paths_figure(run.paths, domain_of(run.env), f"{plan.name(label)} (seed {run.seed})"),
+        )
 
 
 def do_nothing_return(run: RunResult, tasks: np.ndarray) -> float:
@@ -79,7 +83,8 @@ def _paths_figure(saved: SavedPaths, domain: Domain, name: str) -> Figure:
         axis.set_xlabel("x (m)" if on_plane else "time (s)")
     axes[0].set_ylabel("y (m)" if on_plane else "velocity (m/s)")
     targets = "dashed: target direction" if isinstance(domain, AntDirection) else "crosses: goals"
-    figure.suptitle(f"{name} on {saved.splits[0]} tasks", x=0.01, ha="left", fontsize=10)
+    actions = "most likely" if saved.deterministic else "sampled"
+    figure.suptitle(f"{name} on {split_name(saved.splits[0])} tasks, {actions} actions", x=0.01, ha="left", fontsize=10)
     label = targets if on_plane else "dashed: target velocity"
     figure.legend(handles=[Line2D([], [], linestyle="", label=label)], loc="outside lower left", fontsize=8, handlelength=0)
     return figure

@@ -126,8 +126,8 @@ def save_paths(
     model: BaseAlgorithm, env: VecEnv, path: Path, split: str = "eval", deterministic: bool = True, seed: int = 0
 ) -> None:
     """
-    Save where a robot goes in one meta-episode on every task of a split (Figure 8b to d): ``tasks``, ``split`` and ``paths``
-    ``(n_tasks, N, H, position_dim)``, the position before each step.
+    Save where a robot goes in one meta-episode on every task of a split (Figure 8b to d): ``tasks``, ``split``,
+    ``deterministic`` and ``paths`` ``(n_tasks, N, H, position_dim)``, the position before each step.
 
     :param model: the agent
     :param env: environments that tell their ``position``, to run on
@@ -141,7 +141,7 @@ def save_paths(
     # Sub-environments without a task of their own repeat one; the first of each is taken.
     found = {tuple(task): paths for task, paths in reversed(recorder.finished)}
     paths = np.stack([found[tuple(task)] for task in tasks]).astype(np.float32)
-    np.savez_compressed(path, tasks=tasks, split=np.full(len(tasks), split), paths=paths)
+    np.savez_compressed(path, tasks=tasks, split=np.full(len(tasks), split), deterministic=deterministic, paths=paths)
 
 
 def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:

@@ -92,7 +92,7 @@ def find_trained(algo: str, env_id: str, folder: str, exp_id: int = 0, best: boo
     :param exp_id: number of the run, 0 for the latest
     :param best: the best model of the evaluations instead of the last
     :return: the agent
-    :raises ValueError: if there is no such run
+    :raises ValueError: if there is no such run, or it lacks the statistics that its observations were normalised by
     """
     try:
         _, model_path, log_path = get_model_path(exp_id, folder, algo, EnvironmentName(env_id), load_best=best)
@@ -100,8 +100,11 @@ def find_trained(algo: str, env_id: str, folder: str, exp_id: int = 0, best: boo
         raise ValueError(f"folder={folder!r} has no trained {algo} for {env_id}: {error}") from None
     statistics = Path(log_path) / (BEST_NORMALIZER_FILE if best else f"{env_id}/vecnormalize.pkl")
     run = Path(log_path) / RUN_FILE
-    env_kwargs = json.loads(run.read_text(encoding="utf-8")).get("env_kwargs") or {} if run.is_file() else {}
-    return TrainedAgent(Path(model_path), statistics if statistics.is_file() else None, env_kwargs)
+    metadata = json.loads(run.read_text(encoding="utf-8")) if run.is_file() else {}
+    is_normalized = statistics.is_file()
+    if metadata.get("hyperparameters", {}).get("normalize") and not is_normalized:
+        raise ValueError(f"{statistics} is missing: the agent was trained on normalised observations")
+    return TrainedAgent(Path(model_path), statistics if is_normalized else None, metadata.get("env_kwargs") or {})
 
 
 def record_video(
