@@ -36,7 +36,7 @@ from benchmarks.imagination import ENV_ID, IMAGINATION, SHARES, option_words, se
 from benchmarks.settings import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.summary import display_name
-from sb3_ldm.zoo.configs import available_configs, config_path, load_preset
+from sb3_ldm.zoo.configs import available_configs, load_preset
 from sb3_ldm.zoo.registration import ALGORITHMS
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -334,7 +334,8 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
     make: Callable[..., Run] = Study
     if not is_study:
         config = given.get("config", variant if variant in available_configs() else algo)
-        config_path(config)
+        if not load_preset(config, env):
+            raise ValueError(f"{path}: config={config!r} of {variant!r} has no hyperparameters for {env}")
         env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
         make = partial(Training, config=config, env_kwargs=env_kwargs)
     elif env != ENV_ID or {"env_kwargs", "config"} & {*given, *data}:

@@ -343,26 +343,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     options = parser.parse_args(arguments)
     console = Console()
-    jobs: list[Job] = []
-    titles = []
-    names = available_experiments() if ALL in options.experiment else options.experiment
-    for name in names:
-        try:
-            experiment = load_experiment(name)
-        except ValueError as error:
-            sys.exit(f"error: {error}")
-        unknown = sorted(set(options.variants or ()) - set(experiment.variants))
-        if unknown and ALL not in options.experiment:
-            sys.exit(f"error: variants={unknown}: {name} has {', '.join(experiment.variants)}")
-        titles.append(experiment.title)
-        jobs += [
-            job
-            for job in make_jobs(experiment, options.runs, options.results)
-            if (options.seeds is None or job.run.seed in options.seeds)
-            and (options.variants is None or job.run.variant in options.variants)
-        ]
-    jobs = list({job.folder: job for job in jobs}.values())  # experiments share runs
-    title = ", ".join(titles)
+    try:
+        jobs, title = select_jobs(options)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     if not options.status:
         try:
             launch, n_jobs = _launcher(options)
@@ -379,6 +363,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(status_table(jobs, title))
     if not options.status and any(job.state == "failed" for job in jobs):
         sys.exit(1)
+
+
+def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
+    """
+    :param options: the command line
+    :return: the runs that it asks for, each once, and the titles of their experiments
+    :raises ValueError: if there is no such experiment or variant
+    """
+    names = available_experiments() if ALL in options.experiment else options.experiment
+    experiments = [load_experiment(name) for name in names]
+    for experiment in experiments:
+        unknown = sorted(set(options.variants or ()) - set(experiment.variants))
+        if unknown and ALL not in options.experiment:
+            raise ValueError(f"variants={unknown}: {experiment.name} has {', '.join(experiment.variants)}")
+    jobs = [
+        job
+        for experiment in experiments
+        for job in make_jobs(experiment, options.runs, options.results)
+        if (options.seeds is None or job.run.seed in options.seeds)
+        and (options.variants is None or job.run.variant in options.variants)
+    ]
+    # Experiments share runs.
+    return list({job.folder: job for job in jobs}.values()), ", ".join(experiment.title for experiment in experiments)
 
 
 def _launcher(options: argparse.Namespace) -> tuple[Launch, int]:

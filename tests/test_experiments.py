@@ -126,6 +126,7 @@ def test_an_algorithm_is_one_line(tmp_path):
         ({"variants": {"maml": None}}, "algo='maml'"),
         ({"variants": {"ldm": {"beta": 2.0}}}, "beta is not understood"),
         ({"variants": {"ldm": {"config": "ldm-papers"}}}, "ldm-papers"),
+        ({"variants": {"varibad-paper": {"algo": "varibad", "env": "AntGoal-v0"}}}, "has no hyperparameters for AntGoal-v0"),
         ({"sees": [1]}, "sees is not understood"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm", "worse": "rl3"}]}, "needs variants"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm"}]}, "needs variants"),
