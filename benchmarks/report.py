@@ -236,7 +236,8 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
     """
     lines = [f"## {experiment.title}", f"({experiment.source})", experiment.about]
     if not has_own_results(experiment, variants):
-        lines.append(f"Not run yet: `python -m benchmarks.run {experiment.name}`.")
+        changed = _changed(experiment.own_runs, results)
+        lines += changed or [f"Not run yet: `python -m benchmarks.run {experiment.name}`."]
         return "\n\n".join(line for line in lines if line) + "\n"
     table = studies_table if experiment.is_study else variants_table
     lines.append(table(experiment, variants).rstrip())
@@ -262,15 +263,21 @@ def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list
     """Paragraphs on the runs that are not among the finished ones."""
     done = {(variant, run.seed) for variant, members in variants.items() for run in members}
     missing = [run for run in experiment.runs if (run.variant, run.seed) not in done]
-    lines = []
-    for run in missing:
-        changed = run.changed_settings(run.results(results))
-        if changed:
-            lines.append(f"Left out: results of {run.name}, which had other settings than it has now ({', '.join(changed)}).")
+    lines = _changed(missing, results)
     if missing:
         names = ", ".join(run.name for run in missing)
         lines.append(f"Without results so far (not run, or not to the end): {names}.")
     return lines
+
+
+def _changed(runs: Sequence[Run], results: Path) -> list[str]:
+    """Paragraphs on the runs whose results are of other settings."""
+    changed = [(run.name, run.changed_settings(run.results(results))) for run in runs]
+    return [
+        f"Left out: results of {name}, which had other settings than it has now ({', '.join(settings)})."
+        for name, settings in changed
+        if settings
+    ]
 
 
 def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = PAGE, draw: bool = True) -> str:

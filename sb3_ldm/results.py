@@ -44,6 +44,8 @@ def files_of_attempts(folder: Path, name: str) -> list[Path]:
 
 def newest_file(folder: Path, name: str) -> Path | None:
     """
+    :param folder: a log folder, with the RL Zoo's folders ``<algo>/<env>_<k>`` in it
+    :param name: of a file in them
     :return: the latest of :func:`files_of_attempts`, None if there is none
     """
     return next(reversed(files_of_attempts(folder, name)), None)

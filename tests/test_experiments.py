@@ -366,7 +366,7 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     small = {"n_envs": 4, "batch_size": 20, "policy_kwargs": {"lstm_hidden_size": 8}}
     options = {"env_kwargs": {"horizon": 5, "episodes_per_task": 2}, "seeds": [0]}
     variants = {"rl2": {"hyperparameters": small}, "goal_oracle": {"algo": "rl2", "hyperparameters": small}}
-    variants["goal_oracle"]["env_kwargs"] = {"observe_task": True}
+    variants["goal_oracle"] |= {"env_kwargs": {"observe_task": True}, "label": "told its goal"}
     monkeypatch.setattr(experiments, "FOLDER", write(tmp_path / "yml", variants=variants, **options))
     monkeypatch.setattr(load_experiment, "__defaults__", (tmp_path / "yml",))
     folders = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
@@ -378,6 +378,7 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     (tmp_path / "figures" / "tiny" / "trajectory_99.png").touch()
     written = draw_experiment(experiment, tmp_path / "results", tmp_path / "figures")
     assert set(written) == set((tmp_path / "figures" / "tiny").iterdir()), "figures of earlier results are removed"
+    assert "| told its goal | 1 |" in (tmp_path / "figures" / "tiny" / "summary.md").read_text()
     assert {"comparison.png", "per_task.md", "summary.md"} <= {path.name for path in written}
     with pytest.raises(SystemExit, match="variants=\\['ldm'\\]"):
         run.main(["tiny", "--variants", "ldm", *folders])
@@ -551,6 +552,25 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     table = task_table(experiment, variants, "test", 2)
     assert "| 3, 6 | 10.10 | 8.00 |" in table
     assert len(comparison(experiment, variants).axes) == 2
+    assert not any("nothing" in figure.get_suptitle() for figure in [comparison(experiment, variants)])
+
+
+def test_comparisons_of_robots_show_what_standing_still_returns(tmp_path):
+    tasks = {"train": "0.1", "eval": "1.0"}
+    made_up_run(tmp_path / "results", 0, {"train": -50.0, "test": -60.0}, env="HalfCheetahVelocity-v0")
+    path = tmp_path / "results" / "tiny" / "ldm_seed0" / "final_evaluation.csv"
+    rows = list(csv.reader(path.open()))
+    for row in rows[1:]:
+        row[1] = "train" if row[1] == "train" else "eval"
+        row[3] = str(float(tasks[row[1]]) + 0.01 * int(row[3].split()[0]))
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    experiment = load_experiment("tiny", write(tmp_path / "yml", env="HalfCheetahVelocity-v0", seeds=[0]))
+    figure = comparison(experiment, load_variants(experiment, tmp_path / "results"))
+    assert "dashed: doing nothing" in figure.get_suptitle()
+    told = [[line.get_xdata() for line in axis.lines if line.get_linestyle() == "--"] for axis in figure.axes]
+    # A velocity v costs v in each of 200 steps.
+    np.testing.assert_allclose([lines[0][0] for lines in told], [-200 * 0.11, -200 * 1.04])
 
 
 def test_cost_is_the_processor_s_time_where_it_was_counted():
@@ -602,7 +622,7 @@ def test_what_mixtures_imagine_is_an_experiment(study, tmp_path):
     assert "c: not run yet: without_dropout" in text
 
 
-def test_studies_with_other_options_are_told(study):
+def test_studies_with_other_options_are_told(study, tmp_path):
     experiment, results = study
     first = experiment.runs[0]
     folder = first.results(results)
@@ -611,6 +631,9 @@ def test_studies_with_other_options_are_told(study):
     assert other.changed_settings(folder) == ["dropout_rate", "updates"]
     assert not replace(first, n_timesteps=10**6).is_finished(folder)
     assert replace(first, n_timesteps=1000).changed_settings(folder) == ["n_timesteps"]
+    changed = replace(experiment, runs=[other, *experiment.runs[1:]])
+    text = report.section(changed, {}, tmp_path, tmp_path / "page.md", results)
+    assert "other settings than it has now (dropout_rate, updates)." in text and "Not run yet" not in text
 
 
 def test_what_studies_found_is_compared(study, tmp_path):

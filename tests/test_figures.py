@@ -16,6 +16,7 @@ from sb3_ldm.figures.__main__ import main
 from sb3_ldm.figures.curves import average_curves, imagination
 from sb3_ldm.figures.draw import _grid_tasks
 from sb3_ldm.figures.grid import _keep_right
+from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
 from sb3_ldm.figures.plan import Plan
 from sb3_ldm.results import group_runs, load_paths, load_run
@@ -412,6 +413,9 @@ def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
     written = draw_figures([folder], tmp_path / "figures")
     assert sorted(path.name for path in written) == ["learning_curves.png", "paths.png", "summary.md"]
     assert all(path.read_bytes().startswith(PNG) for path in written[:2])
+    plan = Plan(group_runs([load_run(folder)]), None, False, 1, {"ldm": "An agent"})
+    ((_, figure),) = draw_paths(plan)
+    assert figure.get_suptitle() == "An agent (seed 0) on evaluation tasks, most likely actions"
 
 
 def test_paths_of_another_form_are_refused(tmp_path: Path) -> None:

@@ -354,7 +354,6 @@ def test_some_of_the_cores_are_not_the_machine(monkeypatch: pytest.MonkeyPatch) 
     assert not envpool_backend.fills_machine(4)
 
 
-@needs_envpool
 def test_the_first_start_state_does_not_tell_the_task() -> None:
     """Tasks and start states drawn from the same numbers would go together in the first episode after seeding."""
     env = gym.make("HalfCheetahVelocity-v0")
@@ -365,6 +364,7 @@ def test_the_first_start_state_does_not_tell_the_task() -> None:
     assert 8 <= sum(agree) <= 32
 
 
+@needs_envpool
 @pytest.mark.parametrize("env_id", IDS)
 def test_both_backends_draw_the_same_tasks(env_id: str) -> None:
     tasks = []

@@ -412,6 +412,7 @@ def test_a_model_is_saved_before_an_evaluation_that_fails(tmp_path, monkeypatch)
 
 def test_another_agent_than_the_last_one_begins_a_run_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
     folder = ["--env-kwargs", "episodes_per_task:2", "-f", str(tmp_path), "-n", "1600"]
     options = ["-params", "n_envs:4", "batch_size:400", "normalize:True", "--eval-freq", "400"]
     main(["--algo", "rl2", "--env", "HalfCheetahVelocity-v0", *folder, *options])
