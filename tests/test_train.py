@@ -413,8 +413,8 @@ def test_a_model_is_saved_before_an_evaluation_that_fails(tmp_path, monkeypatch)
 def test_another_agent_than_the_last_one_begins_a_run_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
-    folder = ["--env-kwargs", "episodes_per_task:2", "-f", str(tmp_path), "-n", "1600"]
-    options = ["-params", "n_envs:4", "batch_size:400", "normalize:True", "--eval-freq", "400"]
+    folder = ["--env-kwargs", "horizon:20", "-f", str(tmp_path), "-n", "160"]
+    options = ["-params", "n_envs:4", "batch_size:40", "normalize:True", "--eval-freq", "40"]
     main(["--algo", "rl2", "--env", "HalfCheetahVelocity-v0", *folder, *options])
     run = tmp_path / "rl2" / "HalfCheetahVelocity-v0_1"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -424,7 +424,7 @@ def test_another_agent_than_the_last_one_begins_a_run_of_its_own(tmp_path, monke
     monkeypatch.setattr(experiment.MetaExperimentManager, "_train", lambda self, model: seen.append(model))
     monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
     monkeypatch.setattr(experiment.MetaExperimentManager, "save_trained_model", lambda self, model: None)
-    main(["-i", str(run / "best_model.zip"), "-f", str(tmp_path), "--eval-freq", "-1", "-n", "4800"])
+    main(["-i", str(run / "best_model.zip"), "-f", str(tmp_path), "--eval-freq", "-1", "-n", "480"])
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert (tmp_path / "rl2" / "HalfCheetahVelocity-v0_2" / "HalfCheetahVelocity-v0.zip").is_file()
     np.testing.assert_array_equal(seen[0].get_vec_normalize_env().obs_rms.mean, best.obs_rms.mean)
