@@ -199,10 +199,10 @@ def study(
 
 
 def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, generator: th.Generator) -> float:
-    """:return: share of the normal workers whose final belief, decoded without dropout, promises most for their own goal"""
-    features = imagination.latent_dynamics.layout.encode_actions(probes.actions)
-    steps = (probes.states, features, probes.next_states)
-    own = imagination.expected_rewards(imagination.final_means, *steps, generator, dropout=False)
+    """:return: share of the normal workers for whose own goal the network predicts most after their final belief"""
+    network = imagination.latent_dynamics
+    transitions = (probes.states, network.layout.encode_actions(probes.actions), probes.next_states)
+    own = network.predict(imagination.final_means, transitions, generator).cpu().numpy()
     return float((probes.tasks[own.argmax(1)] == np.array(tasks)).all(-1).mean())
 
 

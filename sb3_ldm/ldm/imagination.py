@@ -254,29 +254,23 @@ class Imagination:
         actions: np.ndarray,
         next_states: np.ndarray,
         generator: th.Generator,
-        n_masks: int = 32,
-        dropout: bool = True,
     ) -> np.ndarray:
         """
-        What each latent model promises for each of some transitions.
+        What each latent model promises for each of some transitions, with the dropout that imagination has; where it has a new
+        mask at every step, on average over masks.
 
         :param latents: ``(n_latents, latent_dim)``
         :param states: ``(n_transitions, state_dim)``
         :param actions: one-hot or vector, ``(n_transitions, action_dim)``
         :param next_states: ``(n_transitions, state_dim)``
         :param generator: source of randomness
-        :param n_masks: masks to average over, where imagination draws a new one at every step
-        :param dropout: whether to decode with the dropout that imagination has, else with none
         :return: ``(n_latents, n_transitions)``
         """
-        kind = self.config.imagination_dropout if dropout else "off"
-        shapes = {"off": None, "step": (n_masks, len(states)), "meta_episode": (len(latents), 1)}
-        shape = shapes[kind]
-        mask = None if shape is None else self.latent_dynamics.dropout_mask(shape, generator)
-        steps = self._encode_steps(states, actions, next_states, mask)
-        if kind == "step" and mask is not None:
-            return th.stack([self._expected_rewards(latents, one) for one in steps]).mean(0).cpu().numpy()
-        return self._expected_rewards(latents, steps).cpu().numpy()
+        if self.config.imagination_dropout == "step":
+            return self.latent_dynamics.predict(latents, (states, actions, next_states), generator).cpu().numpy()
+        has_mask = self.config.imagination_dropout == "meta_episode"
+        mask = self.latent_dynamics.dropout_mask((len(latents), 1), generator) if has_mask else None
+        return self._expected_rewards(latents, self._encode_steps(states, actions, next_states, mask)).cpu().numpy()
 
     def _encode_steps(
         self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray, mask: th.Tensor | None

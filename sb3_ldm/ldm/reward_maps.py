@@ -111,13 +111,12 @@ def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskPr
     :param batch: meta-episodes
     :param probes: typical transitions of the tasks
     :param times: after how many transitions to look, ``(n_times,)``
-    :return: expected rewards without dropout, ``(batch, n_times, n_probes)``
+    :return: predicted rewards, ``(batch, n_times, n_probes)``
     """
     mu, _ = network.beliefs(batch)
-    features = network.layout.encode_actions(probes.actions)
-    steps = [th.as_tensor(x, device=mu.device) for x in (probes.states, features, probes.next_states)]
-    outputs = network.decoder(mu[times].unsqueeze(2), network.decoder.encode_steps(*steps))
-    return network.expected_reward(outputs).transpose(0, 1).cpu().numpy()
+    transitions = (probes.states, network.layout.encode_actions(probes.actions), probes.next_states)
+    predicted = network.predict(mu[times], transitions, th.Generator(mu.device).manual_seed(0))
+    return predicted.transpose(0, 1).cpu().numpy()
 
 
 class RewardMapCallback(BaseCallback):

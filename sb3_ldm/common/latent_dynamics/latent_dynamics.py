@@ -181,6 +181,31 @@ class LatentDynamics(nn.Module):
             return self.low + (self.high - self.low) * th.sigmoid(outputs)
         return outputs
 
+    @th.no_grad()
+    def predict(
+        self,
+        latents: th.Tensor,
+        transitions: tuple[np.ndarray, np.ndarray, np.ndarray],
+        generator: th.Generator | None = None,
+        n_masks: int = 32,
+    ) -> th.Tensor:
+        """
+        What the network knows of rewards: its expectation over the dropout that it was trained with. Without any dropout a
+        decoder that was trained with much of it sees inputs that it has never met, and promises next to nothing.
+
+        :param latents: ``(..., latent_dim)``
+        :param transitions: states ``(n, state_dim)``, actions ``(n, action_dim)`` and next states ``(n, state_dim)``
+        :param generator: source of randomness
+        :param n_masks: masks to average over
+        :return: ``(..., n)``
+        """
+        device = next(self.parameters()).device
+        mask = self.dropout_mask((n_masks, len(transitions[0])), generator)
+        states, actions, next_states = (th.as_tensor(array, device=device) for array in transitions)
+        steps = self.decoder.encode_steps(states, actions, next_states, mask)
+        drawn = [steps] if mask is None else list(steps)
+        return th.stack([self.expected_reward(self.decoder(latents.unsqueeze(-2), one)) for one in drawn]).mean(0)
+
     def draw(self, batch: MetaEpisodeBatch, generator: th.Generator | None = None) -> "Draws":
         """
         :param batch: meta-episodes
