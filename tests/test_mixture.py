@@ -102,7 +102,9 @@ def bernoulli(**options):
 
 
 def imagination(model=None, n_normal=5, n_mixture=3, seed=0, **config):
-    imagined = Imagination(model or network(), n_normal, n_mixture, ImaginationConfig(**config), generator(seed))
+    imagined = Imagination(
+        model or network(), n_normal, n_mixture, ImaginationConfig(**{"imagination_dropout": "off", **config}), generator(seed)
+    )
     imagined.start()
     return imagined
 
@@ -280,7 +282,9 @@ def mixture_env(venv, n_mixture, model=None, capacity=50, **config):
     layout = venv.observation_space.layout
     n_normal = venv.num_envs - n_mixture
     model = model or network(layout)
-    imagined = Imagination(model, n_normal, n_mixture, ImaginationConfig(**config), generator())
+    imagined = Imagination(
+        model, n_normal, n_mixture, ImaginationConfig(**{"imagination_dropout": "off", **config}), generator()
+    )
     env = MixtureVecEnv(venv, imagined, MetaEpisodeBuffer(capacity, layout, n_normal))
     return env, Spy(imagined)
 
