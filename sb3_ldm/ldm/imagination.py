@@ -32,7 +32,7 @@ class ImaginationConfig:
     :param imaginary_reward: the decoder's ``mean``; for the Bernoulli likelihood also a ``sample``, or a ``threshold`` at
         p = 1/2, both of which only take the two values of true rewards
     :param imagination_dropout: dropout of the decoder while imagining: ``off``, a new mask every ``step`` or one mask per
-        ``meta_episode``; a decoder that was trained with much dropout is wrong without it
+        ``meta_episode``; a decoder that was trained with much dropout promises little without
     :param n_candidates: mixtures drawn for each imaginary task; above 1 the first is kept whose goals are not those of known
         tasks (``final`` beliefs and Bernoulli likelihood only); they are compared with the dropout of their meta-episode, or
         none where it is drawn at every step

@@ -46,7 +46,7 @@ class LDM(LatentDynamicsPPO, RL2):
     :param mixture_time: mix the normal workers' ``"current"`` beliefs, or the ``"final"`` ones of their last meta-episodes
     :param imaginary_reward: the decoder's ``"mean"``, or (Bernoulli) a ``"sample"`` or ``"threshold"`` of its two rewards
     :param imagination_dropout: its dropout in imagination: ``"off"``, new every ``"step"`` or every ``"meta_episode"``;
-        ``"off"`` only where there was little in training: a decoder that was trained with much is wrong without it
+        ``"off"`` only where there was little in training: a decoder that was trained with much promises little without
     :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any,
         more need ``mixture_time="final"`` and ``reward_likelihood="bernoulli"``
     :param require_goal: an imaginary task must promise the high reward somewhere, else its worker gets a true one;
