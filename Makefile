@@ -4,7 +4,8 @@ VENV ?= .venv
 # The address of an index that offers other builds of torch, for example CPU-only ones. They win over the standard build
 # of the same version, as a local version (+cpu) sorts after it.
 TORCH_INDEX ?=
-PYTEST_ARGS ?=
+# One process per core, four at most: each of them loads torch.
+PYTEST_ARGS ?= -n auto --maxprocesses 4
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.sb3_ldm_installed
@@ -25,7 +26,7 @@ quickstart: $(STAMP)  ## train and evaluate a small agent, draw the figures
 
 test: check-codestyle type pytest  ## code style, types and the fast tests
 
-pytest: $(STAMP)  ## the fast tests (PYTEST_ARGS="-n 4" for four processes)
+pytest: $(STAMP)  ## the fast tests (PYTEST_ARGS= for one process)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 slow-tests: $(STAMP)  ## the tests that train agents for minutes
