@@ -5,6 +5,7 @@ of the files in ``benchmarks/results``.
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.experiment import RESULTS, Expectation, Experiment, Run, available_experiments, load_experiment
+from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants
 from benchmarks.imagination import IMAGINATION
-from benchmarks.statistics import iqm_interval, n_reached_in_second_half, task_scores
+from benchmarks.statistics import (
+    failed_seeds,
+    found_by_studies,
+    iqm_interval,
+    last_episode,
+    n_reached,
+    n_reached_in_second_half,
+    task_scores,
+)
+from benchmarks.verdicts import Outcome, Variants, Verdict, judge
 from sb3_ldm.results import RunResult
 from sb3_ldm.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
@@ -30,25 +40,28 @@ _SHOWN_FIGURES = (
     "paths*.png",
 )
 
-#: With fewer seeds intervals say little: two of two that do not overlap come about by chance in a third of the cases.
-FEW_SEEDS = 3
+INTRODUCTION = """# Results
+
+Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Most runs have the settings of this package's
+presets and a fifth of the paper's frames or less: what is said to agree with the paper has the same direction, not the same
+numbers.
+
+Returns are those of the last episode of a meta-episode, and in the last columns (paper, Appendix F) of the first one, actions
+sampled: means over tasks, then interquartile means over seeds (of fewer than four, means) with 95% bootstrap intervals, for
+which whole seeds are resampled. Of two, three or four seeds such an interval is little else than their range: it holds the
+true median in about 50, 75 or 88% of the cases, not in 95%. An expectation holds, or does not, if two intervals do not
+overlap; where there is no difference at all, that happens between two and two seeds in 33% of the cases, between two and three
+in 20, three and three in 10 and four and four in 3%. A single run decides nothing. Expectations that the paper does not have
+are our own.
+
+Numbers of solved tasks: mean and standard deviation over seeds, at the end of training and on average over the evaluations of
+its second half. Core minutes are of the runs that counted them, wall minutes depend on what else the machine did. Seeds differ
+in their networks and actions, but share most sequences of training tasks: as in Stable-Baselines3, worker i of seed s is
+seeded with s + i.
+"""
 
 N_CORES = 2  #: runs side by side that the budget is told for
 SUITE_HOURS = 6  #: what a reader may have for all experiments
-
-Variants = Mapping[str, Sequence[RunResult]]
-
-
-def failed_seeds(runs: Sequence[RunResult], least_train_return: float | None) -> list[int]:
-    """
-    :param runs: runs that differ in their seed
-    :param least_train_return: in the last episode, of an agent that has learned
-    :return: the seeds whose agents have not
-    """
-    if least_train_return is None:
-        return []
-    means = task_scores(runs, "train", _last_episode(runs)).mean(axis=1)
-    return [run.seed for run, mean in zip(runs, means, strict=True) if mean < least_train_return]
 
 
 def core_hours(metadata: Mapping[str, Any]) -> float | None:
@@ -61,17 +74,6 @@ def core_hours(metadata: Mapping[str, Any]) -> float | None:
     if "wall_time_s" in metadata:
         return metadata["wall_time_s"] * metadata.get("threads", 1) / 3600
     return None
-
-
-def _last_episode(runs: Sequence[RunResult]) -> int:
-    return max(run.episodes_per_task for run in runs)
-
-
-def _n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
-    tables = [
-        run.final_evaluation.select(split, False, _last_episode(runs)) for run in runs if run.final_evaluation is not None
-    ]
-    return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
 
 
 class Column(NamedTuple):
@@ -114,11 +116,11 @@ def _minutes(runs: Sequence[RunResult], time: str) -> str:
 
 
 def _return_in(split: str, episode: int | None, runs: Sequence[RunResult]) -> str:
-    return iqm_interval(task_scores(runs, split, episode or _last_episode(runs))).text()
+    return iqm_interval(task_scores(runs, split, episode or last_episode(runs))).text()
 
 
 def _solved(split: str, runs: Sequence[RunResult]) -> str:
-    reached = _n_reached(runs, split)
+    reached = n_reached(runs, split)
     return "-" if reached is None else mean_and_std(reached, 1)
 
 
@@ -152,67 +154,14 @@ def studies_table(experiment: Experiment, variants: Variants) -> str:
     """
     rows = []
     for variant, runs in variants.items():
-        shares = [_in_percent(_found(runs, name)) for name in ("in_test", "own_task_right", "unseen_task_right")]
+        shares = [_in_percent(found_by_studies(runs, name)) for name in ("in_test", "own_task_right", "unseen_task_right")]
         rows.append([experiment.label(variant), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares])
     header = ["", "seeds", "updates", "imagined on unseen goals", "training tasks known", "unseen tasks known"]
     return markdown_table(header, rows, "lrrrrr")
 
 
-def _found(studies: Sequence[RunResult], name: str) -> np.ndarray:
-    """What the studies found, shape ``(n_seeds, 1)``."""
-    return np.array([[study.metadata["result"][name]] for study in studies])
-
-
 def _in_percent(shares: np.ndarray) -> str:
     return mean_and_std((100 * shares[:, 0]).tolist(), 0) + "%"
-
-
-def judge(expectation: Expectation, variants: Variants, learned: float | None = None) -> str:
-    """
-    :param expectation: what results should show
-    :param variants: finished runs by variant
-    :param learned: training return of an agent that has learned; two that have not are not compared
-    :return: whether they do, in words
-    """
-    lacking = [name for name in expectation.variants if name not in variants]
-    if lacking:
-        return f"not run yet: {', '.join(lacking)}"
-    found = [iqm_interval(_scores(expectation, variants[name])) for name in expectation.variants]
-    numbers = " against ".join(interval.text() for interval in found)
-    least = expectation.returned if expectation.reached is None else expectation.reached
-    if expectation.variant is None:
-        failed = [(len(failed_seeds(variants[name], learned)), len(variants[name])) for name in expectation.variants]
-        if all(n_failed == n_runs for n_failed, n_runs in failed):
-            return f"not to be judged, for neither has learned the training tasks: {numbers}"
-        if any(n_failed for n_failed, _ in failed):
-            told = " and ".join(f"{n_failed} of {n_runs}" for n_failed, n_runs in failed)
-            numbers += f"; {told} seeds had not learned the training tasks"
-        if all(interval.n_seeds == 1 for interval in found):
-            return f"undecided, one seed each: {numbers}"
-        holds, fails = found[0].above(found[1]), found[1].above(found[0])
-    else:
-        assert least is not None, f"{expectation.claim}: give returned or reached"
-        holds, fails = found[0].low >= least, found[0].high < least
-        numbers += f", at least {least:g} expected"
-    n_seeds = min(interval.n_seeds for interval in found)
-    few = f", but {n_seeds} seed{'s tell' if n_seeds > 1 else ' tells'} little" if n_seeds < FEW_SEEDS else ""
-    if holds:
-        return f"{'agrees with the paper' if expectation.paper else 'as expected'}{few}: {numbers}"
-    if fails:
-        return f"{'DISAGREES with the paper' if expectation.paper else 'NOT as expected'}{few}: {numbers}"
-    return f"undecided, {'the intervals overlap' if expectation.variant is None else 'seeds differ'}: {numbers}"
-
-
-def _scores(expectation: Expectation, runs: Sequence[RunResult]) -> np.ndarray:
-    """What an expectation is about, of each seed, ``(n_seeds, n_tasks or 1)``."""
-    if expectation.result is not None:
-        return _found(runs, expectation.result)
-    assert expectation.split is not None
-    if expectation.reached is None:
-        return task_scores(runs, expectation.split, _last_episode(runs))
-    reached = _n_reached(runs, expectation.split)
-    assert reached is not None, f"{expectation.claim}: the environment does not tell success"
-    return np.array(reached)[:, None]
 
 
 def has_own_results(experiment: Experiment, variants: Variants) -> bool:
@@ -225,10 +174,27 @@ def has_own_results(experiment: Experiment, variants: Variants) -> bool:
     return bool(own & set(variants))
 
 
-def section(experiment: Experiment, variants: Variants, figures: Path, page: Path, results: Path = RESULTS) -> str:
+def judged(experiment: Experiment, variants: Variants) -> list[Verdict]:
     """
     :param experiment: an experiment
     :param variants: its finished runs by variant
+    :return: what became of its expectations
+    """
+    return [judge(one, variants, experiment.learned) for one in experiment.expectations]
+
+
+def section(
+    experiment: Experiment,
+    variants: Variants,
+    verdicts: Sequence[Verdict],
+    figures: Path,
+    page: Path,
+    results: Path = RESULTS,
+) -> str:
+    """
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
+    :param verdicts: what became of its expectations
     :param figures: folder of its figures
     :param page: the page that they are shown on
     :param results: where all results are
@@ -241,8 +207,8 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
         return "\n\n".join(line for line in lines if line) + "\n"
     table = studies_table if experiment.is_study else variants_table
     lines.append(table(experiment, variants).rstrip())
-    verdicts = [f"- {one.claim}: {judge(one, variants, experiment.learned)}" for one in experiment.expectations]
-    lines.append("\n".join(verdicts))
+    claims = [one.claim for one in experiment.expectations]
+    lines.append("\n".join(f"- {claim}: {verdict.text}" for claim, verdict in zip(claims, verdicts, strict=True)))
     for figure in [path for pattern in _SHOWN_FIGURES for path in sorted(figures.glob(pattern))]:
         path = Path(os.path.relpath(figure, page.parent)).as_posix()
         lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
@@ -254,9 +220,16 @@ def section(experiment: Experiment, variants: Variants, figures: Path, page: Pat
     if links:
         folder = Path(os.path.relpath(figures, page.parent)).as_posix()
         lines.append(f"More numbers: {', '.join(links)}; [all figures]({folder}).")
+    lines += _uncommitted(variants)
     lines += _left_out(experiment, variants, results)
     lines.append(f"```bash\npython -m benchmarks.run {experiment.name}\npython -m benchmarks.figures {experiment.name}\n```")
     return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _uncommitted(variants: Variants) -> list[str]:
+    """A paragraph on the runs whose code cannot be restored from the commit that they name."""
+    runs = [run for members in variants.values() for run in members if run.metadata.get("commit", "").endswith("-dirty")]
+    return [f"Trained with changes that were not committed: {', '.join(run.path.name for run in runs)}."] if runs else []
 
 
 def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list[str]:
@@ -288,29 +261,45 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
     :param draw: whether to draw the figures again
     :return: the page, as Markdown
     """
-    parts = [
-        "# Results\n",
-        "Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Returns are those of the last episode "
-        "of a meta-episode, and in the last columns (paper, Appendix F) of the first one, actions sampled: means over tasks, "
-        "then interquartile means over seeds (of fewer than four, means) with 95% bootstrap intervals, for which whole seeds "
-        "are resampled. Of two, three or four seeds such an interval is little else than their range: it holds the true "
-        "median in about 50, 75 or 88% of the cases, not in 95%, and two of them do not overlap, though there is no "
-        "difference, in about 33, 10 or 3%. What is said of an expectation rests on such intervals; expectations that the "
-        "paper does not have are our own. Numbers of solved tasks: mean and "
-        "standard deviation over seeds, at the end of training and on average over the evaluations of its second half. "
-        "Core minutes are of the runs that counted them, wall minutes depend on what else the machine did. Seeds differ in "
-        "their networks and actions, but share most sequences of training tasks: as in Stable-Baselines3, worker i of seed s "
-        "is seeded with s + i.\n",
-    ]
     experiments = [load_experiment(name) for name in available_experiments()]
     found = {experiment.name: load_variants(experiment, results) for experiment in experiments}
-    parts.append(budget_section(budgets(experiments, found)))
+    verdicts = {experiment.name: judged(experiment, found[experiment.name]) for experiment in experiments}
+    parts = [INTRODUCTION, overview(experiments, found, verdicts)]
     for experiment in experiments:
         variants = found[experiment.name]
         if draw and has_own_results(experiment, variants):
             draw_experiment(experiment, results, figures)
-        parts.append(section(experiment, variants, figures / experiment.name, page, results))
+        parts.append(section(experiment, variants, verdicts[experiment.name], figures / experiment.name, page, results))
+    parts.append(budget_section(budgets(experiments, found)))
     return "\n".join(part for part in parts if part)
+
+
+def overview(
+    experiments: Sequence[Experiment], found: Mapping[str, Variants], verdicts: Mapping[str, Sequence[Verdict]]
+) -> str:
+    """
+    :param experiments: all experiments, the most valuable ones first
+    :param found: their finished runs by variant, by their names
+    :param verdicts: what became of their expectations, by their names
+    :return: how far each is and how many of its expectations hold, as Markdown
+    """
+    rows = []
+    for one in experiments:
+        outcomes = [verdict.outcome for verdict in verdicts[one.name]]
+        n_runs = sum(len(members) for members in found[one.name].values())
+        counts = [str(outcomes.count(outcome)) for outcome in Outcome]
+        rows.append([f"[{one.title}](#{_anchor(one.title)})", f"{n_runs} of {len(one.runs)}", *counts])
+    header = [
+        "experiment",
+        "runs finished",
+        *(f"expectations: {Outcome.HOLDS.value}", *(one.value for one in list(Outcome)[1:])),
+    ]
+    return markdown_table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def _anchor(title: str) -> str:
+    """What GitHub links a heading by."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 class Budget(NamedTuple):

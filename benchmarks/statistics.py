@@ -96,3 +96,44 @@ def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
     table = run.evaluations.select(split, False, run.episodes_per_task)
     table = table.where(table.timesteps > run.frames / 2)
     return table.n_reached if table.has_successes else None
+
+
+def last_episode(runs: Sequence[RunResult]) -> int:
+    """
+    :param runs: some runs
+    :return: index of the last episode of a meta-episode, from 1
+    """
+    return max(run.episodes_per_task for run in runs)
+
+
+def failed_seeds(runs: Sequence[RunResult], least_train_return: float | None) -> list[int]:
+    """
+    :param runs: runs that differ in their seed
+    :param least_train_return: in the last episode, of an agent that has learned
+    :return: the seeds whose agents have not
+    """
+    if least_train_return is None:
+        return []
+    means = task_scores(runs, "train", last_episode(runs)).mean(axis=1)
+    return [run.seed for run, mean in zip(runs, means, strict=True) if mean < least_train_return]
+
+
+def n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
+    """
+    :param runs: runs that differ in their seed
+    :param split: of the final evaluation
+    :return: of each seed the tasks that succeed in the last episode, actions sampled; None if the environment does not tell
+    """
+    tables = [
+        run.final_evaluation.select(split, False, last_episode(runs)) for run in runs if run.final_evaluation is not None
+    ]
+    return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
+
+
+def found_by_studies(studies: Sequence[RunResult], name: str) -> np.ndarray:
+    """
+    :param studies: of imagination, which differ in their seed
+    :param name: of a number that they found
+    :return: that number, shape ``(n_seeds, 1)``
+    """
+    return np.array([[study.metadata["result"][name]] for study in studies])

@@ -18,7 +18,8 @@ from benchmarks import experiment as experiments
 from benchmarks import imagination, report, run
 from benchmarks.experiment import Expectation, Experiment, Study, Training, available_experiments, load_experiment
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
-from benchmarks.statistics import iqm_interval, task_scores
+from benchmarks.statistics import failed_seeds, iqm_interval, task_scores
+from benchmarks.verdicts import Outcome, Verdict, judge
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo.configs import config_path
@@ -480,26 +481,36 @@ def test_scores_are_by_seed_and_task(made_up, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "verdict"),
+    ("given", "outcome", "verdict"),
     [
-        ({"split": "test", "variant": "ldm", "reached": 2}, "as expected: 2.00 [2.00, 2.00], at least 2 expected"),
-        ({"split": "test", "variant": "ldm", "reached": 2.5}, "NOT as expected: 2.00 [2.00, 2.00]"),
-        ({"split": "test", "variant": "ldm", "reached": 2.5, "paper": True}, "DISAGREES with the paper: 2.00"),
-        ({"split": "train", "variant": "rl2", "returned": 22.0}, "as expected: 22.10 [22.10, 22.10]"),
+        (
+            {"split": "test", "variant": "ldm", "reached": 2},
+            Outcome.HOLDS,
+            "as expected: 2.00 [2.00, 2.00], at least 2 expected",
+        ),
+        ({"split": "test", "variant": "ldm", "reached": 2.5}, Outcome.FAILS, "NOT as expected: 2.00 [2.00, 2.00]"),
+        ({"split": "test", "variant": "ldm", "reached": 2.5, "paper": True}, Outcome.FAILS, "DISAGREES with the paper: 2.00"),
+        ({"split": "train", "variant": "rl2", "returned": 22.0}, Outcome.HOLDS, "as expected: 22.10 [22.10, 22.10]"),
         (
             {"split": "test", "variant": "rl2", "returned": 8.0},
+            Outcome.OPEN,
             "undecided, seeds differ: 8.10 [5.10, 11.10], at least 8 expected",
         ),
-        ({"split": "test", "better": "ldm", "worse": "rl2"}, "undecided, the intervals overlap: 10.20"),
-        ({"split": "train", "better": "rl2", "worse": "ldm"}, "undecided, the intervals overlap: 22.10 [22.10, 22.10]"),
-        ({"split": "test", "better": "ldm", "worse": "mixreg"}, "not run yet: mixreg"),
+        ({"split": "test", "better": "ldm", "worse": "rl2"}, Outcome.OPEN, "undecided, the intervals overlap: 10.20"),
+        (
+            {"split": "train", "better": "rl2", "worse": "ldm"},
+            Outcome.OPEN,
+            "undecided, the intervals overlap: 22.10 [22.10, 22.10]",
+        ),
+        ({"split": "test", "better": "ldm", "worse": "mixreg"}, Outcome.NOT_RUN, "not run yet: mixreg"),
     ],
 )
-def test_expectations_are_judged_by_the_intervals(made_up, given, verdict):
-    assert report.judge(Expectation("claim", **given), made_up[1]).startswith(verdict)
+def test_expectations_are_judged_by_the_intervals(made_up, given, outcome, verdict):
+    judged = judge(Expectation("claim", **given), made_up[1])
+    assert judged.outcome is outcome and judged.text.startswith(verdict)
 
 
-def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
+def test_two_seeds_tell_little_one_decides_nothing(made_up):
     _, variants = made_up
     raised = [
         replace(one, final_evaluation=replace(one.final_evaluation, returns=one.final_evaluation.returns + 50))
@@ -507,27 +518,47 @@ def test_expectations_of_one_seed_tell_little_and_clear_ones_are_clear(made_up):
     ]
     both = {"ldm": raised, "rl2": variants["rl2"]}
     better = Expectation("claim", "test", better="ldm", worse="rl2")
-    assert report.judge(better, both).startswith("as expected: 60.20 [")
-    assert report.judge(replace(better, better="rl2", worse="ldm"), both).startswith("NOT as expected: ")
-    one_seed = {**both, "ldm": raised[:1]}
-    assert report.judge(better, one_seed).startswith("as expected, but 1 seed tells little: 60.10 against")
-    reached = Expectation("claim", "test", variant="ldm", returned=60.0, paper=True)
-    assert report.judge(reached, one_seed).startswith("agrees with the paper, but 1 seed tells little: 60.10, at least 60")
-    one_each = {name: members[:1] for name, members in both.items()}
-    assert report.judge(better, one_each).startswith("undecided, one seed each: 60.10 against 5.10")
+    assert judge(better, both).text.startswith("as expected: 60.20 [")
+    assert judge(replace(better, better="rl2", worse="ldm"), both).text.startswith("NOT as expected: ")
     two_seeds = {name: members[:2] for name, members in both.items()}
-    assert report.judge(better, two_seeds).startswith("as expected, but 2 seeds tell little")
+    assert judge(better, two_seeds).text.startswith("as expected, but 2 seeds tell little")
+
+    one_seed = {**both, "ldm": raised[:1]}
+    verdict = judge(better, one_seed)
+    assert verdict.outcome is Outcome.OPEN and verdict.text.startswith("undecided, 1 against 3 seeds: 60.10 against")
+    one_each = {name: members[:1] for name, members in both.items()}
+    assert judge(better, one_each).text.startswith("undecided, one seed each: 60.10 against 5.10")
+    for least, told in ((60.0, "which has done so: 60.10, at least 60"), (61.0, "which has not done so: 60.10")):
+        verdict = judge(Expectation("claim", "test", variant="ldm", returned=least, paper=True), one_seed)
+        assert verdict.outcome is Outcome.OPEN and verdict.text.startswith(f"undecided, one seed, {told}")
 
 
 def test_agents_that_have_not_learned_are_not_compared(made_up):
     """Of the seeds with more than 21 there are some of both; with more than 100 there is none."""
     better = Expectation("claim", "test", better="ldm", worse="rl2")
-    verdict = report.judge(better, made_up[1], learned=21.0)
+    verdict = judge(better, made_up[1], learned=21.0).text
     assert verdict.startswith("undecided") and verdict.endswith("; 1 of 3 and 0 of 3 seeds had not learned the training tasks")
-    assert report.judge(better, made_up[1], learned=20.0).count("had not learned") == 0
-    assert report.judge(better, made_up[1], learned=100.0).startswith("not to be judged, for neither has learned")
+    assert judge(better, made_up[1], learned=20.0).text.count("had not learned") == 0
+    assert judge(better, made_up[1], learned=100.0).text.startswith("not to be judged, for neither has learned")
     alone = Expectation("claim", "train", variant="rl2", returned=22.0)
-    assert report.judge(alone, made_up[1], learned=100.0).startswith("as expected")
+    assert judge(alone, made_up[1], learned=100.0).text.startswith("as expected")
+
+
+def test_the_overview_counts_what_became_of_expectations(made_up):
+    experiment, variants = made_up
+    experiment = replace(experiment, title="The paper's (own) choice")
+    verdicts = [Verdict(outcome, "") for outcome in (Outcome.HOLDS, Outcome.HOLDS, Outcome.FAILS, Outcome.OPEN)]
+    text = report.overview([experiment], {experiment.name: variants}, {experiment.name: verdicts})
+    row = "| [The paper's (own) choice](#the-papers-own-choice) | 6 of 9 | 2 | 1 | 1 | 0 |"
+    assert "| expectations: hold | do not hold | undecided | not run yet |" in text and row in text
+
+
+def test_runs_of_uncommitted_code_are_told(made_up, tmp_path):
+    experiment, variants = made_up
+    assert "not committed" not in report.section(experiment, variants, [], tmp_path, tmp_path / "page.md")
+    dirty = replace(variants["ldm"][1], metadata={**variants["ldm"][1].metadata, "commit": "0123abcd-dirty"})
+    text = report.section(experiment, {**variants, "ldm": [dirty]}, [], tmp_path, tmp_path / "page.md")
+    assert "Trained with changes that were not committed: ldm_seed1." in text
 
 
 def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_environment():
@@ -541,13 +572,13 @@ def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_env
 def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     experiment, variants = made_up
     (tmp_path / "per_task.md").touch()
-    assert report.failed_seeds(variants["ldm"], 21.0) == [0] and report.failed_seeds(variants["ldm"], None) == []
-    text = report.section(experiment, variants, tmp_path, tmp_path / "RESULTS.md")
+    assert failed_seeds(variants["ldm"], 21.0) == [0] and failed_seeds(variants["ldm"], None) == []
+    text = report.section(experiment, variants, report.judged(experiment, variants), tmp_path, tmp_path / "RESULTS.md")
     assert "| LDM | 3 (training return below 21: 0) | 100 | 2 ± 0 | 21.10" in text and "2.0 ± 0.0" in text
     assert "More numbers: [every task](per_task.md); [all figures](.)." in text
     assert "Without results so far (not run, or not to the end): mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
     named = replace(experiment, labels={"ldm": "LDM with a name"})
-    assert "| LDM with a name | 3 (" in report.section(named, variants, tmp_path, tmp_path / "RESULTS.md")
+    assert "| LDM with a name | 3 (" in report.section(named, variants, [], tmp_path, tmp_path / "RESULTS.md")
     assert comparison(named, variants).axes[0].get_yticklabels()[0].get_text() == "LDM with a name (3)"
     table = task_table(experiment, variants, "test", 2)
     assert "| 3, 6 | 10.10 | 8.00 |" in table
@@ -585,7 +616,7 @@ def test_runs_of_another_experiment_alone_are_no_results(made_up, tmp_path):
     borrowed = replace(experiment, name="other")
     assert report.has_own_results(experiment, variants) and not report.has_own_results(borrowed, variants)
     assert "Not run yet: `python -m benchmarks.run other`" in report.section(
-        borrowed, variants, tmp_path, tmp_path / "page.md"
+        borrowed, variants, [], tmp_path, tmp_path / "page.md"
     )
 
 
@@ -617,7 +648,9 @@ def test_what_mixtures_imagine_is_an_experiment(study, tmp_path):
     assert found.reward_maps is not None and len(found.reward_maps.maps) == 4
     assert {"in_test", "own_task_right", "unseen_task_right"} <= set(found.metadata["result"])
     assert [path.name for path in draw_experiment(experiment, results, tmp_path)] == ["reward_maps.png"]
-    text = report.section(experiment, variants, tmp_path / "tiny", tmp_path / "page.md", results)
+    text = report.section(
+        experiment, variants, report.judged(experiment, variants), tmp_path / "tiny", tmp_path / "page.md", results
+    )
     assert "| with dropout | 1 | 3 |" in text and "(tiny/reward_maps.png)" in text
     assert "c: not run yet: without_dropout" in text
 
@@ -632,7 +665,7 @@ def test_studies_with_other_options_are_told(study, tmp_path):
     assert not replace(first, n_timesteps=10**6).is_finished(folder)
     assert replace(first, n_timesteps=1000).changed_settings(folder) == ["n_timesteps"]
     changed = replace(experiment, runs=[other, *experiment.runs[1:]])
-    text = report.section(changed, {}, tmp_path, tmp_path / "page.md", results)
+    text = report.section(changed, {}, [], tmp_path, tmp_path / "page.md", results)
     assert "other settings than it has now (dropout_rate, updates)." in text and "Not run yet" not in text
 
 
@@ -645,10 +678,10 @@ def test_what_studies_found_is_compared(study, tmp_path):
 
     (expectation,) = experiment.expectations
     judged = [
-        report.judge(expectation, {"with_dropout": studies(*better), "without_dropout": studies(0.1, 0.12, 0.2)})
+        judge(expectation, {"with_dropout": studies(*better), "without_dropout": studies(0.1, 0.12, 0.2)})
         for better in ((0.5, 0.4, 0.6), (0.01, 0.02, 0.03), (0.15, 0.16, 0.3))
     ]
-    assert [verdict.split(":")[0] for verdict in judged] == [
+    assert [verdict.text.split(":")[0] for verdict in judged] == [
         "as expected",
         "NOT as expected",
         "undecided, the intervals overlap",

@@ -1,0 +1,106 @@
+"""What results say of an expectation: whether they show it, show the opposite, or leave it open."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.experiment import Expectation
+from benchmarks.statistics import Interval, failed_seeds, found_by_studies, iqm_interval, last_episode, n_reached, task_scores
+from sb3_ldm.results import RunResult
+
+#: With fewer seeds intervals say little: two of two that do not overlap come about by chance in a third of the cases.
+FEW_SEEDS = 3
+
+Variants = Mapping[str, Sequence[RunResult]]
+
+
+class Outcome(Enum):
+    """What became of an expectation."""
+
+    HOLDS = "hold"
+    FAILS = "do not hold"
+    OPEN = "undecided"
+    NOT_RUN = "not run yet"
+
+
+class Verdict(NamedTuple):
+    """An outcome and what it rests on."""
+
+    outcome: Outcome
+    text: str
+
+
+def judge(expectation: Expectation, variants: Variants, learned: float | None = None) -> Verdict:
+    """
+    :param expectation: what results should show
+    :param variants: finished runs by variant
+    :param learned: training return of an agent that has learned; two that have not are not compared
+    :return: whether they do
+    """
+    lacking = [name for name in expectation.variants if name not in variants]
+    if lacking:
+        return Verdict(Outcome.NOT_RUN, f"not run yet: {', '.join(lacking)}")
+    found = [iqm_interval(_scores(expectation, variants[name])) for name in expectation.variants]
+    if expectation.variant is not None:
+        return _judge_threshold(expectation, found[0])
+    return _judge_comparison(expectation, found, [_n_failed(variants[name], learned) for name in expectation.variants])
+
+
+def _n_failed(runs: Sequence[RunResult], learned: float | None) -> tuple[int, int]:
+    return len(failed_seeds(runs, learned)), len(runs)
+
+
+def _judge_threshold(expectation: Expectation, found: Interval) -> Verdict:
+    least = expectation.returned if expectation.reached is None else expectation.reached
+    assert least is not None, f"{expectation.claim}: give returned or reached"
+    numbers = f"{found.text()}, at least {least:g} expected"
+    if found.n_seeds == 1:
+        return Verdict(
+            Outcome.OPEN, f"undecided, one seed, which has {'' if found.point >= least else 'not '}done so: {numbers}"
+        )
+    return _decide(expectation, found.low >= least, found.high < least, found.n_seeds, "seeds differ", numbers)
+
+
+def _judge_comparison(expectation: Expectation, found: Sequence[Interval], failed: Sequence[tuple[int, int]]) -> Verdict:
+    """
+    :param expectation: that one variant is better than another
+    :param found: of the better and the worse one
+    :param failed: of each, how many seeds have not learned, and of how many
+    """
+    numbers = " against ".join(interval.text() for interval in found)
+    if all(n_failed == n_runs for n_failed, n_runs in failed):
+        return Verdict(Outcome.OPEN, f"not to be judged, for neither has learned the training tasks: {numbers}")
+    if any(n_failed for n_failed, _ in failed):
+        told = " and ".join(f"{n_failed} of {n_runs}" for n_failed, n_runs in failed)
+        numbers += f"; {told} seeds had not learned the training tasks"
+    n_seeds = [interval.n_seeds for interval in found]
+    if min(n_seeds) == 1:  # without an interval; it lies outside of the other's in half of the cases by chance
+        which = "one seed each" if max(n_seeds) == 1 else f"{n_seeds[0]} against {n_seeds[1]} seeds"
+        return Verdict(Outcome.OPEN, f"undecided, {which}: {numbers}")
+    better, worse = found
+    return _decide(expectation, better.above(worse), worse.above(better), min(n_seeds), "the intervals overlap", numbers)
+
+
+def _decide(expectation: Expectation, holds: bool, fails: bool, n_seeds: int, doubt: str, numbers: str) -> Verdict:
+    few = f", but {n_seeds} seeds tell little" if n_seeds < FEW_SEEDS else ""
+    if holds:
+        return Verdict(Outcome.HOLDS, f"{'agrees with the paper' if expectation.paper else 'as expected'}{few}: {numbers}")
+    if fails:
+        return Verdict(
+            Outcome.FAILS, f"{'DISAGREES with the paper' if expectation.paper else 'NOT as expected'}{few}: {numbers}"
+        )
+    return Verdict(Outcome.OPEN, f"undecided, {doubt}: {numbers}")
+
+
+def _scores(expectation: Expectation, runs: Sequence[RunResult]) -> np.ndarray:
+    """What an expectation is about, of each seed, ``(n_seeds, n_tasks or 1)``."""
+    if expectation.result is not None:
+        return found_by_studies(runs, expectation.result)
+    assert expectation.split is not None
+    if expectation.reached is None:
+        return task_scores(runs, expectation.split, last_episode(runs))
+    reached = n_reached(runs, expectation.split)
+    assert reached is not None, f"{expectation.claim}: the environment does not tell success"
+    return np.array(reached)[:, None]
