@@ -311,6 +311,7 @@ def test_rewards_that_the_likelihood_cannot_make_are_refused():
         ({"decoder_inputs": ("reward",)}, r"decoder_inputs=\('reward',\)"),
         ({"decoder_inputs": ()}, "decoder_inputs"),
         ({"decoder_layers": ()}, "decoder_layers"),
+        ({"decoder_embeddings": (0, 8), "decoder_inputs": ["next_state"]}, "decoder_embeddings"),
         ({"dropout_place": "latent"}, "dropout_place='latent'"),
     ],
 )

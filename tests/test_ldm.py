@@ -110,6 +110,19 @@ def test_before_imagination_starts_it_is_rl2_bit_for_bit(normalize):
     assert ldm.mixture_env.mean_imaginary_returns() is None
 
 
+@pytest.mark.parametrize(
+    ("starts", "total", "is_reached"), [(1, 1, False), (1, 2, True), (2, 2, False), (1.5, 2, False), (1.5, 3, True)]
+)
+def test_imagination_that_does_not_start_is_told(starts, total, is_reached):
+    """In rollouts; a rollout that is begun is finished."""
+    model = make(imagination_starts=starts * ROLLOUT, mixture_ratio=0.5)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.learn(total * ROLLOUT)
+    assert any("is not reached" in str(warning.message) for warning in told) == (not is_reached)
+    assert (len(model.mixture_env.imaginary_returns) > 0) == is_reached
+
+
 def test_imagination_starts_with_new_meta_episodes():
     """The roles change only where a task begins, and the log counts imaginary meta-episodes alone."""
 
@@ -125,7 +138,7 @@ def test_imagination_starts_with_new_meta_episodes():
     watch = Watch()
     ldm = make(imagination_starts=ROLLOUT, mixture_ratio=0.5).learn(4 * ROLLOUT, watch)
     imaginary = np.array(watch.imaginary).reshape(4, STEPS, N_ENVS)
-    assert not imaginary[:, :, : ldm.n_normal].any() and not imaginary[0].any() and imaginary[-1, :, ldm.n_normal :].all()
+    assert not imaginary[:, :, : ldm.n_normal].any() and not imaginary[0].any() and imaginary[1:, :, ldm.n_normal :].all()
     assert (imaginary == imaginary[:, :1]).all()
     assert len(ldm.mixture_env.imaginary_returns) == imaginary[:, 0].sum()
 
@@ -377,9 +390,9 @@ def test_learning_twice_is_like_learning_once():
 @pytest.mark.filterwarnings("ignore:n_steps")
 def test_learning_anew_discards_what_had_not_ended():
     model = make(n_steps=12).learn(12 * N_ENVS)
-    weights = model.mixture_env.imagination.weights.clone()
+    weights = model.mixture_env.imagination.tasks.weights.clone()
     model.learn(12 * N_ENVS)
-    assert not th.equal(model.mixture_env.imagination.weights, weights)
+    assert not th.equal(model.mixture_env.imagination.tasks.weights, weights)
     batch = model.replay_buffer.get(np.arange(len(model.replay_buffer)))
     assert batch.rewards.shape == (STEPS, 2 * 3)
 
@@ -573,11 +586,3 @@ def test_wrong_rewards_are_reported_with_a_remedy():
     model = make(drifts(), reward_likelihood="bernoulli")
     with pytest.raises(ValueError, match="use 'gaussian'"):
         model.learn(ROLLOUT)
-
-
-@pytest.mark.parametrize(("starts", "warns"), [(ROLLOUT, True), (2 * ROLLOUT, True), (ROLLOUT - 1, False)])
-def test_a_run_that_ends_before_imagination_starts_is_warned_of(starts, warns):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        make(imagination_starts=starts).learn(ROLLOUT)
-    assert any("is not reached in 32 time steps" in str(one.message) for one in caught) == warns

@@ -123,13 +123,13 @@ def steps(n, seed=0):
 
 def test_weights_stay_for_a_meta_episode_and_are_redrawn_at_its_start():
     imagined, rng = imagination(), np.random.default_rng(0)
-    before = imagined.weights.clone()
+    before = imagined.tasks.weights.clone()
     for dones in ((), (0, 2), (1,)):  # whatever the normal workers' meta-episodes do
         observe(imagined, rng, dones)
         imagined.rewards(*steps(3))
-    assert th.equal(imagined.weights, before)
+    assert th.equal(imagined.tasks.weights, before)
     imagined.new_tasks(np.array([1]))
-    assert (imagined.weights != before).any(-1).any(-1).tolist() == [False, True, False]
+    assert (imagined.tasks.weights != before).any(-1).any(-1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("kind", ["per_worker", "per_dimension"])
@@ -181,7 +181,7 @@ def test_mixtures_of_final_beliefs_mix_the_beliefs_at_the_ends():
             ends[worker] = model.encoder.belief(outputs[0])[0][worker]
             states = tuple(state * (th.arange(n) != worker).view(1, n, 1) for state in states)
     imagined.new_tasks(np.arange(3))
-    for mixed, weights in zip(imagined.mixed_latents(), imagined.weights, strict=True):
+    for mixed, weights in zip(imagined.mixed_latents(), imagined.tasks.weights, strict=True):
         (partner,) = weights[:, 0].nonzero().flatten().tolist()
         th.testing.assert_close(mixed, ends[partner])
 
@@ -202,9 +202,11 @@ def test_dropout_in_imagination():
     masks = []
     for _ in range(20):
         kept = meta.rewards(*steps(3))
-        weights = meta.weights.clone()
+        weights = meta.tasks.weights.clone()
         meta.new_tasks(np.array([0]))
-        meta.weights = weights  # only the mask is new, and only the first worker's; all beliefs are the same
+        meta.tasks = meta.tasks._replace(
+            weights=weights
+        )  # only the mask is new, and only the first worker's; all beliefs are the same
         masks.append(meta.rewards(*steps(3)))
         assert masks[-1][0] != kept[0]
         np.testing.assert_array_equal(masks[-1][1:], kept[1:])
@@ -411,7 +413,7 @@ def test_imaginary_rewards_are_decoded_from_the_beliefs_before_the_transition(na
     redrawn = 0
     for _ in range(50):
         actions = act(rng, n)
-        features, weights = layout.encode_actions(actions), env.imagination.weights.clone()
+        features, weights = layout.encode_actions(actions), env.imagination.tasks.weights.clone()
         with th.no_grad():
             latents = mix_beliefs(weights, th.stack([belief(history) for history in histories]))
         states = obs[:, layout.state]
@@ -426,7 +428,7 @@ def test_imaginary_rewards_are_decoded_from_the_beliefs_before_the_transition(na
             history.append((next_states[i], features[i], rewards[i]))
             if dones[i]:
                 history.clear()
-        changed = (env.imagination.weights != weights).flatten(1).any(1).numpy()
+        changed = (env.imagination.tasks.weights != weights).flatten(1).any(1).numpy()
         np.testing.assert_array_equal(changed, dones[n_normal:])
         redrawn += changed.sum()
     assert redrawn > 2
@@ -507,10 +509,10 @@ def test_a_reset_starts_everything_anew():
     prior = env.imagination.mixed_latents().clone()
     for _ in range(5):
         env.step(grid_actions(rng, 4))
-    weights = env.imagination.weights.clone()
+    weights = env.imagination.tasks.weights.clone()
     env.reset()
     th.testing.assert_close(env.imagination.mixed_latents(), prior)
-    assert not th.equal(env.imagination.weights, weights)
+    assert not th.equal(env.imagination.tasks.weights, weights)
     for _ in range(12):
         env.step(grid_actions(rng, 4))
     batch = env.buffer.get(np.arange(len(env.buffer)))
@@ -546,8 +548,8 @@ def test_chosen_tasks_keep_their_weights_mask_and_latents():
     )
     model.learn(3 * 6 * model.layout.meta_episode_steps)
     imagination = model.mixture_env.imagination
-    th.testing.assert_close(imagination._final_latents, (imagination.weights * imagination._final_mu).sum(1))
-    th.testing.assert_close(imagination.weights.sum(1), th.ones(3, model.latent_dim))
+    th.testing.assert_close(imagination.tasks.latents, (imagination.tasks.weights * imagination._final_mu).sum(1))
+    th.testing.assert_close(imagination.tasks.weights.sum(1), th.ones(3, model.latent_dim))
 
 
 @pytest.mark.parametrize(
@@ -573,3 +575,37 @@ def test_without_a_goal_a_mixture_worker_gets_a_true_task(logit, imagining):
     assert model.mixture_env.imagining.all() == model.mixture_env.imagining.any() == imagining
     model.learn(meta_episode, reset_num_timesteps=False)
     assert (model.mixture_env.mean_imaginary_returns() is not None) == imagining
+
+
+@pytest.mark.parametrize(("dropout", "imagining"), [("off", False), ("step", True)])
+def test_goals_are_looked_for_with_the_dropout_of_imagination(dropout, imagining):
+    """This decoder promises a goal wherever its only feature is dropped, in 70% of the cases, without dropout nowhere."""
+    options = {"mixture_time": "final", "reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0), "vae_updates": 0}
+    options |= {"require_goal": True, "imagination_dropout": dropout, "dropout_rate": 0.7, "decoder_inputs": ["next_state"]}
+    model = LDM("MlpLstmPolicy", grid_vec_env(4), 0.5, vae_kwargs={"decoder_layers": [8]}, seed=0, device="cpu", **options)
+    decoder = model.latent_dynamics.decoder
+    with th.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.embedding.layers[0].bias[0] = 1.0
+        decoder.step_layer.weight[:, 0] = -10.0
+        decoder.latent_layer.bias.fill_(1.0)
+        decoder.head[-1].weight.fill_(1.0)
+        decoder.head[-1].bias.fill_(-4.0)
+    model.learn(4 * model.layout.meta_episode_steps)
+    assert model.mixture_env.imagining.all() == model.mixture_env.imagining.any() == imagining
+
+
+def test_samples_of_final_beliefs_differ_between_tasks():
+    """With one partner tasks differ in its sample alone."""
+    options = {"mixture_time": "final", "mixed_belief": "sample", "n_partners": 1}
+    model = LDM("MlpLstmPolicy", grid_vec_env(8), 0.75, vae_updates=0, seed=0, device="cpu", **options)
+    model.learn(8 * model.layout.meta_episode_steps)
+    latents = model.mixture_env.imagination.tasks.latents
+    assert len(latents) == 6 and len(latents.unique(dim=0)) == 6
+
+
+def test_without_mixture_workers_there_are_no_final_beliefs():
+    model = LDM("MlpLstmPolicy", grid_vec_env(4), mixture_ratio=0.0, vae_updates=0, seed=0, device="cpu")
+    model.learn(2 * 4 * model.layout.meta_episode_steps)
+    assert not model.mixture_env.has_final_beliefs and not model.mixture_env.imagination.has_final_beliefs

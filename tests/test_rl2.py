@@ -164,6 +164,19 @@ def test_a_callback_can_stop_the_training():
     assert model.num_timesteps == 5 * 4 + 4 * STEPS
 
 
+def test_training_that_a_callback_stopped_goes_on_where_the_environments_are():
+    """It stops where meta-episodes end: memory of their tasks must not get into the next ones."""
+
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return not self.locals["dones"].any()
+
+    model, stop = make(), Stop()
+    model.learn(1000, callback=stop)
+    assert model.num_timesteps == 4 * STEPS and model._last_episode_starts.all()
+    np.testing.assert_array_equal(model._last_obs, stop.locals["new_obs"])
+
+
 def test_evaluate_policy_sees_whole_meta_episodes():
     returns, lengths = evaluate_policy(make(), vec_env(Bandit, 2), n_eval_episodes=3, return_episode_rewards=True, warn=False)
     assert len(returns) == 3 and lengths == [STEPS] * 3

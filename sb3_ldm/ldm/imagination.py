@@ -16,6 +16,10 @@ MIXTURE_TIMES = ("current", "final")
 IMAGINARY_REWARDS = ("mean", "sample", "threshold")
 IMAGINATION_DROPOUTS = ("off", "step", "meta_episode")
 
+_N_MASKS_COMPARED = 8  #: masks that candidates are judged by on average, where there is a new one at every step
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class ImaginationConfig:
@@ -23,19 +27,20 @@ class ImaginationConfig:
     How imaginary tasks are made.
 
     :param beta: degree of extrapolation of the mixture weights
-    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are
+    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are (the paper mixes all)
     :param mixture_weights: one weight ``per_worker`` (the paper) or independent weights ``per_dimension`` (the release)
     :param mixed_belief: mix the beliefs' ``mean`` or a ``sample`` of them, for current beliefs a new one at every step, for
         final ones one per meta-episode
     :param mixture_time: mix the ``current`` beliefs (the paper), or the ``final`` ones of the partners' last meta-episodes,
-        which makes the imaginary task stationary
+        which makes the imaginary task stationary; where meta-episodes end at different times, a partner that begins its next
+        one changes a mixture of current beliefs under way
     :param imaginary_reward: the decoder's ``mean``; for the Bernoulli likelihood also a ``sample``, or a ``threshold`` at
         p = 1/2, both of which only take the two values of true rewards
     :param imagination_dropout: dropout of the decoder while imagining: ``off``, a new mask every ``step`` or one mask per
         ``meta_episode``; a decoder that was trained with much dropout promises little without
     :param n_candidates: mixtures drawn for each imaginary task; above 1 the first is kept whose goals are not those of known
         tasks (``final`` beliefs and Bernoulli likelihood only); they are compared with the dropout of their meta-episode, or
-        none where it is drawn at every step
+        on average over masks where it is drawn at every step
     :param require_goal: an imaginary task must promise the high reward for some of the normal workers' transitions; a mixture
         worker whose task does not gets the true rewards (``final`` beliefs and Bernoulli likelihood only)
     """
@@ -103,6 +108,12 @@ class ImaginaryTasks(NamedTuple):
         """:return: some of the tasks, by their indices"""
         return ImaginaryTasks(*(None if part is None else part[chosen] for part in self))  # type: ignore[arg-type]
 
+    def put(self, places: np.ndarray, others: "ImaginaryTasks") -> None:
+        """Put other tasks in the places of some of these."""
+        for mine, new in zip(self, others, strict=True):
+            if mine is not None and new is not None:
+                mine[places] = new
+
 
 class Imagination:
     """
@@ -130,11 +141,10 @@ class Imagination:
         self.config = config
         self.generator = generator
         self.device = generator.device
-        self.weights = th.empty(0)
         self._finished = th.zeros(n_normal, dtype=th.bool, device=generator.device)
 
     @property
-    def has_final(self) -> bool:
+    def has_final_beliefs(self) -> bool:
         """Whether every normal worker has finished a meta-episode: else there would be priors among the final beliefs."""
         return bool(self._finished.all())
 
@@ -151,11 +161,8 @@ class Imagination:
         self._mu, self._logvar = self.encoder.belief(self._encoder_states[0][-1])
         if not self._finished.any():
             self._final_mu, self._final_logvar = self._mu.clone(), self._logvar.clone()
-        dimensions = self.latent_dynamics.latent_dim
-        self.weights = th.zeros(self.n_mixture, self.n_normal, dimensions, device=self.device)
-        self._final_latents = th.zeros(self.n_mixture, dimensions, device=self.device)
-        self._mask = self.latent_dynamics.dropout_mask((self.n_mixture,), self.generator)
-        return self.new_tasks(np.arange(self.n_mixture), experience)
+        self.tasks, has_task = self._draw(self.n_mixture, experience)
+        return has_task
 
     @th.no_grad()
     def new_tasks(self, workers: np.ndarray, experience: Transitions | None = None) -> np.ndarray:
@@ -166,35 +173,37 @@ class Imagination:
         :param experience: transitions of training tasks that candidates are compared with
         :return: whether each of the workers got an imaginary task, ``(len(workers),)``
         """
-        has_task = np.full(len(workers), not self.config.require_goal)
-        if experience is None:
-            tasks = self._sample_tasks(len(workers))
-        else:
-            tasks, has_goal = self._choose(self._sample_tasks(len(workers) * self.config.n_candidates), experience)
-            has_task |= has_goal
-        self.weights[workers] = tasks.weights
-        if tasks.latents is not None:
-            self._final_latents[workers] = tasks.latents
-        if tasks.mask is not None and self._mask is not None:
-            self._mask[workers] = tasks.mask
+        tasks, has_task = self._draw(len(workers), experience)
+        self.tasks.put(workers, tasks)
         return has_task
 
-    def _sample_tasks(self, number: int) -> "ImaginaryTasks":
-        weights = self._sample_weights(number, self.generator)
-        mask = latents = None
-        if self.config.imagination_dropout == "meta_episode":
-            mask = self.latent_dynamics.dropout_mask((number,), self.generator)
-        if self.config.mixture_time == "final":
-            latents = mix_beliefs(weights, self._latents(self._final_mu, self._final_logvar, self.generator))
-        return ImaginaryTasks(weights, latents, mask)
+    def _draw(self, number: int, experience: Transitions | None) -> tuple[ImaginaryTasks, np.ndarray]:
+        """Tasks, and whether each will do."""
+        will_do = np.full(number, not self.config.require_goal)
+        if experience is None:
+            return self._sample_tasks(number), will_do
+        tasks, has_goal = self._choose(self._sample_tasks(number * self.config.n_candidates), experience)
+        return tasks, will_do | has_goal
 
-    def _choose(self, candidates: "ImaginaryTasks", experience: Transitions) -> tuple["ImaginaryTasks", np.ndarray]:
+    def _sample_tasks(self, number: int) -> ImaginaryTasks:
+        if self.config.mixture_time == "final":
+            weights, latents = self.sample_final_mixtures(number, self.generator)
+        else:
+            weights, latents = self._sample_weights(number, self.generator), None
+        return ImaginaryTasks(weights, latents, self._lasting_mask(number, self.generator))
+
+    def _lasting_mask(self, number: int, generator: th.Generator) -> th.Tensor | None:
+        """Dropout factors for meta-episodes, where they are drawn once for each."""
+        if self.config.imagination_dropout != "meta_episode":
+            return None
+        return self.latent_dynamics.dropout_mask((number,), generator)
+
+    def _choose(self, candidates: ImaginaryTasks, experience: Transitions) -> tuple[ImaginaryTasks, np.ndarray]:
         """One of every ``n_candidates`` tasks, and whether it promises the high reward for anything that was experienced."""
         model = self.latent_dynamics
         assert candidates.latents is not None
-        mask = None if candidates.mask is None else candidates.mask.unsqueeze(1)
-        steps = self._encode_steps(experience.states, experience.actions, experience.next_states, mask)
-        promised = self._expected_rewards(candidates.latents, steps)
+        transitions = experience.states, experience.actions, experience.next_states
+        promised = self._promised(candidates.latents, transitions, candidates.mask, self.generator, _N_MASKS_COMPARED)
         is_high = th.as_tensor(experience.rewards > model.middle, device=self.device)
         choice = choose_novel(promised.unflatten(0, (-1, self.config.n_candidates)), is_high, model.low, model.high)
         chosen = choice + th.arange(len(choice), device=self.device) * self.config.n_candidates
@@ -210,8 +219,10 @@ class Imagination:
         :param next_states: s_{t+1}, ``(n_mixture, state_dim)``
         :return: r^_{t+1}, ``(n_mixture,)``
         """
-        model, latents = self.latent_dynamics, self.mixed_latents()
-        outputs = model.decoder(latents, self._encode_steps(states, actions, next_states, self._imagination_mask()))
+        model, mask = self.latent_dynamics, self.tasks.mask
+        if self.config.imagination_dropout == "step":
+            mask = model.dropout_mask((self.n_mixture,), self.generator)
+        outputs = model.decoder(self.mixed_latents(), self._encode_steps((states, actions, next_states), mask))
         if self.config.imaginary_reward == "mean":
             return model.expected_reward(outputs).cpu().numpy()
         if self.config.imaginary_reward == "sample":
@@ -222,9 +233,9 @@ class Imagination:
 
     def mixed_latents(self) -> th.Tensor:
         """:return: m^_t of every mixture worker, ``(n_mixture, latent_dim)``"""
-        if self.config.mixture_time == "final":
-            return self._final_latents
-        return mix_beliefs(self.weights, self._latents(self._mu, self._logvar, self.generator))
+        if self.tasks.latents is not None:
+            return self.tasks.latents
+        return mix_beliefs(self.tasks.weights, self._latents(self._mu, self._logvar, self.generator))
 
     @property
     def final_means(self) -> th.Tensor:
@@ -266,21 +277,29 @@ class Imagination:
         :param generator: source of randomness
         :return: ``(n_latents, n_transitions)``
         """
-        if self.config.imagination_dropout == "step":
-            return self.latent_dynamics.predict(latents, (states, actions, next_states), generator).cpu().numpy()
-        has_mask = self.config.imagination_dropout == "meta_episode"
-        mask = self.latent_dynamics.dropout_mask((len(latents), 1), generator) if has_mask else None
-        return self._expected_rewards(latents, self._encode_steps(states, actions, next_states, mask)).cpu().numpy()
+        mask = self._lasting_mask(len(latents), generator)
+        return self._promised(latents, (states, actions, next_states), mask, generator).cpu().numpy()
 
-    def _encode_steps(
-        self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray, mask: th.Tensor | None
+    def _promised(
+        self, latents: th.Tensor, transitions: Arrays, mask: th.Tensor | None, generator: th.Generator, n_masks: int = 32
     ) -> th.Tensor:
-        s, a, next_s = (th.as_tensor(array, device=self.device) for array in (states, actions, next_states))
-        return self.latent_dynamics.decoder.encode_steps(s, a, next_s, mask)
+        """
+        :param latents: ``(n_latents, latent_dim)``
+        :param transitions: states, actions and next states
+        :param mask: dropout factors that each latent model keeps, ``(n_latents, dropout_dim)``
+        :param generator: source of the masks that are drawn at every step
+        :param n_masks: of these, how many to average over
+        :return: rewards that the latent models promise, ``(n_latents, n_transitions)``
+        """
+        model = self.latent_dynamics
+        if self.config.imagination_dropout == "step":
+            return model.predict(latents, transitions, generator, n_masks)
+        steps = self._encode_steps(transitions, None if mask is None else mask.unsqueeze(1))
+        return model.expected_reward(model.decoder(latents.unsqueeze(1), steps))
 
-    def _expected_rewards(self, latents: th.Tensor, steps: th.Tensor) -> th.Tensor:
-        """Of encoded steps under each latent model, ``(n_latents, n_steps)``."""
-        return self.latent_dynamics.expected_reward(self.latent_dynamics.decoder(latents.unsqueeze(1), steps))
+    def _encode_steps(self, transitions: Arrays, mask: th.Tensor | None) -> th.Tensor:
+        states, actions, next_states = (th.as_tensor(array, device=self.device) for array in transitions)
+        return self.latent_dynamics.decoder.encode_steps(states, actions, next_states, mask)
 
     @th.no_grad()
     def observe(self, next_states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
@@ -333,10 +352,3 @@ class Imagination:
         if self.config.mixed_belief == "mean":
             return mu
         return mu + th.exp(0.5 * logvar) * th.randn(mu.shape, generator=generator, device=self.device)
-
-    def _imagination_mask(self) -> th.Tensor | None:
-        if self.config.imagination_dropout == "off":
-            return None
-        if self.config.imagination_dropout == "step":
-            return self.latent_dynamics.dropout_mask((self.n_mixture,), self.generator)
-        return self._mask

@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
+from math import ceil
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -40,7 +40,7 @@ class LDM(LatentDynamicsPPO, RL2):
     :param imagination_starts: time steps before mixture workers get imaginary rewards; until then they get the true ones, so
         that the policy and the decoder first learn what the training tasks have in common
     :param beta: degree of extrapolation of the mixture weights (Equation 1); 1 keeps to convex mixtures
-    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are
+    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are (the paper mixes all)
     :param mixture_weights: one weight ``"per_worker"`` or independent weights ``"per_dimension"`` of the latent model
     :param mixed_belief: mix the beliefs' ``"mean"``, or a ``"sample"`` of them
     :param mixture_time: mix the normal workers' ``"current"`` beliefs, or the ``"final"`` ones of their last meta-episodes
@@ -251,7 +251,9 @@ class LDM(LatentDynamicsPPO, RL2):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         prepared = super()._setup_learn(*args, **kwargs)
-        if self.n_mixture > 0 and self._total_timesteps <= self.imagination_starts:
+        rollout, meta_episode = self.n_steps * self.n_envs, self.layout.meta_episode_steps * self.n_envs
+        begins = meta_episode * ceil(self.imagination_starts / meta_episode)  # imaginary tasks, as others, last to their end
+        if self.n_mixture > 0 and begins >= rollout * ceil(self._total_timesteps / rollout):
             warnings.warn(
                 f"imagination_starts={self.imagination_starts:.0f} is not reached in {self._total_timesteps} time steps: LDM "
                 "trains as RL2. Train longer, or let imagination start earlier.",
@@ -260,18 +262,9 @@ class LDM(LatentDynamicsPPO, RL2):
         return prepared
 
     def _start_recording(self) -> None:
-        self._enable_imagination()
-        super()._start_recording()
-
-    def _enable_imagination(self) -> None:
         assert self.mixture_env is not None
-        self.mixture_env.enabled = self.num_timesteps >= self.imagination_starts
-
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        self._enable_imagination()
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self.mixture_env.waits = self.imagination_starts - self.num_timesteps
+        super()._start_recording()
 
     def train(self) -> None:
         super().train()

@@ -21,7 +21,7 @@ class MixtureVecEnv(RecordingVecEnv):
     A ``VecNormalize`` below is looked through: the latent dynamics network sees original states and rewards, imaginary rewards
     are normalised with its running statistics, which they do not update. A mixture worker's true reward stays in
     ``info["true_reward"]``, its Monitor record in ``info["true_episode"]`` and its success in ``info["true_is_success"]``;
-    nothing is trained on them.
+    no network is trained on them, but a ``VecNormalize`` below counts them in its statistics.
 
     :param venv: vectorised meta-episode environments
     :param imagination: makes the imaginary rewards
@@ -36,8 +36,8 @@ class MixtureVecEnv(RecordingVecEnv):
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
         self.imaginary_returns: deque[np.ndarray] = deque(maxlen=stats_window_size)
-        #: Whether meta-episodes that begin from now on are imaginary; else mixture workers get the true rewards.
-        self.enabled = True
+        #: Time steps of all workers together until meta-episodes that begin are imaginary.
+        self.waits: float = 0
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.restart_stream()
 
@@ -57,6 +57,7 @@ class MixtureVecEnv(RecordingVecEnv):
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
         step = self.record(obs, rewards, dones, infos)
+        self.waits -= self.num_envs
         normal, mixture = slice(0, self.n_normal), slice(self.n_normal, self.num_envs)
         if self.n_mixture > 0 and self.imagining.any():
             imaginary = self.imagination.rewards(step.states[mixture], step.actions[mixture], step.next_states[mixture])
@@ -74,12 +75,12 @@ class MixtureVecEnv(RecordingVecEnv):
     @property
     def _can_imagine(self) -> bool:
         # Before there are final beliefs, there would be nothing to mix but the prior.
-        return self.enabled and (self.imagination.config.mixture_time == "current" or self.imagination.has_final)
+        return self.waits <= 0 and (self.imagination.config.mixture_time == "current" or self.has_final_beliefs)
 
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
         config, model = self.imagination.config, self.imagination.latent_dynamics
-        if not config.compares or not self.enabled or len(self.buffer) == 0 or self.n_mixture == 0:
+        if not config.compares or self.waits > 0 or len(self.buffer) == 0 or self.n_mixture == 0:
             return None
         drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
         is_high = drawn.rewards > model.middle
@@ -88,8 +89,8 @@ class MixtureVecEnv(RecordingVecEnv):
 
     @property
     def has_final_beliefs(self) -> bool:
-        """Whether every normal worker has finished a meta-episode, so that there are beliefs to mix and look at."""
-        return all(task is not None for task in self.final_tasks)
+        """Whether there are beliefs at the ends of meta-episodes to mix and look at."""
+        return self.imagination.has_final_beliefs
 
     def mean_imaginary_returns(self) -> np.ndarray | None:
         """:return: mean imaginary return of each episode index ``(episodes_per_task,)``, None before the first one ended"""

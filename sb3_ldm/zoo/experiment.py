@@ -296,13 +296,8 @@ class MetaExperimentManager(ExperimentManager):
                     print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
         if has_probes(env):
             save_trajectories(model, env, path / TRAJECTORIES_FILE, split=splits[1], seed=self.seed)
-            # Where nothing was left to train, there are no beliefs to look at.
-            if (
-                isinstance(model, LDM)
-                and model.n_mixture > 0
-                and model.mixture_env is not None
-                and model.mixture_env.has_final_beliefs
-            ):
+            # Without mixture workers, or where nothing was left to train, there are no beliefs to look at.
+            if isinstance(model, LDM) and model.mixture_env is not None and model.mixture_env.has_final_beliefs:
                 save_reward_maps(model, path / REWARD_MAPS_FILE, seed=self.seed)
         save_zoo_evaluations(path / EVALUATIONS_FILE, path / "evaluations.npz", splits[1])
         if has_positions(env):

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch as th
 from torch import nn
 
+from sb3_ldm.checks import check_integer
 from sb3_ldm.common.embedding import Embedding
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBatch
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
@@ -156,7 +157,7 @@ class RewardDecoder(nn.Module):
     :param hidden_sizes: sizes of the decoder's layers
     :param dropout_place: drop the ``inputs`` themselves (the paper) or their ``embeddings`` (the release)
     :param standardize: what states go through first; None for nothing
-    :raises ValueError: if ``inputs`` or ``dropout_place`` is unknown, or there is no hidden layer
+    :raises ValueError: if ``inputs`` or ``dropout_place`` is unknown, a size is no positive whole number, or no input is left
     """
 
     def __init__(
@@ -177,12 +178,16 @@ class RewardDecoder(nn.Module):
             raise ValueError(f"dropout_place={dropout_place!r}: choose 'embeddings' or 'inputs'.")
         if len(hidden_sizes) == 0:
             raise ValueError("decoder_layers=[]: the decoder needs at least one hidden layer.")
+        for size in hidden_sizes:
+            check_integer("decoder_layers", size, 1)
         self.inputs = tuple(inputs)
         self.dropout_place = dropout_place
         sizes = {"state": (layout.state_dim, embeddings[0]), "action": (layout.action_dim, embeddings[1])}
         sizes["next_state"] = sizes["state"]
         self.input_dims = [sizes[name][0] for name in DECODER_INPUTS if name in inputs]
         self.embedding = Embedding(self.input_dims, [sizes[name][1] for name in DECODER_INPUTS if name in inputs])
+        if self.embedding.output_dim == 0:
+            raise ValueError(f"decoder_embeddings={list(embeddings)} leave out all of decoder_inputs={list(inputs)}.")
         self.dropout_dim = self.embedding.output_dim if dropout_place == "embeddings" else sum(self.input_dims)
         self.latent_layer = nn.Linear(latent_dim, hidden_sizes[0])
         self.step_layer = nn.Linear(self.embedding.output_dim, hidden_sizes[0], bias=False)

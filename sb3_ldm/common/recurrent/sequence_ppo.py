@@ -174,7 +174,8 @@ class SequencePPO(RecurrentPPO):
             check_number(name, getattr(self, name), 0.0, 1.0)
         for name in ("ent_coef", "vf_coef"):
             check_number(name, getattr(self, name))
-        for name in ("max_grad_norm", "target_kl", "clip_range", "clip_range_vf"):
+        check_positive("max_grad_norm", self.max_grad_norm)
+        for name in ("target_kl", "clip_range", "clip_range_vf"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):  # a schedule
                 check_positive(name, getattr(self, name))
         if not callable(self.learning_rate):
@@ -238,6 +239,9 @@ class SequencePPO(RecurrentPPO):
             actions = action_tensor.cpu().numpy()
             new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
             self.num_timesteps += env.num_envs
+            obs, starts = self._last_obs, self._last_episode_starts
+            # Before the callback: where it stops training, the next call goes on from where the environments are.
+            self._last_obs, self._last_episode_starts, self._last_lstm_states = new_obs, dones, lstm_states  # type: ignore[assignment]
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -247,10 +251,7 @@ class SequencePPO(RecurrentPPO):
             if dones.any():
                 self._update_info_buffer(infos, dones)
                 rewards = self._bootstrap_truncated(rewards, dones, infos, lstm_states)
-            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
-            self._last_lstm_states = lstm_states
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs)  # type: ignore[arg-type]
 
         with th.no_grad():
             obs_tensor, episode_starts = self._policy_inputs()
