@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.checks import is_number
-from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
+from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO, StreamSeeds
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
@@ -208,14 +208,14 @@ class LDM(LatentDynamicsPPO, RL2):
         assert self.recording_env is None or isinstance(self.recording_env, MixtureVecEnv)
         return self.recording_env
 
-    def _make_generators(self, seeds: Sequence[int]) -> None:
+    def _make_generators(self, seeds: StreamSeeds) -> None:
         super()._make_generators(seeds)
-        self._imagination_generator = th.Generator(self.device).manual_seed(seeds[0])
+        self._imagination_generator = th.Generator(self.device).manual_seed(seeds.imagination)
 
-    def _seed_streams(self, seeds: Sequence[int]) -> None:
+    def _seed_streams(self, seeds: StreamSeeds) -> None:
         super()._seed_streams(seeds)
         assert self._imagination_generator is not None
-        self._imagination_generator.manual_seed(seeds[0])
+        self._imagination_generator.manual_seed(seeds.imagination)
         if self.mixture_env is not None:
             self.mixture_env.restart_stream()
 

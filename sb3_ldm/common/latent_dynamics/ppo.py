@@ -4,7 +4,7 @@ import io
 import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
@@ -20,6 +20,24 @@ from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
 from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO
+
+
+class StreamSeeds(NamedTuple):
+    """
+    Seeds of the random streams that are added to recurrent PPO, so that none of them depends on what another draws.
+
+    :param imagination: of LDM's imaginary tasks
+    :param vae: of samples and dropout in the ELBO
+    :param batches: of the meta-episodes that updates are made of
+    :param network: of the latent dynamics network's parameters
+    :param buffer: of which meta-episodes the buffer keeps
+    """
+
+    imagination: int
+    vae: int
+    batches: int
+    network: int
+    buffer: int
 
 
 class LatentDynamicsPPO(SequencePPO):
@@ -118,37 +136,37 @@ class LatentDynamicsPPO(SequencePPO):
         # Forked, so that the policy's random stream does not know of the latent dynamics network.
         with th.random.fork_rng(devices=[]):
             # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
-            th.default_generator.manual_seed(seeds[3])
+            th.default_generator.manual_seed(seeds.network)
             self.latent_dynamics = self._make_latent_dynamics().to(self.device)
-        self._buffer_seed = seeds[4]
+        self._buffer_seed = seeds.buffer
         self.replay_buffer = self._make_replay_buffer()
         self._setup_recording_env()
 
     @staticmethod
-    def _stream_seeds(seed: int | None) -> list[int]:
-        return np.random.SeedSequence(seed).generate_state(5).tolist()
+    def _stream_seeds(seed: int | None) -> StreamSeeds:
+        return StreamSeeds(*np.random.SeedSequence(seed).generate_state(len(StreamSeeds._fields)).tolist())
 
     def set_random_seed(self, seed: int | None = None) -> None:
         super().set_random_seed(seed)
         if seed is not None and self._vae_generator is not None:  # else the model is being set up
             self._seed_streams(self._stream_seeds(seed))
 
-    def _seed_streams(self, seeds: Sequence[int]) -> None:
+    def _seed_streams(self, seeds: StreamSeeds) -> None:
         """Begin the random streams of what is added to recurrent PPO anew."""
         assert self._vae_generator is not None
-        self._vae_generator.manual_seed(seeds[1])
-        self._vae_rng = np.random.default_rng(seeds[2])
-        self._buffer_seed = seeds[4]
+        self._vae_generator.manual_seed(seeds.vae)
+        self._vae_rng = np.random.default_rng(seeds.batches)
+        self._buffer_seed = seeds.buffer
         self.replay_buffer.seed(self._buffer_seed)
 
     def _make_replay_buffer(self) -> MetaEpisodeBuffer:
         return MetaEpisodeBuffer(self.vae_buffer_size, self.layout, self.n_recorded, self.vae_buffer_keeps, self._buffer_seed)
 
-    def _make_generators(self, seeds: Sequence[int]) -> None:
+    def _make_generators(self, seeds: StreamSeeds) -> None:
         """Random streams of what is added to recurrent PPO; NumPy's is kept where a saved model brought its own."""
-        self._vae_generator = th.Generator(self.device).manual_seed(seeds[1])
+        self._vae_generator = th.Generator(self.device).manual_seed(seeds.vae)
         if self._vae_rng is None:
-            self._vae_rng = np.random.default_rng(seeds[2])
+            self._vae_rng = np.random.default_rng(seeds.batches)
 
     def _make_latent_dynamics(self, **kwargs: Any) -> LatentDynamics:
         return LatentDynamics(
