@@ -176,7 +176,7 @@ def record_meta(
     """
     recorder = meta_episode_recorder(env, len(tasks))
     # What an encoder that shares the agent's eyes must be shown.
-    recorder.observe = model.observer(env) if isinstance(model, LatentDynamicsPPO) else None
+    recorder.agent_view = model.agent_view(env) if isinstance(model, LatentDynamicsPPO) else None
     evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
     return recorder.get(np.arange(len(tasks)), model.device)
 

@@ -18,7 +18,7 @@ SelfVariBAD = TypeVar("SelfVariBAD", bound="VariBAD")
 
 
 @dataclass(frozen=True)
-class Observer:
+class AgentView:
     """What an agent is shown of original observations."""
 
     normalizer: VecNormalize | None
@@ -167,8 +167,8 @@ class VariBAD(LatentDynamicsPPO):
     def _make_latent_dynamics(self, **kwargs: Any) -> LatentDynamics:
         return super()._make_latent_dynamics(encoder=PolicyEncoder(self.policy), **kwargs)
 
-    def observer(self, env: VecEnv) -> Observer:
-        return Observer(unwrap_vec_normalize(env))
+    def agent_view(self, env: VecEnv) -> AgentView:
+        return AgentView(unwrap_vec_normalize(env))
 
     def learn(
         self: SelfVariBAD,

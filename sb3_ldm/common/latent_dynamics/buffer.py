@@ -80,7 +80,7 @@ class MetaEpisodeBuffer:
         self.position = 0
         self.full = False
         #: What the agent is shown of observations ``(..., obs_dim)``; where it is set, batches hold observations.
-        self.observe: Callable[[np.ndarray], np.ndarray] | None = None
+        self.agent_view: Callable[[np.ndarray], np.ndarray] | None = None
         self._ring = self._allocate(capacity)
         self._lengths = np.zeros(capacity, dtype=np.int32)
         self.set_workers(n_workers)
@@ -276,8 +276,8 @@ class MetaEpisodeBuffer:
             next_states=time_major(next_states),
             mask=time_major(mask.astype(np.float32)),
             observations=None
-            if self.observe is None
-            else time_major(self.observe(self._observations(indices, states, next_states, rewards, ends))),
+            if self.agent_view is None
+            else time_major(self.agent_view(self._observations(indices, states, next_states, rewards, ends))),
         )
 
     def _observations(

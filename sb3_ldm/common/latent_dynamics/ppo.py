@@ -189,10 +189,10 @@ class LatentDynamicsPPO(SequencePPO):
         if self.env is None:
             self.recording_env = None
             return
-        self.replay_buffer.observe = self.observer(self.env)
+        self.replay_buffer.agent_view = self.agent_view(self.env)
         self.recording_env = self._make_recording_env(self.env)
 
-    def observer(self, env: VecEnv) -> Callable[[np.ndarray], np.ndarray] | None:
+    def agent_view(self, env: VecEnv) -> Callable[[np.ndarray], np.ndarray] | None:
         """
         :param env: where meta-episodes come from
         :return: what the agent is shown of its observations ``(..., obs_dim)``, which an encoder that is the policy's must be
