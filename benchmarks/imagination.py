@@ -36,6 +36,7 @@ IMAGINATION = "imagination"  #: stands for an algorithm where there is none
 SHARES = ("in_test", "in_train", "no_goal", "own_task_right", "unseen_task_right")
 ENV_ID = "GridNavi-v0"
 N_TIMESTEPS = 4096 * 120
+N_NORMAL = 48  #: workers whose beliefs are mixed
 UPDATES, MAPS = 2000, 400
 NETWORK = {
     "latent_dim": 32,
@@ -160,42 +161,76 @@ def study(
     """
     th.manual_seed(seed)
     fields = ImaginationConfig.__dataclass_fields__
-    imagination_config = ImaginationConfig(**{k: v for k, v in config.items() if k in fields})
-    network = {**NETWORK, **{k: v for k, v in config.items() if k not in fields}}
     env = make_meta_vec_env(ENV_ID, 1)
-    layout, probes = env.get_attr("layout")[0], get_probes(env)
-    train, test = (env.get_attr("task_distribution", 0)[0].tasks(split) for split in ("train", "test"))
-    model = LatentDynamics(layout, **network)
-    n_meta_episodes = -(-n_timesteps // layout.meta_episode_steps)
-    buffer = MetaEpisodeBuffer(n_meta_episodes, layout, 64)
+    layout, probes, tasks = env.get_attr("layout")[0], get_probes(env), env.get_attr("task_distribution", 0)[0]
+    model = LatentDynamics(layout, **{**NETWORK, **{name: value for name, value in config.items() if name not in fields}})
+    generator = th.Generator().manual_seed(seed)
+    parts = train_network(model, updates, n_timesteps, seed, generator)
+
+    chosen = ImaginationConfig(**{name: value for name, value in config.items() if name in fields})
+    imagination = Imagination(model, N_NORMAL, 8, chosen, generator)
+    own_tasks = follow_agents(imagination, seed + 1, "train")
+    decoded = decode_mixtures(imagination, own_tasks, probes, n_maps, generator)
+    result: dict[str, Any] = {name: round(value, 3) for name, value in parts.items()}
+    result |= where_rewards_are(decoded, tasks.tasks("train"), tasks.tasks("test"))
+    result["own_task_right"] = round(task_right(imagination, probes, own_tasks, generator), 3)
+    # The same agents on unseen tasks: does the network know a task that it was not trained on? (paper, Appendix B)
+    unseen_tasks = follow_agents(imagination, seed + 2, "test")
+    result["unseen_task_right"] = round(task_right(imagination, probes, unseen_tasks, generator), 3)
+    return result, decoded
+
+
+def train_network(
+    model: LatentDynamics, updates: int, n_timesteps: int, seed: int, generator: th.Generator
+) -> dict[str, float]:
+    """
+    :param model: is trained on meta-episodes of scripted agents
+    :param updates: gradient steps
+    :param n_timesteps: of the agents together
+    :param seed: of the agents, and of the meta-episodes that updates are made of
+    :param generator: of what is random in the ELBO
+    :return: parts of the last ELBO
+    """
+    n_meta_episodes = -(-n_timesteps // model.layout.meta_episode_steps)
+    buffer, rng = MetaEpisodeBuffer(n_meta_episodes, model.layout, 64), np.random.default_rng(seed)
     collect(buffer, 64, n_meta_episodes, seed, None)
-    generator, rng = th.Generator().manual_seed(seed), np.random.default_rng(seed)
     parts: dict[str, float] = {}
     for done in range(0, updates, 100):
         parts = model.update(buffer, 25, min(100, updates - done), rng, generator)
-    n_normal = 48
-    imagination = Imagination(model, n_normal, 8, imagination_config, generator)
+    return parts
+
+
+def follow_agents(imagination: Imagination, seed: int, split: str) -> list:
+    """
+    :param imagination: begins anew and follows one meta-episode of each of its normal workers
+    :param seed: of the workers, which are scripted
+    :param split: of their tasks
+    :return: their tasks
+    """
     imagination.start()
-    worker_tasks = collect(MetaEpisodeBuffer(n_normal, layout, n_normal), n_normal, n_normal, seed + 1, imagination)
-    decoded = decode_mixtures(imagination, worker_tasks, probes, n_maps, generator)
-    maps, peaks = decoded.maps, decoded.peaks()
-    on_test, on_train = ((peaks[:, None] == split[None]).all(-1) for split in (test, train))
-    rewarded = (maps > 0.45).sum(1)
-    result = {
-        **{name: round(value, 3) for name, value in parts.items()},
+    buffer = MetaEpisodeBuffer(imagination.n_normal, imagination.latent_dynamics.layout, imagination.n_normal)
+    return collect(buffer, imagination.n_normal, imagination.n_normal, seed, imagination, split)
+
+
+def where_rewards_are(decoded: RewardMaps, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """
+    :param decoded: reward maps of mixtures
+    :param train: goals of training tasks, ``(n, 2)``
+    :param test: goals of unseen tasks, ``(n, 2)``
+    :return: shares of the maps whose largest reward is on a goal of either, how large it is, and how many cells have any
+    """
+    largest, peaks = decoded.maps.max(1), decoded.peaks()
+    on_test, on_train = ((peaks[:, None] == goals[None]).all(-1) for goals in (test, train))
+    rewarded = (decoded.maps > 0.45).sum(1)
+    return {
         "in_test": round(float(on_test.any(1).mean()), 3),
         "in_train": round(float(on_train.any(1).mean()), 3),
         "distinct_test": int(on_test.any(0).sum()),
-        "peak": round(float(maps.max(1).mean()), 3),
-        "peak_in_test": round(float(maps.max(1)[on_test.any(1)].mean()), 3) if on_test.any() else None,
+        "peak": round(float(largest.mean()), 3),
+        "peak_in_test": round(float(largest[on_test.any(1)].mean()), 3) if on_test.any() else None,
         "cells_above_half": np.round(np.quantile(rewarded, [0.1, 0.5, 0.9]), 1).tolist(),
         "no_goal": round(float((rewarded == 0).mean()), 3),
-        "own_task_right": round(task_right(imagination, probes, worker_tasks, generator), 3),
     }
-    # The same agents on unseen tasks: does the network know a task that it was not trained on? (paper, Appendix B)
-    imagination.start()
-    unseen_tasks = collect(MetaEpisodeBuffer(n_normal, layout, n_normal), n_normal, n_normal, seed + 2, imagination, "test")
-    return {**result, "unseen_task_right": round(task_right(imagination, probes, unseen_tasks, generator), 3)}, decoded
 
 
 def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, generator: th.Generator) -> float:
