@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from benchmarks.imagination import ENV_ID, IMAGINATION, SHARES, option_words, settings
+from benchmarks.imagination import ENV_IDS, IMAGINATION, SHARES, option_words, settings
 from benchmarks.settings import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.summary import display_name
@@ -169,16 +169,16 @@ class Study(Run):
     last_file: ClassVar[str] = RUN_FILE
 
     def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
-        recorded = {**metadata["hyperparameters"], "n_timesteps": metadata["frames"]}
-        now = {**settings(self.hyperparameters), "n_timesteps": self.n_timesteps}
+        recorded = {**metadata["hyperparameters"], "env": metadata["env"], "n_timesteps": metadata["frames"]}
+        now = {**settings(self.hyperparameters), "env": self.env, "n_timesteps": self.n_timesteps}
         return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
 
     def attempts(self, folder: Path) -> list[Path]:
         return [folder] if (folder / self.last_file).is_file() else []
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
-        command = [sys.executable, "-m", "benchmarks.imagination", "--seed", str(self.seed), "-n", str(self.n_timesteps)]
-        return [*command, "--save", str(folder), *option_words(self.hyperparameters)]
+        command = [sys.executable, "-m", "benchmarks.imagination", "--env", self.env, "--seed", str(self.seed)]
+        return [*command, "-n", str(self.n_timesteps), "--save", str(folder), *option_words(self.hyperparameters)]
 
 
 @dataclass(frozen=True)
@@ -338,8 +338,10 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
             raise ValueError(f"{path}: config={config!r} of {variant!r} has no hyperparameters for {env}")
         env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
         make = partial(Training, config=config, env_kwargs=env_kwargs)
-    elif env != ENV_ID or {"env_kwargs", "config"} & {*given, *data}:
-        raise ValueError(f"{path}: algo: {IMAGINATION} of {variant!r} needs env: {ENV_ID}, without env_kwargs and config")
+    elif env not in ENV_IDS or {"env_kwargs", "config"} & {*given, *data}:
+        raise ValueError(
+            f"{path}: algo: {IMAGINATION} of {variant!r} needs env: {' or '.join(ENV_IDS)}, without env_kwargs and config"
+        )
     n_timesteps = int(given.get("n_timesteps", data["n_timesteps"]))
     seeds = given.get("seeds", data["seeds"])
     return [make(given.get("experiment", name), variant, seed, algo, env, n_timesteps, hyperparameters) for seed in seeds]

@@ -33,8 +33,8 @@ from sb3_ldm.zoo.recordings import write_reward_maps
 
 IMAGINATION = "imagination"  #: stands for an algorithm where there is none
 #: Results that are shares of mixtures or workers.
-SHARES = ("in_test", "in_train", "no_goal", "own_task_right", "unseen_task_right")
-ENV_ID = "GridNavi-v0"
+SHARES = ("in_test", "in_test1", "in_test2", "in_train", "no_goal", "own_task_right", "unseen_task_right")
+ENV_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
 N_TIMESTEPS = 4096 * 120
 N_NORMAL = 48  #: workers whose beliefs are mixed
 UPDATES, MAPS = 2000, 400
@@ -126,9 +126,10 @@ def collect(
     seed: int,
     imagination: Imagination | None,
     split: str = "train",
+    env_id: str = ENV_IDS[0],
 ) -> list:
     """Fill the buffer with scripted meta-episodes; ``imagination`` follows them if given. Returns the last tasks."""
-    env = make_meta_vec_env(ENV_ID, n_envs, seed=seed, env_kwargs={"task_split": split})
+    env = make_meta_vec_env(env_id, n_envs, seed=seed, env_kwargs={"task_split": split})
     tasks = env.get_attr("task_distribution", 0)[0].tasks(split)
     agents = ScriptedAgents(n_envs, tasks, np.random.default_rng(seed))
     layout = buffer.layout
@@ -149,7 +150,7 @@ def collect(
 
 
 def study(
-    config: dict[str, Any], updates: int, n_maps: int, seed: int, n_timesteps: int = N_TIMESTEPS
+    config: dict[str, Any], updates: int, n_maps: int, seed: int, n_timesteps: int = N_TIMESTEPS, env_id: str = ENV_IDS[0]
 ) -> tuple[dict[str, Any], RewardMaps]:
     """
     :param config: network and imagination parameters
@@ -157,31 +158,33 @@ def study(
     :param n_maps: mixtures to look at
     :param seed: of everything
     :param n_timesteps: of the scripted agents in the network's training data
+    :param env_id: a gridworld
     :return: where the maps peak and how high, with the training's last ELBO parts; and the maps
     """
     th.manual_seed(seed)
     fields = ImaginationConfig.__dataclass_fields__
-    env = make_meta_vec_env(ENV_ID, 1)
+    env = make_meta_vec_env(env_id, 1)
     layout, probes, tasks = env.get_attr("layout")[0], get_probes(env), env.get_attr("task_distribution", 0)[0]
     model = LatentDynamics(layout, **{**NETWORK, **{name: value for name, value in config.items() if name not in fields}})
     generator = th.Generator().manual_seed(seed)
-    parts = train_network(model, updates, n_timesteps, seed, generator)
+    parts = train_network(model, updates, n_timesteps, seed, generator, env_id)
 
     chosen = ImaginationConfig(**{name: value for name, value in config.items() if name in fields})
     imagination = Imagination(model, N_NORMAL, 8, chosen, generator)
-    own_tasks = follow_agents(imagination, seed + 1, "train")
+    own_tasks = follow_agents(imagination, seed + 1, "train", env_id)
     decoded = decode_mixtures(imagination, own_tasks, probes, n_maps, generator)
     result: dict[str, Any] = {name: round(value, 3) for name, value in parts.items()}
-    result |= where_rewards_are(decoded, tasks.tasks("train"), tasks.tasks("test"))
+    goals = {split: tasks.tasks(split) for split in ("train", "test", "test1", "test2") if split in tasks.splits}
+    result |= where_rewards_are(decoded, goals)
     result["own_task_right"] = round(task_right(imagination, probes, own_tasks, generator), 3)
     # The same agents on unseen tasks: does the network know a task that it was not trained on? (paper, Appendix B)
-    unseen_tasks = follow_agents(imagination, seed + 2, "test")
+    unseen_tasks = follow_agents(imagination, seed + 2, "test", env_id)
     result["unseen_task_right"] = round(task_right(imagination, probes, unseen_tasks, generator), 3)
     return result, decoded
 
 
 def train_network(
-    model: LatentDynamics, updates: int, n_timesteps: int, seed: int, generator: th.Generator
+    model: LatentDynamics, updates: int, n_timesteps: int, seed: int, generator: th.Generator, env_id: str
 ) -> dict[str, float]:
     """
     :param model: is trained on meta-episodes of scripted agents
@@ -189,42 +192,43 @@ def train_network(
     :param n_timesteps: of the agents together
     :param seed: of the agents, and of the meta-episodes that updates are made of
     :param generator: of what is random in the ELBO
+    :param env_id: a gridworld
     :return: parts of the last ELBO
     """
     n_meta_episodes = -(-n_timesteps // model.layout.meta_episode_steps)
     buffer, rng = MetaEpisodeBuffer(n_meta_episodes, model.layout, 64), np.random.default_rng(seed)
-    collect(buffer, 64, n_meta_episodes, seed, None)
+    collect(buffer, 64, n_meta_episodes, seed, None, env_id=env_id)
     parts: dict[str, float] = {}
     for done in range(0, updates, 100):
         parts = model.update(buffer, 25, min(100, updates - done), rng, generator)
     return parts
 
 
-def follow_agents(imagination: Imagination, seed: int, split: str) -> list:
+def follow_agents(imagination: Imagination, seed: int, split: str, env_id: str) -> list:
     """
     :param imagination: begins anew and follows one meta-episode of each of its normal workers
     :param seed: of the workers, which are scripted
     :param split: of their tasks
+    :param env_id: a gridworld
     :return: their tasks
     """
     imagination.start()
     buffer = MetaEpisodeBuffer(imagination.n_normal, imagination.latent_dynamics.layout, imagination.n_normal)
-    return collect(buffer, imagination.n_normal, imagination.n_normal, seed, imagination, split)
+    return collect(buffer, imagination.n_normal, imagination.n_normal, seed, imagination, split, env_id)
 
 
-def where_rewards_are(decoded: RewardMaps, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+def where_rewards_are(decoded: RewardMaps, goals: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     :param decoded: reward maps of mixtures
-    :param train: goals of training tasks, ``(n, 2)``
-    :param test: goals of unseen tasks, ``(n, 2)``
-    :return: shares of the maps whose largest reward is on a goal of either, how large it is, and how many cells have any
+    :param goals: of the tasks of each split, ``(n, 2)``
+    :return: shares of the maps whose largest reward is on a goal of a split (``in_<split>``), how large it is, and how many
+        cells have any
     """
     largest, peaks = decoded.maps.max(1), decoded.peaks()
-    on_test, on_train = ((peaks[:, None] == goals[None]).all(-1) for goals in (test, train))
-    rewarded = (decoded.maps > 0.45).sum(1)
+    on = {split: (peaks[:, None] == cells[None]).all(-1) for split, cells in goals.items()}
+    on_test, rewarded = on["test"], (decoded.maps > 0.45).sum(1)
     return {
-        "in_test": round(float(on_test.any(1).mean()), 3),
-        "in_train": round(float(on_train.any(1).mean()), 3),
+        **{f"in_{split}": round(float(is_on.any(1).mean()), 3) for split, is_on in on.items()},
         "distinct_test": int(on_test.any(0).sum()),
         "peak": round(float(largest.mean()), 3),
         "peak_in_test": round(float(largest[on_test.any(1)].mean()), 3) if on_test.any() else None,
@@ -251,19 +255,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=UPDATES, help="gradient steps (default: %(default)s)")
     parser.add_argument("--maps", type=int, default=MAPS, help="mixtures to look at (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+    parser.add_argument("--env", choices=ENV_IDS, default=ENV_IDS[0], help="(default: %(default)s)")
     parser.add_argument("-n", "--n-timesteps", type=int, default=N_TIMESTEPS, help="of training data (default: %(default)s)")
     parser.add_argument("--save", type=Path, help="folder for the result and the reward maps, of which Figure 4 is drawn")
     parser.add_argument("-p", "--params", nargs="+", action=StoreDict, default={}, help="name:value, as in zoo_configs")
     options = parser.parse_args(arguments)
     start, start_cpu = time.time(), time.process_time()
     with one_thread_per_operation():
-        result, maps = study(options.params, options.updates, options.maps, options.seed, options.n_timesteps)
+        result, maps = study(options.params, options.updates, options.maps, options.seed, options.n_timesteps, options.env)
     seconds = round(time.time() - start, 1)
     if options.save is not None:
         options.save.mkdir(parents=True, exist_ok=True)
         write_reward_maps(maps, options.save / REWARD_MAPS_FILE)
         given = {"updates": options.updates, "maps": options.maps, **options.params}
-        run = {"algo": IMAGINATION, "env": ENV_ID, "seed": options.seed, "frames": options.n_timesteps, "episodes_per_task": 4}
+        run = {
+            "algo": IMAGINATION,
+            "env": options.env,
+            "seed": options.seed,
+            "frames": options.n_timesteps,
+            "episodes_per_task": 4,
+        }
         run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "commit": current_commit()}
         run["cpu_time_s"] = round(time.process_time() - start_cpu, 1)
         with replacing(options.save / RUN_FILE) as path:

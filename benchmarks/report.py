@@ -60,6 +60,16 @@ in their networks and actions, but share most sequences of training tasks: as in
 seeded with s + i.
 """
 
+#: What is told of studies of imagination, where they have it.
+_STUDIED = {
+    "in_test": "imagined on unseen goals",
+    "in_test1": "between the training goals",
+    "in_test2": "outside",
+    "no_goal": "nowhere",
+    "own_task_right": "training tasks known",
+    "unseen_task_right": "unseen tasks known",
+}
+
 N_CORES = 2  #: runs side by side that the budget is told for
 SUITE_HOURS = 6  #: what a reader may have for all experiments
 
@@ -152,12 +162,14 @@ def studies_table(experiment: Experiment, variants: Variants) -> str:
     :return: one row each, as Markdown: the share of mixtures whose largest reward is on the goal of an unseen task, and how
         often the decoder knows the goal of the task at hand
     """
+    found = [run.metadata["result"] for runs in variants.values() for run in runs]
+    told = [(name, title) for name, title in _STUDIED.items() if all(name in result for result in found)]
     rows = []
     for variant, runs in variants.items():
-        shares = [_in_percent(found_by_studies(runs, name)) for name in ("in_test", "own_task_right", "unseen_task_right")]
+        shares = [_in_percent(found_by_studies(runs, name)) for name, _ in told]
         rows.append([experiment.label(variant), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares])
-    header = ["", "seeds", "updates", "imagined on unseen goals", "training tasks known", "unseen tasks known"]
-    return markdown_table(header, rows, "lrrrrr")
+    header = ["", "seeds", "updates", *(title for _, title in told)]
+    return markdown_table(header, rows, "l" + "r" * (len(header) - 1))
 
 
 def _in_percent(shares: np.ndarray) -> str:
