@@ -76,7 +76,7 @@ def _judge_comparison(expectation: Expectation, found: Sequence[Interval], faile
         told = " and ".join(f"{n_failed} of {n_runs}" for n_failed, n_runs in failed)
         numbers += f"; {told} seeds had not learned the training tasks"
     n_seeds = [interval.n_seeds for interval in found]
-    if min(n_seeds) == 1:  # without an interval; it lies outside of the other's in half of the cases by chance
+    if min(n_seeds) == 1:  # by chance alone it lies outside of two or three others in half of the cases or more
         which = "one seed each" if max(n_seeds) == 1 else f"{n_seeds[0]} against {n_seeds[1]} seeds"
         return Verdict(Outcome.OPEN, f"undecided, {which}: {numbers}")
     better, worse = found
