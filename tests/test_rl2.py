@@ -217,6 +217,24 @@ def test_heads_see_the_state_if_they_are_told_to():
         make(policy_kwargs={"state_in_heads": True, "shared_lstm": False})
 
 
+@pytest.mark.parametrize(
+    "policy_kwargs", [{}, {"shared_lstm": False, "enable_critic_lstm": True}, {"shared_lstm": False}], ids=str
+)
+def test_memories_begin_long_in_every_encoder(policy_kwargs):
+    policy = make(policy_kwargs={"chrono_init": 400, **policy_kwargs}).policy
+    lstms = [module for module in policy.modules() if isinstance(module, th.nn.LSTM)]
+    assert len(lstms) == 1 + bool(policy_kwargs.get("enable_critic_lstm"))
+    assert all(lstm.bias_ih_l0.max() > 5.0 for lstm in lstms)  # a forget gate of 0.993, half of it used to be 0.5
+    assert policy._get_constructor_parameters()["chrono_init"] == 400
+    assert max(p.max() for p in make(policy_kwargs=policy_kwargs).policy.lstm_actor.parameters()) < 1.0
+
+
+@pytest.mark.parametrize("policy_kwargs", [{"chrono_init": 2}, {"chrono_init": 8, "lstm_kwargs": {"bias": False}}])
+def test_memories_that_cannot_be_are_refused(policy_kwargs):
+    with pytest.raises(ValueError, match=r"chrono_init=\d"):
+        make(policy_kwargs=policy_kwargs)
+
+
 def test_what_cannot_be_meant_is_warned_about():
     with pytest.warns(UserWarning, match=r"n_steps=12 cuts meta-episodes of 8 steps.*multiple of 8"):
         make(n_steps=12)

@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ldm import RL2
 from sb3_ldm.common.recurrent import SequenceRolloutBuffer, process_sequence
+from sb3_ldm.common.recurrent.sequences import initialize_memories
 
 INPUTS, HIDDEN = 3, 4
 
@@ -54,6 +55,23 @@ def test_the_fused_pass_equals_the_stock_one(case):
     fused = run(process_sequence, lstm, features, states, episode_starts, weights)
     for ours, theirs in zip(fused, stock, strict=True):
         th.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_memories_begin_as_long_as_a_meta_episode(n_layers):
+    """Without inputs a unit of memory T keeps 1/e of its cell after T steps; T is uniform up to the longest."""
+    longest, n_units = 100, 2000
+    lstm = th.nn.LSTM(INPUTS, n_units, num_layers=n_layers)
+    initialize_memories(lstm, longest)
+    for layer in range(n_layers):
+        biases = getattr(lstm, f"bias_ih_l{layer}") + getattr(lstm, f"bias_hh_l{layer}")
+        writes, keeps, cell, outputs = biases.detach().chunk(4)
+        th.testing.assert_close(writes, -keeps)
+        assert not cell.any() and not outputs.any()
+        memory = -1.0 / th.log(th.sigmoid(keeps))
+        assert 1.0 < memory.min() < 3.0 and 0.98 * longest < memory.max() <= longest
+        assert abs(memory.mean() / longest - 0.5) < 0.03
+    assert all(parameter.requires_grad for parameter in lstm.parameters())
 
 
 @pytest.mark.parametrize("n_starts", [0, 1, 30])
@@ -187,6 +205,7 @@ class SameAsActed(BaseCallback):
         {"state_in_heads": True},
         {"shared_lstm": False, "enable_critic_lstm": True},
         {"shared_lstm": False},
+        {"chrono_init": 16},
     ],
 )
 @pytest.mark.parametrize(

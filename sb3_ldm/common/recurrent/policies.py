@@ -21,7 +21,7 @@ from sb3_ldm.common.recurrent.actions import (
     sample_categorical,
     sample_gaussian,
 )
-from sb3_ldm.common.recurrent.sequences import LSTMStates, process_sequence
+from sb3_ldm.common.recurrent.sequences import LSTMStates, initialize_memories, process_sequence
 
 
 class MetaLstmPolicy(RecurrentActorCriticPolicy):
@@ -41,9 +41,12 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     :param shared_lstm: actor and critic share the LSTM; with False, every option of the parent class holds
     :param enable_critic_lstm: the critic has an LSTM of its own (needs ``shared_lstm=False``)
     :param state_in_heads: the policy and value heads see the state s_t beside the encoder's output (needs ``shared_lstm``)
+    :param chrono_init: the LSTM's units begin with memories of up to so many steps, see
+        :func:`~sb3_ldm.common.recurrent.sequences.initialize_memories`; None for torch's initialization
     :param optimizer_class: class of the optimizer
     :param optimizer_kwargs: its keyword arguments besides the learning rate
     :param kwargs: passed to :class:`RecurrentActorCriticPolicy`
+    :raises ValueError: if ``state_in_heads`` lacks ``shared_lstm``, or ``chrono_init`` is below 3 or lacks biases
     """
 
     needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a latent dynamics network
@@ -61,13 +64,17 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         shared_lstm: bool = True,
         enable_critic_lstm: bool = False,
         state_in_heads: bool = False,
+        chrono_init: int | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         if state_in_heads and not shared_lstm:
             raise ValueError("state_in_heads=True needs shared_lstm=True.")
+        if chrono_init is not None and chrono_init < 3:
+            raise ValueError(f"chrono_init={chrono_init}: use the number of steps of a meta-episode, at least 3, or None.")
         self.state_in_heads = state_in_heads
+        self.chrono_init = chrono_init
         self.layout = observation_layout(observation_space) if state_in_heads else None
         if optimizer_class is th.optim.Adam:
             # SB3's epsilon for PPO; one fused kernel instead of several for each parameter.
@@ -86,11 +93,18 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
+        if chrono_init is not None:
+            if not self.lstm_actor.bias:
+                raise ValueError(
+                    f"chrono_init={chrono_init} sets the biases of the LSTM, leave bias=False out of lstm_kwargs."
+                )
+            for lstm in filter(None, (self.lstm_actor, self.lstm_critic)):
+                initialize_memories(lstm, chrono_init)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         lstm = {"lstm_hidden_size": self.lstm_actor.hidden_size, "n_lstm_layers": self.lstm_actor.num_layers}
         shared = {"shared_lstm": self.shared_lstm, "enable_critic_lstm": self.enable_critic_lstm}
-        given = {"lstm_kwargs": self.lstm_kwargs, "state_in_heads": self.state_in_heads}
+        given = {"lstm_kwargs": self.lstm_kwargs, "state_in_heads": self.state_in_heads, "chrono_init": self.chrono_init}
         return super()._get_constructor_parameters() | lstm | shared | given
 
     def _build_mlp_extractor(self) -> None:
