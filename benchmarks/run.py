@@ -48,6 +48,7 @@ RUNS = Path("runs")  #: where agents are trained
 #: What is kept of a run; progress of a continued run is in several files.
 RESULT_FILES = (RUN_FILE, EVALUATIONS_FILE, FINAL_FILE, REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE)
 _POLL_S = 2.0
+_FILE_WIDTH = 160  # characters of the status table where nobody looks at a terminal
 
 
 def finished_folder(run: Run, folder: Path) -> Path | None:
@@ -343,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     options = parser.parse_args(arguments)
     console = Console()
+    if not console.is_terminal:  # a file has room for whole names, however wide the terminal is
+        console.width = max(console.width, _FILE_WIDTH)
     try:
         jobs, title = select_jobs(options)
     except ValueError as error:

@@ -399,6 +399,15 @@ def test_the_most_valuable_experiments_come_first_and_shared_runs_once(tmp_path,
     assert told.count("b/ldm_seed0") == 1 and "rl2" not in told
 
 
+def test_names_of_runs_stay_whole_where_the_status_is_written_to_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    variant = "as_in_the_paper_but_with_twice_as_many_partners_and_half_of_the_dropout"
+    folder = write(tmp_path / "yml", name="a", seeds=[0], variants={variant: {"algo": "rl2"}})
+    monkeypatch.setattr(load_experiment, "__defaults__", (folder,))
+    run.main(["a", "--status", "--runs", str(tmp_path), "--results", str(tmp_path)])
+    assert f"a/{variant}_seed0" in capsys.readouterr().out
+
+
 def test_the_budget_is_estimated_from_what_has_ended(made_up, tmp_path):
     experiment, variants = made_up
     (budget,) = report.budgets([experiment], {"tiny": variants})
