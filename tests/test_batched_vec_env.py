@@ -358,3 +358,18 @@ def test_same_as_processes():
         assert_same(subproc.get_attr("task"), dummy.get_attr("task"))
     finally:
         subproc.close()
+
+
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+def test_positions_that_were_handed_out_stay_as_they_were(backend):
+    if backend == "batched":
+        pytest.importorskip("envpool")
+    env = make_meta_vec_env("AntGoal-v0", 2, seed=0, backend=backend)
+    env.reset()
+    for _ in range(3):
+        env.step(np.ones((2, 8), dtype=np.float32))
+    positions = env.get_attr("position")
+    before = np.array(positions)
+    env.reset()
+    np.testing.assert_array_equal(positions, before)
+    assert not np.array_equal(env.get_attr("position"), before)

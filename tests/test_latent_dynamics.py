@@ -574,7 +574,9 @@ def test_discrete_actions_come_back_one_hot():
 def test_pickling_keeps_what_is_stored_and_drops_what_runs(n_meta_episodes):
     buffer = scripted_buffer(capacity=5, n_workers=2, n_meta_episodes=n_meta_episodes)
     add_steps(buffer, 500.0, 3)
+    buffer.agent_view = lambda obs: obs  # an environment's, which runs
     again = pickle.loads(pickle.dumps(buffer))
+    buffer.agent_view = None
     assert len(again) == len(buffer) == min(5, 2 * n_meta_episodes)
     for name in ("states", "actions", "rewards", "next_states", "mask"):
         indices = np.arange(len(buffer))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import grid_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, make_meta_vec_env
 from sb3_ldm.common.evaluation import evaluate_meta
@@ -70,8 +71,15 @@ def test_the_oracle_is_trained_on_all_tasks_and_evaluated_on_each_split():
     assert len(evaluate_meta(model, grid_vec_env(8), "train").tasks) == 18
 
 
-def test_ldm_may_observe_the_task_too():
-    model = LDM("MlpLstmPolicy", grid_vec_env(4, observe_task=True), mixture_ratio=0.5, seed=0, device="cpu", vae_updates=1)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ldm_warns_of_imaginary_rewards_that_contradict_the_told_task(backend):
+    env = VecNormalize(grid_vec_env(4, backend=backend, observe_task=True))
+    with pytest.warns(UserWarning, match="tells the agent its task.*mixture_ratio=0"):
+        LDM("MlpLstmPolicy", env, mixture_ratio=0.5, seed=0, device="cpu")
+
+
+def test_ldm_without_imaginary_tasks_may_observe_the_task():
+    model = LDM("MlpLstmPolicy", grid_vec_env(4, observe_task=True), mixture_ratio=0.0, seed=0, device="cpu", vae_updates=1)
     model.learn(4 * 12 * 2)
     assert evaluate_meta(model, grid_vec_env(4, observe_task=True), "test").returns.shape == (27, 2)
 

@@ -129,6 +129,14 @@ def test_tasks_of_the_wrong_form_are_refused(distribution, task):
         distribution.validate_task(task)
 
 
+def test_no_task_is_rounded_to_another():
+    between = {"train": np.array([[0], [3]]), "test": np.array([[1], [2]]), "eval": [[0.75]], "validation": np.array([[0.5]])}
+    distribution = FiniteTaskDistribution(between)
+    assert distribution.tasks("eval").tolist() == [[0.75]] and distribution.tasks("validation").tolist() == [[0.5]]
+    assert distribution.sample("validation", np.random.default_rng(0)).tolist() == [0.5]
+    assert {distribution.tasks(split).dtype for split in distribution.splits} == {distribution.task_dtype}
+
+
 def test_integer_tasks_refuse_fractions():
     distribution = FiniteTaskDistribution({"train": np.array([[1, 2]]), "test": np.array([[3, 4]])})
     assert distribution.validate_task([5.0, 6.0]).dtype == distribution.task_dtype == np.int64

@@ -29,6 +29,8 @@ class ObserveTask(gym.ObservationWrapper):
     :raises ValueError: if it hosts none
     """
 
+    observes_task = True  #: tells algorithms for which it makes no sense
+
     def __init__(self, env: gym.Env):
         super().__init__(env)
         check_task_env(env)
@@ -49,6 +51,8 @@ class BatchedObserveTask:
 
     :param backend: environments without it
     """
+
+    observes_task = True  #: tells algorithms for which it makes no sense
 
     def __init__(self, backend: BatchedTaskEnv):
         self.backend = backend

@@ -161,6 +161,8 @@ class FiniteTaskDistribution(TaskDistribution):
         if len(dims) != 1 or any(listed.ndim != 2 or len(listed) == 0 for listed in tasks.values()):
             shapes = {name: listed.shape for name, listed in tasks.items()}
             raise ValueError(f"splits have shapes {shapes}, expected [n_tasks > 0, task_dim] with one task_dim")
+        dtype = np.result_type(*tasks.values())  # one that holds every split: no task may be rounded to another
+        tasks = {name: listed.astype(dtype) for name, listed in tasks.items()}
         for name in {"test", VALIDATION} & tasks.keys():
             known = np.isclose(tasks[name][:, None], tasks["train"][None]).all(-1).any(1)
             if known.any():
@@ -177,7 +179,7 @@ class FiniteTaskDistribution(TaskDistribution):
 
     @property
     def task_dtype(self) -> np.dtype:
-        return self._tasks["all"].dtype
+        return self._tasks["train"].dtype
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -185,10 +187,10 @@ class FiniteTaskDistribution(TaskDistribution):
 
     def sample(self, split: str, rng: np.random.Generator) -> Task:
         tasks = self._tasks[self.validate_split(split)]
-        return tasks[rng.integers(len(tasks))].astype(self.task_dtype)
+        return tasks[rng.integers(len(tasks))].copy()
 
     def tasks(self, split: str) -> np.ndarray:
-        return self._tasks[self.validate_split(split)].astype(self.task_dtype)
+        return self._tasks[self.validate_split(split)].copy()
 
     def hold_out(self: SelfFinite, n_tasks: int, seed: int = 0) -> SelfFinite:
         """

@@ -238,6 +238,12 @@ class LDM(LatentDynamicsPPO, RL2):
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
                 stacklevel=4,
             )
+        if self.n_mixture > 0 and self.env is not None and self.env.has_attr("observes_task"):
+            warnings.warn(
+                "The environment tells the agent its task (observe_task), which imaginary rewards contradict: use RL2 or "
+                "Mixreg for an oracle, or set mixture_ratio=0.",
+                stacklevel=4,
+            )
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
         self.imagination_config.validate(self.reward_likelihood)

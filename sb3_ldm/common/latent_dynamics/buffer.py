@@ -311,14 +311,14 @@ class MetaEpisodeBuffer:
         state["_ring"] = {name: array[: len(self)] for name, array in self._ring.items()}
         for name in ("_running", "_step", "_episode", "_at_reset", "_whole"):
             del state[name]
-        state["observe"] = None
+        state["agent_view"] = None
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         stored = state.pop("_ring")
         # Buffers that were saved before had none of these.
         missing = {
-            "observe": None,
+            "agent_view": None,
             "keeps": "latest",
             "n_seen": state["capacity"] if state["full"] else state["position"],
             "_rng": np.random.default_rng(),

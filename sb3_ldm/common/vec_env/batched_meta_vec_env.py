@@ -230,8 +230,8 @@ class BatchedMetaVecEnv(VecEnv):
         if name in ("task_distribution", "spec", "layout", "episodes_per_task", "observation_space", "action_space"):
             return getattr(self, name)
         if name == "position" and hasattr(self.backend, "positions"):
-            return self.backend.positions[index]
-        if name == "task_probes" and hasattr(self.backend, name):
+            return self.backend.positions[index].copy()
+        if name in ("task_probes", "observes_task") and hasattr(self.backend, name):
             return getattr(self.backend, name)  # optional, so not in the protocol
         raise AttributeError(f"the batched environments have no attribute {name!r}")
 
