@@ -17,6 +17,7 @@ from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
+_SHORT = {"tensorboard_log": ("-tb",)}  #: other names of the options that are kept as such in ``run.json``
 _NAME_AND_VALUE = re.compile(r"--?[A-Za-z][\w-]*=")
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
 DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
@@ -49,30 +50,36 @@ def options_of_run(arguments: list[str]) -> list[str]:
     if state_file is None or not state_file.is_file():
         return []
     state: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
-    options = {
+    options: dict[tuple[str, ...], list[str] | None] = {
         ("--algo",): [state["algo"]],
         ("--env",): [state["env"]],
         ("--seed",): [str(state["seed"])],
         ("-n", "--n-timesteps"): [str(state["n_timesteps"])],
         ("--env-kwargs",): _words(state.get("env_kwargs") or {}),
     }
-    if not {"-conf", "--conf-file", "-params", "--hyperparams"} & set(arguments):
-        complete = state_file.with_name(HYPERPARAMETERS_FILE)
-        if complete.is_file():
-            options[("--conf-file",)] = [str(complete)]
-        else:  # a run from before there was one
-            options[("--hyperparams",)] = _words(state["hyperparameters"])
-            options[("--conf-file",)] = [state["config"]] if state.get("config") in available_configs() else []
+    complete = state_file.with_name(HYPERPARAMETERS_FILE)
+    if complete.is_file():
+        options[("-conf", "--conf-file")] = [str(complete)]
+    elif not {"-conf", "--conf-file", "-params", "--hyperparams"} & set(arguments):  # a run from before there was one
+        options[("--hyperparams",)] = _words(state["hyperparameters"])
+        options[("-conf", "--conf-file")] = [state["config"]] if state.get("config") in available_configs() else None
+    for name, value in state.get("options", {}).items():
+        options[(*_SHORT.get(name, ()), f"--{name.replace('_', '-')}")] = _words(value)
     return [
         word
         for names, values in options.items()
-        if values and not set(names) & set(arguments)
+        if values is not None and not set(names) & set(arguments)
         for word in (names[-1], *values)
     ]
 
 
-def _words(options: dict[str, Any]) -> list[str]:
-    return [f"{name}:{value!r}" for name, value in options.items()]
+def _words(value: Any) -> list[str] | None:
+    """What follows an option's name, None if the option is not to be given."""
+    if isinstance(value, bool):
+        return [] if value else None
+    if isinstance(value, dict):
+        value = [f"{name}:{one!r}" for name, one in value.items()]
+    return (value or None) if isinstance(value, list) else [str(value)]
 
 
 def main(arguments: list[str] | None = None) -> None:

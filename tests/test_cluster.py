@@ -76,6 +76,28 @@ def test_an_abandoned_command_ends(tmp_path):
         os.kill(int(output), 0)
 
 
+@pytest.mark.parametrize(
+    ("needed", "expected"),
+    [
+        ({}, 8),
+        ({"n_cpus": 3}, 2),  # one on each node: what is left on both is not one more
+        ({"n_gpus": 1.0}, 2),
+        ({"n_gpus": 0.6}, 2),  # nor is what is left of two GPUs
+        ({"n_gpus": 0.5}, 4),
+        ({"n_cpus": 2, "n_gpus": 0.5}, 2),
+    ],
+)
+def test_a_command_fits_on_one_node(monkeypatch, needed, expected):
+    ray = pytest.importorskip("ray")
+    there = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0}]
+    nodes = [{"Alive": True, "Resources": one} for one in there] + [{"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert n_at_once(**needed) == expected
+    for too_much in ({"n_cpus": 8}, {"n_gpus": 3.0}):
+        with pytest.raises(ValueError, match="nodes have 4 and 2, 4 and 0"):
+            n_at_once(**too_much)
+
+
 def test_ray_client_is_refused():
     pytest.importorskip("ray")
     with pytest.raises(ValueError, match="ray_address=ray://head:10001: start this on a node"):
@@ -143,7 +165,7 @@ def test_a_command_that_loses_every_node_is_given_up(two_nodes, tmp_path):
         )
         assert process.wait() == cluster.LOST and process.n_losses == cluster.MAX_LOSSES
     assert n_at_once() == 2 and n_at_once(n_cpus=0.5) == 4
-    with pytest.raises(ValueError, match="needs 1 processors and 1 GPUs; the cluster has 2 and 0"):
+    with pytest.raises(ValueError, match=r"needs 1 processors and 1 GPUs; the cluster's nodes have .*1 and 0"):
         n_at_once(n_gpus=1.0)
 
 

@@ -90,7 +90,16 @@ def test_a_run_is_continued_with_its_own_options(tmp_path: Path) -> None:
     assert short[short.index("-n") + 1] == "900" and "--n-timesteps" not in short
     assert all(continued.count(name) == 1 for name in ("--n-timesteps", "--seed", "--hyperparams"))
     (tmp_path / "hyperparameters.yml").write_text("GridNavi-v0: {beta: 2.0}")
-    assert options_of_run(agent) == [*given, "--conf-file", str(tmp_path / "hyperparameters.yml")]
+    complete = ["--conf-file", str(tmp_path / "hyperparameters.yml")]
+    assert options_of_run(agent) == [*given, *complete]
+    assert options_of_run([*agent, "-params", "beta:1.0"]) == [*given, *complete]  # on top of the run's own
+    assert options_of_run([*agent, "-conf", "ldm-paper"]) == given
+    kept = {"eval_freq": 500, "eval_env_kwargs": {"horizon": 9}, "save_replay_buffer": True, "tensorboard_log": "tb"}
+    (tmp_path / "run.json").write_text(json.dumps(state | {"options": kept | {"gym_packages": ["one", "two"]}}))
+    words = ["--eval-freq", "500", "--eval-env-kwargs", "horizon:9", "--save-replay-buffer"]
+    packages = ["--gym-packages", "one", "two"]
+    assert options_of_run(agent) == [*given, *complete, *words, "--tensorboard-log", "tb", *packages]
+    assert options_of_run([*agent, "-tb", "other", "--eval-freq", "9"]) == [*given, *complete, *words[2:], *packages]
     assert options_of_run(["--seed", "1"]) == [] == options_of_run(["-i", str(tmp_path / "other" / "agent.zip")])
 
 
@@ -274,10 +283,79 @@ def test_an_unknown_configuration_is_named_before_work_starts() -> None:
 
 
 def small_run(folder: Path, algo: str, n_timesteps: int) -> list[str]:
-    small = {"n_envs": 4, "batch_size": 20, "vae_batch_size": 3}
+    small = {"n_envs": 4, "batch_size": 20} | ({"vae_batch_size": 3} if algo in ("ldm", "varibad") else {})
     options = ["--algo", algo, "--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "--seed", "0"]
     options += ["-f", str(folder), "--eval-freq", "-1", "-n", str(n_timesteps)]
     return [*options, "-params", *(f"{name}:{value}" for name, value in small.items())]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_a_file_says_of_environments_holds_in_evaluation_too(tmp_path: Path) -> None:
+    tasks = {"validation_tasks": 6, "episodes_per_task": 2, "horizon": 5}
+    small = {"n_envs": 2, "n_timesteps": 20, "policy": "MlpLstmPolicy", "batch_size": 20, "env_kwargs": tasks}
+    (tmp_path / "small.yml").write_text(yaml.safe_dump({"GridNavi-v0": small}))
+    main(["--algo", "rl2", "-conf", str(tmp_path / "small.yml"), "-f", str(tmp_path), "--eval-freq", "20"])
+    run = load_run(tmp_path / "rl2" / "GridNavi-v0_1")
+    assert run.metadata["env_kwargs"] == tasks
+    for table in (run.evaluations, run.final_evaluation):
+        assert table is not None and table.splits == ("train", "validation") and table.episode.max() == 2
+        assert table.select("train").n_tasks == 12
+
+
+@pytest.mark.usefixtures("in_process")
+def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has looked for a free number before the others have taken it."""
+    made, is_late = [], experiment.MetaExperimentManager.__init__
+
+    def late(manager, *args, **kwargs):
+        is_late(manager, *args, **kwargs)
+        for other in ("GridNavi-v0_1", "GridNavi-v0_2"):
+            (tmp_path / "rl2" / other).mkdir(parents=True)
+        made.append(manager)
+
+    monkeypatch.setattr(experiment.MetaExperimentManager, "__init__", late)
+    main(small_run(tmp_path, "rl2", 40))
+    assert Path(made[0].save_path).name == "GridNavi-v0_3"
+    assert not any((tmp_path / "rl2" / "GridNavi-v0_1").iterdir())
+    run = tmp_path / "rl2" / "GridNavi-v0_3"
+    assert (run / "GridNavi-v0" / "config.yml").is_file() and (run / "GridNavi-v0.zip").is_file()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.filterwarnings("error:.*has no checkpoint_replay_buffer")
+def test_a_run_that_has_ended_may_be_continued_with_a_progress_bar(tmp_path: Path) -> None:
+    """Its options, its buffer and its curve in TensorBoard are the same; there is nothing to train, or there is."""
+    options = ["--save-replay-buffer", "-tb", str(tmp_path / "tb"), "--eval-env-kwargs", "horizon:5", "episodes_per_task:3"]
+    main([*options, *small_run(tmp_path / "logs", "ldm", 80)])
+    run = tmp_path / "logs" / "ldm" / "GridNavi-v0_1"
+    main(["-i", str(run / "GridNavi-v0.zip"), "--progress"])
+    assert json.loads((run / "run.json").read_text())["finished"]
+    main(["-i", str(run / "GridNavi-v0.zip"), "-n", "160", "--eval-freq", "40"])
+    state = load_run(run)
+    assert state.metadata["frames"] == 160 and state.metadata["finished"]
+    assert state.evaluations is not None and state.evaluations.episode.max() == 3
+    assert [folder.name for folder in (tmp_path / "tb" / "GridNavi-v0").iterdir()] == ["logs_ldm_1"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_best_agent_goes_on_with_the_rewards_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["normalize:dict(norm_obs=True,norm_reward=False)"]
+    main([*small_run(tmp_path, "rl2", 80), *options, "--eval-freq", "40"])
+    seen, load = [], RL2.load.__func__  # type: ignore[attr-defined]
+
+    def watched(cls, path, env=None, **kwargs):
+        seen.append((env.training, env.norm_reward))
+        return load(cls, path, env=env, **kwargs)
+
+    monkeypatch.setattr(RL2, "load", classmethod(watched))
+    main(["-i", str(tmp_path / "rl2" / "GridNavi-v0_1" / "best_model.zip"), "-n", "160", "-f", str(tmp_path)])
+    assert seen == [(True, False)]
 
 
 @pytest.mark.usefixtures("interruptible")

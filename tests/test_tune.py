@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,30 @@ def test_a_resumed_study_does_not_repeat_itself(tmp_path):
     for _ in range(3):
         study = tune(tmp_path, "--n-trials", "1", "--seed", "0", *PARAMS[:3], algo="rl2")
     assert len({trial.params["learning_rate"] for trial in study.trials}) == 3
+
+
+def test_searches_that_begin_together_draw_other_trials(tmp_path, monkeypatch):
+    """With the same seed: each looks for trials before the other has one."""
+    optimize, sampled = optuna.Study.optimize, []
+
+    def after_another(study, *args, **kwargs):
+        other = optuna.load_study(study_name=study.study_name, storage=study._storage, sampler=deepcopy(study.sampler))
+        sampled.append(suggest(other.ask(), "rl2", check_names("rl2", None)))
+        return optimize(study, *args, **kwargs)
+
+    monkeypatch.setattr(optuna.Study, "optimize", after_another)
+    study = tune(tmp_path, "--n-trials", "1", "--seed", "0", *PARAMS[:3], algo="rl2")
+    assert len(sampled) == 1
+    first, second = study.trials
+    assert first.params.keys() == second.params.keys() and first.params["learning_rate"] != second.params["learning_rate"]
+
+
+@pytest.mark.parametrize("name", ["mine.py", "json"])
+def test_a_search_starts_from_a_file_of_the_kind_that_it_writes(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text('hyperparams = {"GridNavi-v0": {"n_envs": 4}}')
+    with pytest.raises(ValueError, match=rf"conf_file='{name}'.*\.yml"):
+        tune(tmp_path, "-conf", name, "--n-trials", "1", *PARAMS[:3], algo="rl2")
 
 
 def test_a_trial_that_fails_does_not_end_the_search(tmp_path, monkeypatch):

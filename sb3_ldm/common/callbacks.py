@@ -188,6 +188,10 @@ class MetaProgressBarCallback(ProgressBarCallback):
         returns = [f"{split} {result.mean_returns[-1]:.2f}" for split, result in self._shown.items()]
         self.pbar.set_description("return " + ", ".join(returns))
 
+    def _on_training_end(self) -> None:
+        if hasattr(self, "pbar"):  # training may have ended before it began
+            super()._on_training_end()
+
 
 class LatestCheckpointCallback(BaseCallback):
     """

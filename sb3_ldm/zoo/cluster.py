@@ -67,14 +67,20 @@ def n_at_once(n_cpus: float = 1.0, n_gpus: float = 0.0) -> int:
     """
     import ray
 
-    there = ray.cluster_resources()
-    fitting = [there.get(name, 0.0) / needed for name, needed in (("CPU", n_cpus), ("GPU", n_gpus)) if needed > 0]
-    if min(fitting) < 1:
-        raise ValueError(
-            f"A run needs {n_cpus:g} processors and {n_gpus:g} GPUs; the cluster has {there.get('CPU', 0):g} and "
-            f"{there.get('GPU', 0):g}."
-        )
-    return int(min(fitting))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = sum(_n_on_node(there, n_cpus, n_gpus) for there in nodes)
+    if fitting < 1:
+        most = ", ".join(f"{there.get('CPU', 0.0):g} and {there.get('GPU', 0.0):g}" for there in nodes)
+        raise ValueError(f"A run needs {n_cpus:g} processors and {n_gpus:g} GPUs; the cluster's nodes have {most}.")
+    return fitting
+
+
+def _n_on_node(there: Mapping[str, float], n_cpus: float, n_gpus: float) -> int:
+    """How many commands fit on a node, none of which gets a part of one GPU and a part of another."""
+    of_cpus = int(there.get("CPU", 0.0) / n_cpus) if n_cpus > 0 else sys.maxsize
+    n_there = there.get("GPU", 0.0)
+    of_gpus = sys.maxsize if n_gpus == 0 else int(n_there / n_gpus) if n_gpus >= 1 else int(n_there) * int(1.0 / n_gpus)
+    return min(of_cpus, of_gpus)
 
 
 class RemoteProcess:

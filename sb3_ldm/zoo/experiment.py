@@ -1,5 +1,6 @@
 """rl_zoo3's experiment manager for meta-reinforcement learning."""
 
+import contextlib
 import json
 import time
 import warnings
@@ -10,7 +11,7 @@ import numpy as np
 import torch as th
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import ALGOS
+from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, make_output_format
@@ -42,9 +43,21 @@ from sb3_ldm.zoo.recordings import has_positions, save_paths, save_reward_maps, 
 from sb3_ldm.zoo.script import exit_when_terminated, signals_deferred
 
 FINAL_REPEATS = 10
+#: Options of the command line that a run goes on with, besides those that ``run.json`` has under names of their own.
+KEPT_OPTIONS = (
+    "eval_freq",
+    "save_freq",
+    "log_interval",
+    "eval_env_kwargs",
+    "vec_env",
+    "save_replay_buffer",
+    "tensorboard_log",
+    "gym_packages",
+)
 HYPERPARAMETERS_FILE = "hyperparameters.yml"  #: what a run was made with, to go on with
 #: Hyperparameters of rl_zoo3 that would change the environment.
 UNUSED_HYPERPARAMETERS = ("env_wrapper", "vec_env_wrapper", "frame_stack", "monitor_kwargs")
+BUFFER_FILES = (BUFFER_FILE, "replay_buffer.pkl")  #: of a checkpoint, and with --save-replay-buffer of a finished run
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
 
 
@@ -61,6 +74,12 @@ def evaluation_splits(env: VecEnv, final: bool = False) -> tuple[str, ...]:
         return ("train", unseen)
     named = tuple(split for split in tasks.splits if split not in SPLITS)
     return ("train", unseen, *(("test",) if unseen == "eval" else ()), *named)
+
+
+def close_env(env: VecEnv) -> None:
+    """Close environments, whose processes an interrupt may have ended before."""
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        env.close()
 
 
 class MetaExperimentManager(ExperimentManager):
@@ -92,6 +111,7 @@ class MetaExperimentManager(ExperimentManager):
         self._cpu_time_before = 0.0
         self._checkpoint: LatestCheckpointCallback | None = None
         self._interrupted = False
+        self._goes_on = False  #: in the folder of the run that it continues
         if self.continue_training and self._trained_from.stem in (Path(CHECKPOINT_FILE).stem, self.env_name):
             self._continue_in(self._trained_from.parent)
 
@@ -115,13 +135,29 @@ class MetaExperimentManager(ExperimentManager):
                     f"{name}={hyperparams[name]!r}: environments are not wrapped here, for meta-episodes have a layout. "
                     "Wrap your environment inside the MetaEpisodeWrapper that it is registered with."
                 )
-        return super()._preprocess_hyperparams(hyperparams)
+        preprocessed = super()._preprocess_hyperparams(hyperparams)
+        if self._eval_env_kwargs_args is None:  # the zoo forgets those of the file
+            self.eval_env_kwargs = self.env_kwargs
+        return preprocessed
+
+    def create_log_folder(self) -> None:
+        """Claim a folder: one that a run which began at the same time has taken is its own."""
+        while not self._goes_on:
+            try:
+                Path(self.save_path).mkdir(parents=True)
+                break
+            except FileExistsError:
+                run_id = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = str(Path(self.log_path) / f"{self.env_name}_{run_id}")
+                self.params_path = str(Path(self.save_path) / self.env_name)
+        super().create_log_folder()
 
     def _continue_in(self, run_folder: Path) -> None:
         """Write to the folder that the checkpoint lies in, if it is one of this experiment's runs."""
         params_path = run_folder / self.env_name
         if not (params_path / "config.yml").is_file():
             return
+        self._goes_on = True
         self.save_path, self.params_path = str(run_folder), str(params_path)
         state = run_folder / RUN_FILE
         if state.is_file():
@@ -149,7 +185,8 @@ class MetaExperimentManager(ExperimentManager):
         if self._trained_from.stem != BEST_MODEL or not statistics.is_file():
             return super()._maybe_normalize(env, eval_env)
         normalizer = VecNormalize.load(str(statistics), env)
-        normalizer.training = normalizer.norm_reward = not eval_env
+        if eval_env:
+            normalizer.training = normalizer.norm_reward = False
         return normalizer
 
     def splits(self, env: VecEnv, final: bool = False) -> tuple[str, ...]:
@@ -201,7 +238,10 @@ class MetaExperimentManager(ExperimentManager):
         if self.verbose > 1:
             formats.append(make_output_format("stdout", self.save_path))
         if self.tensorboard_log is not None:
-            formats.append(make_output_format("tensorboard", self.tensorboard_log))
+            # A folder for each run, as SB3 has them, and the same one when it goes on.
+            folder = Path(self.save_path).resolve()
+            run = f"{folder.parent.parent.name}_{self.algo}_{folder.name.removeprefix(f'{self.env_name}_')}"
+            formats.append(make_output_format("tensorboard", str(Path(self.tensorboard_log) / run)))
         model.set_logger(Logger(self.save_path, formats))
         return model, hyperparams
 
@@ -216,13 +256,13 @@ class MetaExperimentManager(ExperimentManager):
             device=self.device,
             **hyperparams,
         )
-        buffer_path = Path(self.trained_agent).with_name(BUFFER_FILE)
-        if isinstance(model, LatentDynamicsPPO) and buffer_path.is_file():
-            model.load_replay_buffer(buffer_path)
+        buffers = [path for path in map(Path(self.trained_agent).with_name, BUFFER_FILES) if path.is_file()]
+        if isinstance(model, LatentDynamicsPPO) and buffers:
+            model.load_replay_buffer(buffers[0])
         if isinstance(model, LatentDynamicsPPO) and len(model.replay_buffer) == 0 and model.num_timesteps > 0:
             warnings.warn(
-                f"{self.trained_agent} has no {BUFFER_FILE} beside it, as finished runs keep none: the latent dynamics "
-                "network goes on with new meta-episodes alone.",
+                f"{self.trained_agent} has no {BUFFER_FILE} beside it, as finished runs keep none (but for "
+                "--save-replay-buffer): the latent dynamics network goes on with new meta-episodes alone.",
                 stacklevel=2,
             )
         drop_evaluations_after(Path(self.save_path) / EVALUATIONS_FILE, model.num_timesteps)
@@ -302,9 +342,9 @@ class MetaExperimentManager(ExperimentManager):
         save_zoo_evaluations(path / EVALUATIONS_FILE, path / "evaluations.npz", splits[1])
         if has_positions(env):
             save_paths(model, env, path / PATHS_FILE, split=splits[1], seed=self.seed)
-        env.close()
+        close_env(env)
         if model.env is not None:
-            model.env.close()
+            close_env(model.env)
 
     def _save_run(self, model: BaseAlgorithm, finished: bool = False) -> None:
         run = {
@@ -320,6 +360,7 @@ class MetaExperimentManager(ExperimentManager):
             "backend": self._backend,
             "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
             "hyperparameters": self._saved_hyperparams,
+            "options": {name: value for name in KEPT_OPTIONS if (value := getattr(self.args, name)) not in (None, "", [])},
             "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),
             # Tells the cost on a machine that does other things besides; processes of environments are not counted.
             "cpu_time_s": round(self._cpu_time_before + time.process_time() - self._cpu_started, 1),

@@ -157,6 +157,9 @@ def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:
     table = load_evaluations(evaluations).select(split)
     if len(table) == 0:
         return
+    # Those of the same tasks and episodes alone: a run may go on with other ones.
+    evaluated, n_rows = np.unique(table.timesteps, return_counts=True)
+    table = table.where(np.isin(table.timesteps, evaluated[n_rows == n_rows[-1]]))
     timesteps = np.unique(table.timesteps)
     shape = (len(timesteps), -1, int(table.episode.max(initial=1)))
     order = np.argsort(table.timesteps, kind="stable")  # rows of a meta-episode lie one behind the other

@@ -19,7 +19,7 @@ from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
 from sb3_ldm.envs.tasks import VALIDATION, TaskDistribution
 from sb3_ldm.results import RUN_FILE, newest_file
-from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
+from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager, close_env
 from sb3_ldm.zoo.script import run_script
 
 REFUSED = 3  #: exit status of a trial whose hyperparameters do not go together
@@ -62,7 +62,7 @@ class TrialManager(MetaExperimentManager):
             evaluated = [callback.env for callback in self.callbacks if isinstance(callback, MetaEvalCallback)]
             for env in [model.env, *evaluated]:
                 if env is not None:
-                    env.close()
+                    close_env(env)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         self._save_run(model, finished=model.num_timesteps >= self.n_timesteps)

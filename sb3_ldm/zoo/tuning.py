@@ -86,7 +86,7 @@ class TrialRun:
         self.is_pruned = False
         self._n_reported = 0
         folder.mkdir(parents=True, exist_ok=True)
-        if self.config.is_file() and not (folder / self.config.name).is_file():  # else it is a module
+        if not (folder / self.config.name).is_file():
             shutil.copyfile(self.config, folder / self.config.name)
 
     @property
@@ -99,8 +99,7 @@ class TrialRun:
         :param folder: what the trial's folder is called there
         :return: the command line, which goes on from a checkpoint if there is one
         """
-        config = folder / self.config.name if self.config.is_file() else self.config
-        words = ["-f", str(folder), "--conf-file", str(config), *self.options]
+        words = ["-f", str(folder), "--conf-file", str(folder / self.config.name), *self.options]
         checkpoint = newest_file(self.folder, CHECKPOINT_FILE)
         return words if checkpoint is None else [*words, "-i", str(folder / checkpoint.relative_to(self.folder))]
 
@@ -143,6 +142,7 @@ class TuningManager(MetaExperimentManager):
     tuned: ClassVar[Sequence[str] | None] = None  #: parameters to vary, None for the default ones
     cluster: ClassVar[Cluster | None] = None  #: where trials are run, None for this process
     searches = True
+    _next_trial = 0  #: number of the next trial, if nobody else searches
 
     def create_log_folder(self) -> None:
         """Trials leave no models."""
@@ -210,9 +210,7 @@ class TuningManager(MetaExperimentManager):
             )
 
     def _preset(self) -> dict[str, Any] | None:
-        """Hyperparameters that trials start from, None if they are a module's."""
-        if not Path(self.config).is_file():
-            return None
+        """Hyperparameters that trials start from."""
         return load_preset(self.config, self.env_name.gym_id) or None
 
     def _start(self, trial: optuna.Trial) -> TrialRun:
@@ -228,6 +226,8 @@ class TuningManager(MetaExperimentManager):
                 f"{folder / str(number)} is of another study {self.study_name!r}: remove it or give another --study-name."
             )
         else:
+            if number != self._next_trial:  # others search too, who would draw the same with the same seed
+                trial.study.sampler.reseed_rng()
             overrides = to_hyperparameters(
                 suggest(trial, self.algo, check_names(self.algo, self.tuned)),
                 self._meta_episode_steps,
@@ -235,6 +235,7 @@ class TuningManager(MetaExperimentManager):
                 self._hyperparams.get("n_steps"),
             )
             seed = self.seed + number  # another one for each trial: what is good with one seed alone is no good
+        self._next_trial = trial.number + 1
         trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
         trial.set_user_attr(_SEED, seed)
         # What imagination is worth cannot be seen before there is any, nor at once.
@@ -315,6 +316,13 @@ class TuningManager(MetaExperimentManager):
         options: dict[str, Any] = {"keep": [_LOG], "progress": CHECKPOINT_FILE}
         return run, RemoteProcess(command, run.folder, log, n_cpus=cluster.n_cpus, n_gpus=cluster.n_gpus, **options)
 
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not self.config.endswith((".yml", ".yaml")):
+            raise ValueError(
+                f"conf_file={self.config!r}: a search starts from a .yml file, for it writes the best one as such."
+            )
+        return super().read_hyperparameters()
+
     def hyperparameters_optimization(self) -> None:
         self._hold_out()
         self._check_validation()
@@ -337,6 +345,7 @@ class TuningManager(MetaExperimentManager):
         free_lost_trials(study)
         wanted = self.n_trials if self.max_total_trials is None else max(0, self.max_total_trials - n_counted(study))
         print(f"Study {self.study_name}: {n_counted(study)} trials so far, {wanted} to run; objective: {VALIDATION} tasks")
+        self._next_trial = len(study.trials)
         if study.trials:
             study.sampler.reseed_rng()  # with the same seed, it would draw what it has drawn before
         with contextlib.suppress(KeyboardInterrupt):
