@@ -6,7 +6,7 @@ of every task.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -117,9 +117,19 @@ def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path =
     written = draw_figures([run.path for run in runs], folder, label_by=("name",), names=experiment.labels)
     if not experiment.is_study:
         written += _compare(experiment, variants, folder)
-    for path in {*folder.glob("*.png"), *folder.glob("*.md")} - set(written):
-        path.unlink()
+    remove_figures(folder, keep=written)
     return written
+
+
+def remove_figures(folder: Path, keep: Collection[Path] = ()) -> None:
+    """
+    Remove figures and tables of results that are no more.
+
+    :param folder: of an experiment's figures
+    :param keep: those that have just been made
+    """
+    for path in {*folder.glob("*.png"), *folder.glob("*.md")} - set(keep):
+        path.unlink()
 
 
 def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], folder: Path) -> list[Path]:

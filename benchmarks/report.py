@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.experiment import RESULTS, Experiment, Run, available_experiments, load_experiment
-from benchmarks.figures import FIGURES, draw_experiment, load_variants
+from benchmarks.figures import FIGURES, draw_experiment, load_variants, remove_figures
 from benchmarks.imagination import IMAGINATION
 from benchmarks.statistics import (
     failed_seeds,
@@ -240,8 +240,13 @@ def section(
 
 def _uncommitted(variants: Variants) -> list[str]:
     """A paragraph on the runs whose code cannot be restored from the commit that they name."""
-    runs = [run for members in variants.values() for run in members if run.metadata.get("commit", "").endswith("-dirty")]
+    runs = [run for members in variants.values() for run in members if any(one.endswith("-dirty") for one in _commits(run))]
     return [f"Trained with changes that were not committed: {', '.join(run.path.name for run in runs)}."] if runs else []
+
+
+def _commits(run: RunResult) -> list[str]:
+    """The code that trained it, several where it was continued."""
+    return [*run.metadata.get("commits_before", []), run.metadata.get("commit") or ""]
 
 
 def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list[str]:
@@ -281,6 +286,8 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         variants = found[experiment.name]
         if draw and has_own_results(experiment, variants):
             draw_experiment(experiment, results, figures)
+        elif draw:
+            remove_figures(figures / experiment.name)
         parts.append(section(experiment, variants, verdicts[experiment.name], figures / experiment.name, page, results))
     parts.append(budget_section(budgets(experiments, found)))
     return "\n".join(part for part in parts if part)

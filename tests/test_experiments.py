@@ -568,6 +568,9 @@ def test_runs_of_uncommitted_code_are_told(made_up, tmp_path):
     dirty = replace(variants["ldm"][1], metadata={**variants["ldm"][1].metadata, "commit": "0123abcd-dirty"})
     text = report.section(experiment, {**variants, "ldm": [dirty]}, [], tmp_path, tmp_path / "page.md")
     assert "Trained with changes that were not committed: ldm_seed1." in text
+    continued = replace(dirty, metadata={**dirty.metadata, "commit": "4567abcd", "commits_before": ["0123abcd-dirty"]})
+    text = report.section(experiment, {**variants, "ldm": [continued]}, [], tmp_path, tmp_path / "page.md")
+    assert "Trained with changes that were not committed: ldm_seed1." in text
 
 
 def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_environment():
@@ -695,6 +698,19 @@ def test_what_studies_found_is_compared(study, tmp_path):
         "NOT as expected",
         "undecided, the intervals overlap",
     ]
+
+
+def test_figures_of_results_that_are_no_more_are_removed(tmp_path, monkeypatch):
+    folder = write(tmp_path / "yml", name="a", seeds=[0], variants={"rl2": None})
+    for function in (available_experiments, load_experiment):
+        monkeypatch.setattr(function, "__defaults__", (folder,))
+    figures = tmp_path / "figures"
+    (figures / "a").mkdir(parents=True)
+    for name in ("curves.png", "summary.md", "notes.txt"):
+        (figures / "a" / name).touch()
+    for draw, n_left in ((False, 3), (True, 1)):
+        page = report.results_page(tmp_path / "results", figures, tmp_path / "RESULTS.md", draw)
+        assert "Not run yet" in page and len(list((figures / "a").iterdir())) == n_left
 
 
 def test_the_committed_page_is_that_of_the_committed_results():

@@ -4,18 +4,21 @@ import csv
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import draw_figures
 from sb3_ldm.figures.__main__ import main
-from sb3_ldm.figures.curves import average_curves, imagination
+from sb3_ldm.figures.curves import _imagined, average_curves, imagination, smoothing_window
 from sb3_ldm.figures.draw import _grid_tasks
-from sb3_ldm.figures.grid import _keep_right
+from sb3_ldm.figures.grid import _cell_means, _keep_right
 from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
 from sb3_ldm.figures.plan import Plan
@@ -246,6 +249,60 @@ def test_curves_are_averaged_where_all_seeds_have_values():
     np.testing.assert_allclose(curve.std, [np.sqrt(2), np.sqrt(2)])
     steps = np.arange(30.0)
     np.testing.assert_allclose(average_curves([(steps, steps)], window=5).mean[[0, 1, 4, 29]], [0.0, 0.5, 2.0, 27.0])
+    sparse = steps[::2]
+    np.testing.assert_allclose(average_curves([(sparse, sparse)], window=5).mean[[0, 1, 2, 14]], [0.0, 1.0, 2.0, 26.0])
+
+
+def test_all_curves_of_a_figure_are_smoothed_alike():
+    steps = np.arange(0.0, 1200.0, 10.0)
+    assert smoothing_window([steps, steps[::2], steps[:3]], 5) == 100.0  # five points of the sparsest
+    assert smoothing_window([steps[::10], steps], 5) == 0.0  # of which there are too few
+    assert smoothing_window([steps[:1], steps[:0]], 5) == 0.0
+
+
+def test_a_figure_shows_the_longest_curve_to_its_end(tmp_path, monkeypatch):
+    """Also where it is not the first one."""
+    limits = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (limits.append(self.axes[0].get_xlim()), save(self, *a, **k)))
+    short, long = runs = [make_run(tmp_path / name, n_evaluations=8) for name in ("short_seed0", "the_longer_seed0")]
+    header, *rows = (short / "evaluations.csv").read_text().splitlines(keepends=True)
+    (short / "evaluations.csv").write_text(header + "".join(row for row in rows if int(row.split(",")[0]) < 4e6))
+    draw_figures(runs, tmp_path / "figures", only=["learning_curves"], label_by=("name",))
+    evaluations = load_run(long).evaluations
+    assert evaluations is not None and limits == [(0.0, pytest.approx(1e7, rel=0.1))] and limits[0][1] >= 1e7
+
+
+def test_returns_on_imaginary_tasks_are_those_of_the_time(tmp_path):
+    run = make_run(tmp_path / "run")
+    names = ("time/total_timesteps", "imagination/share_imagining", "imagination/return_1", "imagination/peak_reward")
+    rows = [(10, 1.0, 3.0, 0.5), (20, 0.0, 3.0, 0.6), (30, 0.0, 3.0, 0.7), (40, 0.5, 4.0, 0.8)]
+    write_csv(run / "progress.csv", names, rows)
+    steps, values = _imagined(load_run(run), "imagination/return_1")
+    assert steps.tolist() == [10, 40] and values.tolist() == [3.0, 4.0]
+    assert _imagined(load_run(run), "imagination/peak_reward")[0].tolist() == [10, 20, 30, 40]
+    write_csv(run / "progress.csv", [names[0], names[2]], [(row[0], row[2]) for row in rows])  # logs of earlier versions
+    assert len(_imagined(load_run(run), "imagination/return_1")[0]) == 4
+
+
+def test_goals_are_counted_once_in_the_return_map(tmp_path):
+    """Splits that are parts of another are evaluated, too."""
+    run = make_run(tmp_path / "run", env=EXTRAPOLATION)
+    plan = Plan({"ldm": [load_run(run)]}, None, False, 5, {})
+    returns, reached = _cell_means(plan.runs, N_EPISODES, plan)
+    x, y = gridworld.grid_navi_extrapolation_tasks().tasks("test1")[0]
+    with (run / "evaluations.csv").open("a") as file:
+        file.write(f"10000000,test1,0,{x} {y},{N_EPISODES},-99.0,30,0\n")
+    plan = Plan({"ldm": [load_run(run)]}, None, False, 5, {})
+    for before, after in zip((returns, reached), _cell_means(plan.runs, N_EPISODES, plan), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_groups_have_colours_of_their_own():
+    names = ("ldm", *(f"mixture_{i}_of_16" for i in range(13)))
+    groups: Any = {name: [SimpleNamespace(label="ldm")] for name in names}
+    plan = Plan(groups, None, False, 5, {})
+    assert len({plan.colour(name) for name in names}) == len(names)
 
 
 def test_summary_table(tmp_path):

@@ -344,6 +344,16 @@ def test_a_run_that_has_ended_may_be_continued_with_a_progress_bar(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_run_names_all_the_code_that_trained_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, commits = tmp_path / "rl2" / "GridNavi-v0_1", ["one-dirty", "two", "two", "three"]
+    for i, commit in enumerate(commits):
+        monkeypatch.setattr(experiment, "current_commit", lambda commit=commit: commit)
+        main(small_run(tmp_path, "rl2", 40) if i == 0 else ["-i", str(run / "GridNavi-v0.zip"), "-n", str(40 * (i + 1))])
+    state = json.loads((run / "run.json").read_text())
+    assert (state["commit"], state["commits_before"]) == ("three", ["one-dirty", "two"])
+
+
+@pytest.mark.usefixtures("in_process")
 def test_the_best_agent_goes_on_with_the_rewards_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ["normalize:dict(norm_obs=True,norm_reward=False)"]
     main([*small_run(tmp_path, "rl2", 80), *options, "--eval-freq", "40"])

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--actions", choices=("sampled", "deterministic"), help="which evaluations to draw")
     parser.add_argument(
-        "--window", type=int, default=5, help="of the moving average of learning curves (default: %(default)s)"
+        "--window", type=int, default=5, help="evaluations in the moving average of learning curves (default: %(default)s)"
     )
     parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"), help="of the files (default: %(default)s)")
     args = parser.parse_args(argv)

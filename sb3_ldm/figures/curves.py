@@ -28,8 +28,11 @@ from sb3_ldm.figures.plan import (
 from sb3_ldm.results import PROGRESS_FILE, RunResult
 from sb3_ldm.summary import format_frames, ordered_splits, split_name
 
-#: Evaluations from which on a curve is smoothed; short runs are shown as they are.
-_SMOOTH_FROM = 20
+#: Share of the longest curve that a moving average may span; short runs are shown as they are.
+_MOST_SMOOTHED = 0.25
+
+
+SeedCurve = tuple[np.ndarray, np.ndarray]  #: training steps and values of one seed
 
 
 class Curve(NamedTuple):
@@ -52,7 +55,10 @@ def learning_curves(plan: Plan) -> Drawing:
     runs = [run for members in groups.values() for run in members]
     splits = [split for split in ordered_splits(runs) if any(len(evaluations_of(run, split, plan)) for run in runs)]
     missed = [split for split in splits if split != "train" and all(has_successes(run, split, plan) for run in runs)][:1]
-    figure, axes = _panels(len(splits) + len(missed))
+    window = smoothing_window(
+        (np.unique(evaluations_of(run, split, plan).timesteps) for run in runs for split in splits), plan.window
+    )
+    figure, axes = _panels(len(splits) + len(missed), window)
     last_episode = max(run.episodes_per_task for run in runs)
     for axis, split in zip(axes, splits, strict=False):
         axis.set_title(f"{split_name(split).capitalize()} tasks")
@@ -64,15 +70,17 @@ def learning_curves(plan: Plan) -> Drawing:
         axis.set_ylim(-0.02 * n_tasks, 1.05 * n_tasks)
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     for label, members in groups.items():
+        colour = plan.colour(label)
         for axis, split in zip(axes, splits, strict=False):
             tables = [evaluations_of(run, split, plan) for run in members]
-            _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], plan, label)
+            _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour)
             if runs[0].env in DOMAINS:
                 tables = [evaluations_of(run, split, plan, episode=1) for run in members]
-                _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], plan, label, style=":")
+                _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour, style=":")
         for axis, split in zip(axes[len(splits) :], missed, strict=True):
             tables = [evaluations_of(run, split, plan) for run in members]
-            _draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], plan, label)
+            _draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], window, colour)
+    _begin_at_zero(axes)
     _draw_references(axes, splits, plan)
     first: list[Any] = []
     if runs[0].env in DOMAINS:
@@ -82,53 +90,69 @@ def learning_curves(plan: Plan) -> Drawing:
     yield "learning_curves", figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A row of panels with the training steps below each."""
+def _panels(count: int, window: float) -> tuple[Figure, list[Axes]]:
+    """A row of panels with the training steps below each, and what moving averages span."""
     figure = Figure(figsize=(3.2 * count, 2.8), layout="constrained")
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for axis in axes:
-        axis.set_xlabel("frames")
+        axis.set_xlabel("frames" + (f" (means of the last {format_frames(window)})" if window else ""))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_frames(value)))
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.margins(x=0.02)
     return figure, axes
 
 
-def _draw_curve(axis: Axes, seeds: Sequence[tuple[np.ndarray, np.ndarray]], plan: Plan, label: str, style: str = "-") -> None:
+def _draw_curve(axis: Axes, seeds: Sequence[SeedCurve], window: float, colour: str, style: str = "-") -> None:
     seeds = [seed for seed in seeds if len(seed[0])]
     if not seeds:
         return
-    curve, colour = average_curves(seeds, plan.window), plan.colour(label)
+    curve = average_curves(seeds, window)
     marker = "o" if len(curve.steps) < 6 else None
     axis.plot(curve.steps, curve.mean, style, color=colour, marker=marker, markersize=3)
     axis.fill_between(curve.steps, curve.mean - curve.std, curve.mean + curve.std, color=colour, alpha=0.18, linewidth=0)
-    axis.set_xlim(left=0.0)
 
 
-def average_curves(seeds: Sequence[tuple[np.ndarray, np.ndarray]], window: int = 1) -> Curve:
+def smoothing_window(curves: Iterable[np.ndarray], n_points: int) -> float:
+    """
+    How much of training the moving averages of a figure span: of all its curves, some of which have more points than others.
+
+    :param curves: the training steps of each
+    :param n_points: how many points of the sparsest curve
+    :return: training steps, 0 for no average
+    """
+    drawn = [steps for steps in curves if len(steps) > 1]
+    window = n_points * max((float(np.median(np.diff(steps))) for steps in drawn), default=0.0)
+    return window if window <= _MOST_SMOOTHED * max((steps[-1] for steps in drawn), default=0.0) else 0.0
+
+
+def average_curves(seeds: Sequence[SeedCurve], window: float = 0.0) -> Curve:
     """
     Average curves over seeds, where all of them have values.
 
     :param seeds: training steps and values of each seed, at least one point each
-    :param window: points in the (trailing) moving average of curves with at least 20 points
+    :param window: training steps that the (trailing) moving average spans
     :return: mean and standard deviation over the seeds
     """
     start = max(steps[0] for steps, _ in seeds)
     end = min(steps[-1] for steps, _ in seeds)
     grid = np.unique(np.concatenate([steps for steps, _ in seeds]))
     grid = grid[(grid >= start) & (grid <= end)]
-    values = np.stack([np.interp(grid, steps, _smooth(values, window)) for steps, values in seeds])
+    values = np.stack([np.interp(grid, steps, _smooth(steps, values, window)) for steps, values in seeds])
     std = values.std(axis=0, ddof=1) if len(seeds) > 1 else np.zeros(len(grid))
     return Curve(grid, values.mean(axis=0), std)
 
 
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    if len(values) < _SMOOTH_FROM:
-        return values
+def _smooth(steps: np.ndarray, values: np.ndarray, window: float) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
+    starts = np.minimum(np.searchsorted(steps, steps - window, side="right"), ends - 1)
     return (total[ends] - total[starts]) / (ends - starts)
+
+
+def _begin_at_zero(axes: Sequence[Axes]) -> None:
+    # Not before all curves are drawn: the axes' other end would stay where it is.
+    for axis in axes:
+        axis.set_xlim(left=0.0)
 
 
 def _draw_references(axes: Sequence[Axes], splits: Sequence[str], plan: Plan) -> None:
@@ -203,14 +227,16 @@ def imagination(plan: Plan) -> Drawing:
         for label, members in plan.groups.items()
         if any(_has_logged(run, columns) for run in members)
     }
-    figure, axes = _panels(len(panels))
+    window = smoothing_window((_imagined(run, name)[0] for run in plan.runs for name in columns), plan.window)
+    figure, axes = _panels(len(panels), window)
     for axis, (title, quantity, names) in zip(axes, panels, strict=True):
         axis.set(title=title, ylabel=quantity)
         if "imagination/share_unseen" in names:
             axis.set_ylim(-0.03, 1.03)
         for label, members in groups.items():
             for name, style in names.items():
-                _draw_curve(axis, [run.logged(name) for run in members], plan, label, style)
+                _draw_curve(axis, [_imagined(run, name) for run in members], window, plan.colour(label), style)
+    _begin_at_zero(axes)
     episodes = [
         Line2D([], [], color=MUTED, linestyle=style, label=f"episode {name.rpartition('_')[2]}")
         for name, style in returns.items()
@@ -218,6 +244,16 @@ def imagination(plan: Plan) -> Drawing:
     ]
     _draw_legend(figure, groups, plan, episodes)
     yield "imagination", figure
+
+
+def _imagined(run: RunResult, name: str) -> SeedCurve:
+    """What was logged while workers imagined: returns that were logged without are those of the tasks that they had before."""
+    steps, values = run.logged(name)
+    if "/return_" not in name:
+        return steps, values
+    all_steps, shares = run.logged("imagination/share_imagining")
+    known = ~np.isin(steps, all_steps[shares == 0.0])
+    return steps[known], values[known]
 
 
 def _has_logged(run: RunResult, names: Iterable[str]) -> bool:

@@ -56,8 +56,8 @@ def draw_figures(
     :param only: names of figures (``"learning_curves"`` or ``"fig3"``, ...); None for all that can be drawn
     :param label_by: what tells groups of runs apart, see :func:`~sb3_ldm.results.group_runs`
     :param actions: draw evaluations with ``"sampled"`` or with ``"deterministic"`` actions; None for those that most runs have
-    :param window: evaluations in the moving average of learning curves (the paper's 5); curves of fewer than 20
-        evaluations are not smoothed
+    :param window: evaluations in the moving average of learning curves (the paper's 5), of the run that has the fewest; short
+        runs are not smoothed
     :param file_format: ``"png"``, ``"svg"`` or ``"pdf"``
     :param names: of groups, for people, by label
     :return: the files that were written

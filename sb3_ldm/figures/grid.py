@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures.plan import INK, MUTED, Drawing, NothingToDraw, Plan, first_with, having, horizon_of, number, stem
 from sb3_ldm.results import (
     FINAL_FILE,
@@ -77,6 +78,7 @@ def _cell_means(runs: Sequence[RunResult], episode: int, plan: Plan) -> tuple[np
     for run in runs:
         assert run.last_evaluation is not None
         table = run.last_evaluation.select(deterministic=plan.deterministic, episode=episode)
+        table = table.where(np.isin(table.split, (*SPLITS, VALIDATION)))  # parts of them are evaluated once more
         x, y = table.tasks.astype(int).T
         for total, column in zip(sums, (np.ones(len(table)), table.returns, table.successes), strict=True):
             np.add.at(total, (x, y), column)

@@ -15,7 +15,10 @@ from sb3_ldm.summary import display_name
 COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}
 COLOURS |= {"rl2 oracle, told its task": "#9a9a9a"}
 COLOURS |= {"ldm-paper": "#e08a3c", "ldm-release": "#b58900"}
-_OTHER_COLOURS = ("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b")
+_OTHER_COLOURS = (
+    *("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b", "#f29e9e"),
+    *("#1b4d5c", "#c5b0d5", "#5c8001", "#a63d1f", "#9edae5", "#d6a5c9", "#404e7c"),
+)
 
 INK = "#2b2b2b"
 MUTED = "#8c8c8c"
@@ -55,7 +58,7 @@ class Plan(NamedTuple):
     groups: Mapping[str, list[RunResult]]  #: runs that differ in their seed, by label
     tasks: GridNaviTasks | None  #: of the gridworld, None for other environments
     deterministic: bool  #: which evaluations to draw
-    window: int  #: of the moving average
+    window: int  #: of the moving average, in evaluations
     names: Mapping[str, str]  #: of groups, for people; those without one have their labels
 
     @property
@@ -81,7 +84,8 @@ class Plan(NamedTuple):
         algo = algos[label]
         if algo in COLOURS and list(algos.values()).count(algo) == 1:
             return COLOURS[algo]
-        others = [name for name in self.groups if algos[name] not in COLOURS or list(algos.values()).count(algos[name]) > 1]
+        others = [name for name in self.groups if name not in COLOURS]
+        others = [name for name in others if algos[name] not in COLOURS or list(algos.values()).count(algos[name]) > 1]
         return _OTHER_COLOURS[others.index(label) % len(_OTHER_COLOURS)]
 
 

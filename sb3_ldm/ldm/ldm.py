@@ -280,7 +280,7 @@ class LDM(LatentDynamicsPPO, RL2):
     def dump_logs(self, iteration: int = 0) -> None:
         assert self.mixture_env is not None
         returns = self.mixture_env.mean_imaginary_returns()
-        if returns is not None:
+        if returns is not None and self.mixture_env.imagining.any():  # else they are those of an earlier time
             for i, value in enumerate(returns):
                 self.logger.record(f"imagination/return_{i + 1}", value)
         super().dump_logs(iteration)

@@ -109,6 +109,7 @@ class MetaExperimentManager(ExperimentManager):
         self._cpu_started = time.process_time()
         self._wall_time_before = 0.0
         self._cpu_time_before = 0.0
+        self._commits_before: list[str] = []  #: of the code that trained it before it was continued
         self._checkpoint: LatestCheckpointCallback | None = None
         self._interrupted = False
         self._goes_on = False  #: in the folder of the run that it continues
@@ -164,6 +165,8 @@ class MetaExperimentManager(ExperimentManager):
             before = json.loads(state.read_text())
             if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
                 self._config_name = before["config"]
+            commits = [*before.get("commits_before", []), before.get("commit")]
+            self._commits_before = [one for one in dict.fromkeys(commits) if one not in (None, self._commit)]
             self._wall_time_before = before["wall_time_s"]
             self._cpu_time_before = before.get("cpu_time_s", before["wall_time_s"] * before.get("threads", 1))
 
@@ -367,6 +370,7 @@ class MetaExperimentManager(ExperimentManager):
             "threads": th.get_num_threads(),
             "version": __version__,
             "commit": self._commit,
+            "commits_before": self._commits_before,
         }
         text = json.dumps(run, indent=2, default=str)
         with replacing(Path(self.save_path) / RUN_FILE) as path:
