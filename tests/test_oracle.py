@@ -90,3 +90,11 @@ def test_an_agent_that_is_told_the_goal_learns_to_go_there():
     before = evaluate_meta(model, told, "train").mean_returns[0]
     model.learn(32 * 10 * 60)
     assert evaluate_meta(model, told, "train").mean_returns[0] > before + 1.0
+
+
+def test_warnings_name_the_user_s_line():
+    told, alone = grid_vec_env(4, observe_task=True), grid_vec_env(1)
+    with pytest.warns(UserWarning, match="observe_task|one sub-environment|is not reached") as warned:
+        LDM("MlpLstmPolicy", alone, mixture_ratio=0.5, device="cpu")
+        LDM("MlpLstmPolicy", told, mixture_ratio=0.5, imagination_starts=10**6, device="cpu", vae_updates=0).learn(96)
+    assert len(warned) == 3 and {one.filename for one in warned} == {__file__}

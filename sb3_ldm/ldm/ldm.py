@@ -236,13 +236,13 @@ class LDM(LatentDynamicsPPO, RL2):
             warnings.warn(
                 f"mixture_ratio={self.mixture_ratio} with one sub-environment: there is no worker to mix, LDM trains as RL2. "
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
-                stacklevel=4,
+                stacklevel=5,
             )
         if self.n_mixture > 0 and self.env is not None and self.env.has_attr("observes_task"):
             warnings.warn(
                 "The environment tells the agent its task (observe_task), which imaginary rewards contradict: use RL2 or "
                 "Mixreg for an oracle, or set mixture_ratio=0.",
-                stacklevel=4,
+                stacklevel=5,
             )
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
@@ -263,7 +263,7 @@ class LDM(LatentDynamicsPPO, RL2):
             warnings.warn(
                 f"imagination_starts={self.imagination_starts:.0f} is not reached in {self._total_timesteps} time steps: LDM "
                 "trains as RL2. Train longer, or let imagination start earlier.",
-                stacklevel=4,
+                stacklevel=7,
             )
         return prepared
 
