@@ -329,6 +329,7 @@ class Budget(NamedTuple):
     n_runs: int
     spent: float
     left: float  #: estimated; NaN where no such run has ended
+    first_seed: float  #: what seed 0 alone takes or took; NaN as well
 
 
 def budgets(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> list[Budget]:
@@ -338,23 +339,30 @@ def budgets(experiments: Sequence[Experiment], found: Mapping[str, Variants]) ->
     :return: what each takes
     """
     paces: dict[tuple[str, str], list[float]] = {}
-    spent, left = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
-    waiting: dict[str, list[Run]] = {}
+    hours: dict[tuple[str, str], float] = {}  # of the runs that counted them, by experiment and name
+    waiting: set[tuple[str, str]] = set()
     for experiment in experiments:
         done = {(name, run.seed): run for name, members in found[experiment.name].items() for run in members}
-        waiting[experiment.name] = [run for run in experiment.own_runs if (run.variant, run.seed) not in done]
         for run in experiment.own_runs:
             ended = done.get((run.variant, run.seed))
-            hours = None if ended is None else core_hours(ended.metadata)
-            if ended is not None and hours is not None:
-                spent[experiment.name] += hours
-                paces.setdefault((run.algo, run.env), []).append(hours / ended.frames)
-    for name, runs in waiting.items():
-        left[name] = sum(run.n_timesteps * _pace(run, paces) for run in runs)
-    return [
-        Budget(one.title, len(one.own_runs) - len(waiting[one.name]), len(one.own_runs), spent[one.name], left[one.name])
-        for one in experiments
-    ]
+            spent = None if ended is None else core_hours(ended.metadata)
+            if ended is None:
+                waiting.add((experiment.name, run.name))
+            elif spent is not None:
+                hours[experiment.name, run.name] = spent
+                paces.setdefault((run.algo, run.env), []).append(spent / ended.frames)
+
+    def left(run: Run) -> float:
+        return run.n_timesteps * _pace(run, paces)
+
+    def budget(one: Experiment) -> Budget:
+        to_go = [run for run in one.own_runs if (one.name, run.name) in waiting]
+        first = [hours.get((one.name, run.name), left(run)) for run in one.own_runs if run.seed == 0]
+        spent = sum(hours.get((one.name, run.name), 0.0) for run in one.own_runs)
+        n_runs = len(one.own_runs)
+        return Budget(one.title, n_runs - len(to_go), n_runs, spent, sum(map(left, to_go)), sum(first))
+
+    return [budget(one) for one in experiments]
 
 
 def budget_section(all_budgets: Sequence[Budget]) -> str:
@@ -362,32 +370,50 @@ def budget_section(all_budgets: Sequence[Budget]) -> str:
     :param all_budgets: of all experiments, the most valuable ones first
     :return: what they took so far and would still take, as Markdown
     """
-    known = [not np.isnan(one.left) for one in all_budgets]
-    left = [one.left if is_known else 0.0 for one, is_known in zip(all_budgets, known, strict=True)]
-    cumulative = np.cumsum([one.spent + hours for one, hours in zip(all_budgets, left, strict=True)]) / N_CORES
+    total, n_unknown = _cumulative([one.spent + one.left for one in all_budgets])
+    first, _ = _cumulative([one.first_seed for one in all_budgets])
+    to_go = sum(one.left for one in all_budgets if not np.isnan(one.left)) / N_CORES
     rows = [
         [
             one.title,
             f"{one.n_done} of {one.n_runs}",
             f"{one.spent:.1f}",
-            f"{one.left:.1f}" if is_known else "-",
+            "-" if np.isnan(one.left) else f"{one.left:.1f}",
             f"{hours:.1f}",
+            f"{hours_of_first:.1f}",
         ]
-        for one, is_known, hours in zip(all_budgets, known, cumulative, strict=True)
+        for one, hours, hours_of_first in zip(all_budgets, total, first, strict=True)
     ]
-    fits = (cumulative <= SUITE_HOURS) & np.logical_and.accumulate(known)
-    within = [one.title for one, is_within in zip(all_budgets, fits, strict=True) if is_within]
     text = (
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
         "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
-        f"they are not known (-). What is known takes about {sum(left) / N_CORES:.0f} more hours of two cores. From nothing "
-        f"two cores need {'' if all(known) else 'at least '}{cumulative[-1]:.0f} hours for all; in {SUITE_HOURS} hours they "
-        f"train {', '.join(within) or 'less than the first experiment'}. More would first add "
-        "seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
-        "million frames."
+        f"they are not known (-). What is known takes about {to_go:.0f} more hours of two cores. From nothing "
+        f"two cores need {'at least ' if n_unknown else ''}{total[-1]:.0f} hours for all; in {SUITE_HOURS} hours they "
+        f"train {_within(all_budgets, total)}, and of seed 0 alone (`--seeds 0`) {_within(all_budgets, first)}. More would "
+        "first add seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 "
+        "to 200 million frames."
     )
-    header = ["experiment", "runs finished", "core hours so far", "core hours to go", "two cores, from nothing, hours"]
-    return "\n\n".join(["## Budget", text, markdown_table(header, rows, "lrrrr")])
+    header = [
+        "experiment",
+        "runs finished",
+        "core hours so far",
+        "core hours to go",
+        "two cores, from nothing, hours",
+        "of seed 0 alone",
+    ]
+    return "\n\n".join(["## Budget", text, markdown_table(header, rows, "lrrrrr")])
+
+
+def _cumulative(core_hours_each: Sequence[float]) -> tuple[np.ndarray, int]:
+    """Hours of all cores that experiments take up to each one, without unknown ones, and how many of these there are."""
+    known = ~np.isnan(core_hours_each)
+    return np.cumsum(np.where(known, core_hours_each, 0.0)) / N_CORES, int((~known).sum())
+
+
+def _within(all_budgets: Sequence[Budget], cumulative: np.ndarray) -> str:
+    """The experiments that end within the hours that a reader may have."""
+    known = np.logical_and.accumulate([not np.isnan(one.left) for one in all_budgets])
+    return ", ".join(one.title for one in all_budgets[: int(((cumulative <= SUITE_HOURS) & known).sum())]) or "not one"
 
 
 def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:

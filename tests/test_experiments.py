@@ -419,6 +419,20 @@ def test_the_budget_is_estimated_from_what_has_ended(made_up, tmp_path):
     assert "| 0.0 | - |" in report.budget_section(report.budgets([elsewhere], {"tiny": {}}))
 
 
+def test_the_budget_of_the_first_seed_is_told(made_up):
+    experiment, variants = made_up
+    (budget,) = report.budgets([experiment], {"tiny": variants})
+    assert budget.first_seed == pytest.approx(3 * 2 / 60)  # two that have ended and one that has not
+    others = [
+        budget._replace(title=title, spent=hours, left=0.0, first_seed=hours / 4) for title, hours in (("A", 10), ("B", 8))
+    ]
+    text = report.budget_section(others)
+    assert "in 6 hours they train A, and of seed 0 alone (`--seeds 0`) A, B." in text
+    assert "| A | 6 of 9 | 10.0 | 0.0 | 5.0 | 1.2 |" in text and "| B | 6 of 9 | 8.0 | 0.0 | 9.0 | 2.2 |" in text
+    unknown = [one._replace(left=float("nan")) for one in others]
+    assert "in 6 hours they train not one" in report.budget_section(unknown)
+
+
 # Reporting them
 
 
