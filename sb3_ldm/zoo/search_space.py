@@ -26,8 +26,8 @@ _LATENT_DYNAMICS: dict[str, Suggest] = {
     "vae_updates": lambda trial: trial.suggest_int("vae_updates", 1, 12),
 }
 _MIXTURE: dict[str, Suggest] = {
-    # The paper's 0 to 12 of 16 workers (Appendix D), trained one by one in benchmarks/experiments/mixture_workers.yml: none of
-    # them can be left out, as unseen goals are reached more often up to the largest, training goals less often there.
+    # The paper's 0 to 12 of 16 workers (Appendix D), trained one by one in benchmarks/experiments/mixture_workers.yml:
+    # one seed each rules none of them out, and the largest reached the most unseen goals.
     "mixture_ratio": lambda trial: trial.suggest_float("mixture_ratio", 0.0, 0.75, step=0.125),
     "beta": lambda trial: trial.suggest_float("beta", 1.0, 2.5, step=0.25),
     "n_partners": lambda trial: trial.suggest_int("n_partners", 2, 16, log=True),
