@@ -43,6 +43,12 @@ def test_a_rollout_is_one_meta_episode_unless_told_otherwise():
     assert make(n_steps=2 * STEPS).n_steps == 2 * STEPS
 
 
+def test_a_rollout_beyond_the_budget_has_no_negative_progress():
+    remaining = []
+    make(learning_rate=lambda progress: remaining.append(progress) or 1e-3 * progress).learn(int(2.5 * 4 * STEPS))
+    assert sorted(set(remaining))[:2] == pytest.approx([0.0, 0.2])  # else -0.2 at the third rollout
+
+
 def test_saving_and_loading(tmp_path):
     model = make().learn(2 * 4 * STEPS)
     model.save(tmp_path / "model")

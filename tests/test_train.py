@@ -261,6 +261,14 @@ def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypat
         assert [row["time/total_timesteps"] for row in csv.DictReader(file)] == ["40", "80"]  # each rollout
 
 
+@pytest.mark.parametrize(("n_timesteps", "logged"), [(80, [40, 80]), (800, [*range(40, 801, 40)][1::2])])
+@pytest.mark.usefixtures("in_process")
+def test_the_log_of_a_short_run_has_its_rollouts(tmp_path: Path, n_timesteps: int, logged: list[int]) -> None:
+    main(small_run(tmp_path, "rl2", n_timesteps))
+    with open(next(tmp_path.glob("rl2/*/progress.csv"))) as file:
+        assert [int(row["time/total_timesteps"]) for row in csv.DictReader(file)] == logged
+
+
 def test_help_tells_what_differs_from_rl_zoo3(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -15,6 +15,7 @@ from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -307,9 +308,16 @@ class MetaExperimentManager(ExperimentManager):
         if remaining > 0:
             # Where it continues, callbacks must not start over, and neither must the schedules.
             callback = CallbackList(self.callbacks)
-            # As in rl_zoo3, below -1 nothing is logged.
-            log_interval = 10 if self.log_interval == -1 else max(self.log_interval, 0) or None
+            log_interval = self._rollouts_per_log(model, remaining)
             model.learn(remaining, callback, log_interval, reset_num_timesteps=not self.continue_training)  # type: ignore[arg-type]
+
+    def _rollouts_per_log(self, model: BaseAlgorithm, n_timesteps: int) -> int | None:
+        """Rollouts between two rows of the log: as given, else ten, or fewer where a short run had less than ten rows."""
+        if self.log_interval != -1:
+            return max(self.log_interval, 0) or None  # as in rl_zoo3, below -1 nothing is logged
+        assert isinstance(model, OnPolicyAlgorithm)
+        n_rollouts = -(-n_timesteps // (model.n_steps * model.n_envs))
+        return min(max(n_rollouts // 10, 1), 10)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Call the run finished, whose model :meth:`learn` has saved."""

@@ -279,6 +279,10 @@ class SequencePPO(RecurrentPPO):
         with one_thread_per_operation() as self._n_threads:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # A last rollout that goes beyond the budget must not make a linear schedule's learning rate negative.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
     def train(self) -> None:
         """Minimise PPO's loss on the rollout, in minibatches of whole sequences that shards of are computed side by side."""
         self.policy.set_training_mode(True)
