@@ -14,6 +14,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
@@ -423,6 +424,26 @@ def test_a_learning_rate_that_is_given_at_loading_is_used(tmp_path):
     model = LDM.load(tmp_path / "model", env=vec_env(Bandit, 4), device="cpu", vae_learning_rate=1e-5)
     model.learn(32)
     assert [group["lr"] for group in model.latent_dynamics.optimizer.param_groups] == [1e-5]
+
+
+@pytest.mark.parametrize("algorithm", [LDM, VariBAD])
+def test_the_latent_dynamics_network_s_learning_rate_may_follow_a_schedule(algorithm, tmp_path):
+    class Watch(BaseCallback):
+        def _on_training_start(self):
+            self.rates = []
+
+        def _on_rollout_start(self):
+            self.rates += [group["lr"] for group in self.model.latent_dynamics.optimizer.param_groups]
+
+        def _on_step(self):
+            return True
+
+    model, watch = make(algorithm, vae_learning_rate=LinearSchedule(1e-2, 0.0, 1.0)), Watch()
+    model.learn(3 * 32, watch)
+    assert watch.rates == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3])
+    assert model.latent_dynamics.optimizer.param_groups[0]["lr"] == 0.0
+    model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model", device="cpu").vae_learning_rate(0.5) == pytest.approx(5e-3)
 
 
 @pytest.mark.parametrize("env_id", DOMAINS)

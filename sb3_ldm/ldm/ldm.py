@@ -61,7 +61,7 @@ class LDM(LatentDynamicsPPO, RL2):
     :param bernoulli_rewards: the two values, lower first
     :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
     :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
-    :param vae_learning_rate: learning rate of the latent dynamics network
+    :param vae_learning_rate: learning rate of the latent dynamics network, or its schedule
     :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
     :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
     :param vae_batch_size: meta-episodes per update
@@ -96,7 +96,7 @@ class LDM(LatentDynamicsPPO, RL2):
         bernoulli_rewards: Sequence[float] = (0.0, 1.0),
         decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
         vae_kwargs: dict[str, Any] | None = None,
-        vae_learning_rate: float = 1e-3,
+        vae_learning_rate: float | Schedule = 1e-3,
         vae_buffer_size: int = 10_000,
         vae_buffer_keeps: str = "latest",
         vae_batch_size: int = 25,

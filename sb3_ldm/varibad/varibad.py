@@ -70,7 +70,7 @@ class VariBAD(LatentDynamicsPPO):
         bernoulli_rewards: Sequence[float] = (0.0, 1.0),
         decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
         vae_kwargs: dict[str, Any] | None = None,
-        vae_learning_rate: float = 1e-3,
+        vae_learning_rate: float | Schedule = 1e-3,
         vae_buffer_size: int = 10_000,
         vae_buffer_keeps: str = "latest",
         vae_batch_size: int = 25,

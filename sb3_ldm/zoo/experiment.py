@@ -142,6 +142,14 @@ class MetaExperimentManager(ExperimentManager):
             self.eval_env_kwargs = self.env_kwargs
         return preprocessed
 
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        hyperparams = ExperimentManager._preprocess_schedules(hyperparams)
+        if isinstance(hyperparams.get("vae_learning_rate"), str):  # "lin_1e-3", as the zoo has it for the policy's
+            as_learning_rate = {"learning_rate": hyperparams["vae_learning_rate"]}
+            hyperparams["vae_learning_rate"] = ExperimentManager._preprocess_schedules(as_learning_rate)["learning_rate"]
+        return hyperparams
+
     def create_log_folder(self) -> None:
         """Claim a folder: one that a run which began at the same time has taken is its own."""
         while not self._goes_on:

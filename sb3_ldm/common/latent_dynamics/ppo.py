@@ -11,8 +11,8 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import update_learning_rate
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.checks import check_integer, check_number
@@ -58,7 +58,7 @@ class LatentDynamicsPPO(SequencePPO):
     :param vae_kwargs: the network's own options (``encoder_hidden_size``, ``encoder_embeddings``, ``decoder_embeddings``,
         ``decoder_layers``, ``dropout_place``, ``standardize_states``), see
         :class:`~sb3_ldm.common.latent_dynamics.LatentDynamics`
-    :param vae_learning_rate: learning rate of the latent dynamics network
+    :param vae_learning_rate: learning rate of the latent dynamics network, or its schedule
     :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
     :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
     :param vae_batch_size: meta-episodes per update
@@ -85,7 +85,7 @@ class LatentDynamicsPPO(SequencePPO):
         bernoulli_rewards: Sequence[float] = (0.0, 1.0),
         decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
         vae_kwargs: dict[str, Any] | None = None,
-        vae_learning_rate: float = 1e-3,
+        vae_learning_rate: float | Schedule = 1e-3,
         vae_buffer_size: int = 10_000,
         vae_buffer_keeps: str = "latest",
         vae_batch_size: int = 25,
@@ -179,7 +179,7 @@ class LatentDynamicsPPO(SequencePPO):
             reward_likelihood=self.reward_likelihood,
             bernoulli_rewards=self.bernoulli_rewards,
             decoder_inputs=self.decoder_inputs,
-            learning_rate=self.vae_learning_rate,
+            learning_rate=FloatSchedule(self.vae_learning_rate)(1.0),
             **self.vae_kwargs,
             **kwargs,
         )
@@ -207,7 +207,8 @@ class LatentDynamicsPPO(SequencePPO):
         super()._check_parameters()
         for name, least in (("latent_dim", 1), ("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
             check_integer(name, getattr(self, name), least)
-        check_number("vae_learning_rate", self.vae_learning_rate, 0.0)
+        if not callable(self.vae_learning_rate):
+            check_number("vae_learning_rate", self.vae_learning_rate, 0.0)
         unknown = sorted(self.vae_kwargs.keys() - set(NETWORK_OPTIONS))
         if unknown:
             raise ValueError(f"vae_kwargs has {', '.join(unknown)}: use some of {', '.join(NETWORK_OPTIONS)}.")
@@ -253,14 +254,15 @@ class LatentDynamicsPPO(SequencePPO):
     def train(self) -> None:
         super().train()
         assert self._vae_rng is not None
-        # A loaded optimizer has the rate that it was saved with.
-        update_learning_rate(self.latent_dynamics.optimizer, self.vae_learning_rate)
+        learning_rate = FloatSchedule(self.vae_learning_rate)(self._current_progress_remaining)
+        update_learning_rate(self.latent_dynamics.optimizer, learning_rate)
         parts = self.latent_dynamics.update(
             self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
         )
         for name, value in parts.items():
             self.logger.record(f"latent_dynamics/{name}", value)
         self.logger.record("latent_dynamics/meta_episodes", len(self.replay_buffer))
+        self.logger.record("latent_dynamics/learning_rate", learning_rate)
 
     def save(
         self,
