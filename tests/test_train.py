@@ -224,6 +224,14 @@ def test_the_paper_s_rl2_has_the_policy_of_the_paper_s_ldm() -> None:
         assert not (set(ldm) - set(own)) & set(inspect.signature(SequencePPO).parameters)
 
 
+def test_the_paper_s_varibad_has_the_ppo_of_the_paper_s_ldm_on_mujoco() -> None:
+    for env_id in DOMAINS:
+        own, ldm = (load_preset(f"{algo}-paper", env_id) for algo in ("varibad", "ldm"))
+        shared = {*inspect.signature(SequencePPO).parameters, "n_envs", "n_timesteps", "normalize", "latent_dim"}
+        shared.remove("policy_kwargs")
+        assert {name: own.get(name) for name in shared} == {name: ldm.get(name) for name in shared}, env_id
+
+
 def test_options_have_one_default() -> None:
     """Constructors repeat the options of what they build; what they repeat must not drift apart."""
 
