@@ -214,7 +214,7 @@ def imagination(plan: Plan) -> Drawing:
     last = max(run.episodes_per_task for run in plan.runs)
     returns: dict[str, Any] = {f"imagination/return_{last}": "-", **({"imagination/return_1": ":"} if last > 1 else {})}
     panels: list[tuple[str, str, dict[str, str]]] = [
-        ("Mixtures that peak on unseen tasks", "share of reward maps", {"imagination/share_unseen": "-"}),
+        ("Mixtures that peak on unseen tasks", "share of mixtures, rejected ones too", {"imagination/share_unseen": "-"}),
         ("Peak of the reward maps", "imaginary reward", {"imagination/peak_reward": "-"}),
         ("Return on imaginary tasks", "imaginary return", returns),
     ]

@@ -121,7 +121,10 @@ def reward_maps(plan: Plan) -> Drawing:
     chosen = first_with(plan, lambda run: run.reward_maps, REWARD_MAPS_FILE)
     for label, run in chosen.items():
         assert run.reward_maps is not None
-        yield stem("reward_maps", label, chosen), _reward_maps_figure(run.reward_maps, tasks, plan.name(label))
+        yield (
+            stem("reward_maps", label, chosen),
+            _reward_maps_figure(run.reward_maps, tasks, f"{plan.name(label)} (seed {run.seed})"),
+        )
 
 
 def _reward_maps_figure(saved: SavedRewardMaps, tasks: GridNaviTasks, name: str, n_maps: int = 6) -> Figure:
@@ -150,8 +153,8 @@ def _reward_maps_figure(saved: SavedRewardMaps, tasks: GridNaviTasks, name: str,
     _colour_bar(figure, axes[0], weight_cmap, weight_norm, "weight")
     _colour_bar(figure, axes[1], "Reds", map_norm, "reward")
     unseen = (peaks[:, None] == tasks.tasks("test")[None]).all(-1).any(1)
-    # A single map is too narrow for one line.
-    title = f"{name}:{' ' if n_maps > 2 else chr(10)}{unseen.sum()} of {len(unseen)} imagined tasks peak on an unseen goal"
+    # One or two maps are too narrow for one line.
+    title = f"{name}:{' ' if n_maps > 2 else chr(10)}{unseen.sum()} of {len(unseen)} mixtures peak on an unseen goal"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     cross = Line2D([], [], color=INK, marker="x", linestyle="", markersize=5, markeredgewidth=1.4, label="largest reward")
     figure.legend(handles=[_training_outline_handle(), cross], loc="outside lower left", ncols=3, fontsize=8)
@@ -173,7 +176,7 @@ def trajectories(plan: Plan) -> Drawing:
     for label, run in chosen.items():
         assert run.trajectories is not None
         for i in _spread(len(run.trajectories.tasks), MAX_TRAJECTORIES):
-            figure = _trajectory_figure(run.trajectories, i, tasks, plan.name(label))
+            figure = _trajectory_figure(run.trajectories, i, tasks, f"{plan.name(label)} (seed {run.seed})")
             yield f"{stem('trajectory', label, chosen)}_{i}", figure
 
 
