@@ -1,45 +1,18 @@
-"""
-Experiments as data: ``benchmarks/experiments/<name>.yml`` says which algorithms run on which environment, with which seeds.
-
-.. code-block:: yaml
-
-    title: The gridworld
-    source: paper, Figure 3
-    env: GridNavi-v0
-    n_timesteps: 2.0e+7
-    seeds: [0, 1, 2]
-    variants:
-      ldm:                                   # zoo_configs/ldm.yml as it is
-      ldm-paper: {algo: ldm}                 # a preset
-      oracle: {algo: rl2, env_kwargs: {task_split: all}}
-      beta_2: {algo: ldm, label: LDM with beta 2, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
-      rl2: {experiment: another}             # the runs are those of another experiment
-      map: {algo: imagination, hyperparameters: {updates: 3000}}  # benchmarks.imagination, in which no agent is trained
-    learned: 22.0                            # training return below which an agent has not learned
-    expectations:                            # judged when results are reported; paper: true if the paper says so, not we
-      - {claim: LDM is better than RL2, paper: true, split: test, better: ldm, worse: rl2}
-      - {claim: LDM solves 19 unseen tasks, split: test, variant: ldm, reached: 19}
-      - {claim: dropout helps, result: in_test, better: map, worse: another_map}  # of what benchmarks.imagination finds
-"""
+"""Experiments as data: what is trained and what results should show; :mod:`benchmarks.experiment_file` reads them."""
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
-from benchmarks.imagination import ENV_IDS, IMAGINATION, SHARES, option_words, settings
+from benchmarks.imagination import option_words, settings
 from benchmarks.settings import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.summary import display_name
-from sb3_ldm.zoo.configs import available_configs, load_preset
-from sb3_ldm.zoo.registration import ALGORITHMS
+from sb3_ldm.zoo.configs import load_preset
 
-FOLDER = Path(__file__).parent / "experiments"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -82,13 +55,13 @@ class Run(ABC):
     def is_finished(self, folder: Path) -> bool:
         """
         :param folder: of this run's results, or where it is run
-        :return: whether it came to its end
+        :return: whether it came to its end, that of its own budget: another one is one of :meth:`changed_settings`
         """
         if not (folder / RUN_FILE).is_file() or not (folder / self.last_file).is_file():
             return False
         state = load_metadata(folder / RUN_FILE)
         # Runs from before this was written down had their files copied by hand once they had ended.
-        return state.get("finished", True) and state["frames"] >= self.n_timesteps
+        return state.get("finished", True) and state["frames"] >= state.get("n_timesteps", state["frames"])
 
     def changed_settings(self, folder: Path) -> list[str]:
         """
@@ -266,90 +239,3 @@ class Experiment:
         :return: the runs that have results, of the settings that the experiment has now
         """
         return [run for run in self.runs if run.is_finished(run.results(root)) and not run.changed_settings(run.results(root))]
-
-
-def available_experiments(folder: Path = FOLDER) -> list[str]:
-    """:return: names of all experiments, the most valuable ones (``order`` in their files) first"""
-    orders = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("order", 1000) for path in folder.glob("*.yml")}
-    return sorted(orders, key=lambda name: (orders[name], name))
-
-
-def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
-    """
-    :param name: of an experiment
-    :param folder: where the experiments are
-    :return: the experiment
-    :raises ValueError: if there is none, or its file says something that is not understood
-    """
-    path = folder / f"{name}.yml"
-    if not path.is_file():
-        raise ValueError(f"experiment={name!r} does not exist, use one of {', '.join(available_experiments(folder))}")
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _refuse_unknown(data, (*_REQUIRED, "env_kwargs", "learned", "expectations", "about", "order"), path)
-    missing = [key for key in _REQUIRED if key not in data]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    runs = [run for variant, given in data["variants"].items() for run in _runs_of(name, variant, given or {}, data, path)]
-    known = {run.variant for run in runs}
-    expectations = [_expectation(given, known, path) for given in data.get("expectations", ())]
-    about = data.get("about", "").strip()
-    runs.sort(key=lambda run: run.seed)
-    labels = {variant: given["label"] for variant, given in data["variants"].items() if given and "label" in given}
-    experiment = Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about, labels)
-    if any(isinstance(run, Study) for run in runs) and not experiment.is_study:
-        raise ValueError(f"{path}: variants with algo: {IMAGINATION} and others need experiments of their own")
-    for expectation in expectations:
-        if (expectation.result is not None) != experiment.is_study:
-            raise ValueError(f"{path}: {expectation.claim!r} needs {'result' if experiment.is_study else 'split'}")
-    return experiment
-
-
-def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
-    _refuse_unknown(given, [one.name for one in fields(Expectation)], path)
-    expectation = Expectation(**given)
-    unknown = sorted(set(expectation.variants) - variants)
-    if unknown or len(expectation.variants) != (1 if expectation.variant else 2):
-        raise ValueError(f"{path}: {given!r} needs variants of the experiment: better and worse, or one as variant")
-    if (expectation.split is None) == (expectation.result is None):
-        raise ValueError(f"{path}: {given!r} needs split, or result of a study")
-    if expectation.result is not None and expectation.result not in SHARES:
-        raise ValueError(f"{path}: result={expectation.result!r} is none of a study's: {', '.join(SHARES)}")
-    if expectation.result is not None and expectation.variant is not None:
-        raise ValueError(f"{path}: {given!r} needs better and worse, to compare what studies found")
-    return expectation
-
-
-_REQUIRED = ("title", "source", "env", "n_timesteps", "seeds", "variants")
-_VARIANT_KEYS = {one.name for one in fields(Training)} - {"variant", "seed"} | {"seeds", "label"}
-
-
-def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
-    _refuse_unknown(given, sorted(_VARIANT_KEYS), path)
-    algo = given.get("algo", variant)
-    is_study = algo == IMAGINATION
-    if algo not in ALGORITHMS and not is_study:
-        known = ", ".join([*ALGORITHMS, IMAGINATION])
-        raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {known}")
-    env, hyperparameters = given.get("env", data["env"]), given.get("hyperparameters", {})
-    make: Callable[..., Run] = Study
-    if not is_study:
-        config = given.get("config", variant if variant in available_configs() else algo)
-        if not load_preset(config, env):
-            raise ValueError(f"{path}: config={config!r} of {variant!r} has no hyperparameters for {env}")
-        env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
-        make = partial(Training, config=config, env_kwargs=env_kwargs)
-    elif env not in ENV_IDS or {"env_kwargs", "config"} & {*given, *data}:
-        raise ValueError(
-            f"{path}: algo: {IMAGINATION} of {variant!r} needs env: {' or '.join(ENV_IDS)}, without env_kwargs and config"
-        )
-    n_timesteps = int(given.get("n_timesteps", data["n_timesteps"]))
-    seeds = given.get("seeds", data["seeds"])
-    return [make(given.get("experiment", name), variant, seed, algo, env, n_timesteps, hyperparameters) for seed in seeds]
-
-
-def _refuse_unknown(given: Any, known: Any, path: Path) -> None:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{path}: {given!r} is not a mapping")
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(f"{path}: {', '.join(unknown)} is not understood, use {', '.join(known)}")

@@ -12,7 +12,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.experiment import RESULTS, Experiment, available_experiments, load_experiment
+from benchmarks.experiment import RESULTS, Experiment
+from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.statistics import iqm_interval, task_scores
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import MUTED, STYLE, Plan, do_nothing_return, draw_figures
@@ -48,7 +49,8 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
     last = max(run.episodes_per_task for run in runs)
     plan = Plan(variants, None, deterministic, 1, experiment.labels)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(splits), 0.7 + 0.34 * len(variants)), layout="constrained")
+        # The least height leaves room for the titles above a single variant.
+        figure = Figure(figsize=(3.4 * len(splits), max(1.6, 0.7 + 0.34 * len(variants))), layout="constrained")
         for axis, split in zip(figure.subplots(1, len(splits), squeeze=False, sharey=True)[0], splits, strict=True):
             for y, (variant, members) in enumerate(variants.items()):
                 colour = plan.colour(variant)
@@ -134,7 +136,9 @@ def remove_figures(folder: Path, keep: Collection[Path] = ()) -> None:
 
 def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], folder: Path) -> list[Path]:
     runs = [run for members in variants.values() for run in members]
-    comparison(experiment, variants).savefig(folder / "comparison.png")
+    figure = comparison(experiment, variants)
+    with mpl.rc_context(STYLE):  # has the resolution
+        figure.savefig(folder / "comparison.png")
     last = max(run.episodes_per_task for run in runs)
     tables = [
         f"## {split_name(split)} tasks\n\n{task_table(experiment, variants, split, last)}" for split in ordered_splits(runs)

@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.experiment import RESULTS, Experiment, Run, Study, available_experiments, load_experiment
+from benchmarks.experiment import RESULTS, Experiment, Run, Study
+from benchmarks.experiment_file import available_experiments, load_experiment
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
 from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
 from sb3_ldm.results import (
@@ -94,7 +95,8 @@ class Job:
     :param folder: its own folder, where agents are trained
     :param results: folder of its results
     :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
-        run by someone else, or ``changed``: it has results of other settings, which stay until someone deletes them
+        run by someone else, or ``changed``: it has results of other settings or another budget, which stay until someone
+        deletes them
     """
 
     run: Run
@@ -265,6 +267,18 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     return jobs
 
 
+def look_elsewhere(jobs: Sequence[Job]) -> None:
+    """
+    Find out which of the runs that wait are run by someone else.
+
+    :param jobs: all runs
+    """
+    for job in jobs:
+        if job.state == "waiting" and job.log_path.is_file():
+            with job.log_path.open("ab") as log:
+                job.state = "waiting" if _lock(log) else "elsewhere"
+
+
 def status_table(jobs: Sequence[Job], title: str) -> Table:
     """
     :param jobs: all runs
@@ -303,6 +317,7 @@ def run_jobs(
     if n_jobs < 1:
         raise ValueError(f"jobs={n_jobs}: use at least 1.")
     console = Console() if console is None else console
+    seen = [job.state for job in jobs]
     try:
         with Live(status_table(jobs, title), console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
             while any(job.state == "waiting" or job.is_active for job in jobs):
@@ -312,6 +327,8 @@ def run_jobs(
                 for job in [job for job in jobs if job.state == "waiting"][: n_jobs - n_active]:
                     job.start(launch)
                 live.update(status_table(jobs, title))
+                if not console.is_terminal:  # where no table is drawn anew
+                    seen = _tell_changes(jobs, seen, console)
                 time.sleep(_POLL_S)
     finally:
         for job in jobs:
@@ -319,6 +336,16 @@ def run_jobs(
         for job in jobs:
             job.wait()
     return [job for job in jobs if job.state == "failed"]
+
+
+def _tell_changes(jobs: Sequence[Job], before: Sequence[str], console: Console) -> list[str]:
+    """A line for each run whose state is another one than before; the states now."""
+    n_done = sum(job.state == "done" for job in jobs)
+    for job, state in zip(jobs, before, strict=True):
+        if job.state != state:
+            when = time.strftime("%Y-%m-%d %H:%M:%S")
+            console.print(f"{when} {job.run.experiment}/{job.run.name}: {job.state} ({n_done} of {len(jobs)} done)")
+    return [job.state for job in jobs]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -350,7 +377,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jobs, title = select_jobs(options)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    if not options.status:
+    if options.status:
+        look_elsewhere(jobs)
+    else:
         try:
             launch, n_jobs = _launcher(options)
             with exit_when_terminated():
@@ -364,6 +393,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for job in [job for job in jobs if job.state == "elsewhere"]:
             console.print(f"{job.run.name} is run by another process, see {job.log_path}")
     console.print(status_table(jobs, title))
+    for job in [job for job in jobs if job.state == "changed"]:
+        settings = ", ".join(job.run.changed_settings(job.results))
+        console.print(
+            f"{job.run.experiment}/{job.run.name} has results of other settings ({settings}), which are kept and reported "
+            f"nowhere: move or delete {job.results} to train it again."
+        )
     if not options.status and any(job.state == "failed" for job in jobs):
         sys.exit(1)
 
@@ -372,7 +407,7 @@ def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
     """
     :param options: the command line
     :return: the runs that it asks for, each once, and the titles of their experiments
-    :raises ValueError: if there is no such experiment or variant
+    :raises ValueError: if there is no such experiment, variant or seed
     """
     names = available_experiments() if ALL in options.experiment else options.experiment
     experiments = [load_experiment(name) for name in names]
@@ -387,6 +422,9 @@ def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
         if (options.seeds is None or job.run.seed in options.seeds)
         and (options.variants is None or job.run.variant in options.variants)
     ]
+    if not jobs:
+        seeds = sorted({run.seed for experiment in experiments for run in experiment.runs})
+        raise ValueError(f"seeds={options.seeds}: no variant that is asked for has one of them; there are seeds {seeds}")
     # Experiments share runs.
     return list({job.folder: job for job in jobs}.values()), ", ".join(experiment.title for experiment in experiments)
 

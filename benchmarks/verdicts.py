@@ -1,6 +1,6 @@
 """What results say of an expectation: whether they show it, show the opposite, or leave it open."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -32,11 +32,14 @@ class Verdict(NamedTuple):
     text: str
 
 
-def judge(expectation: Expectation, variants: Variants, learned: float | None = None) -> Verdict:
+def judge(
+    expectation: Expectation, variants: Variants, learned: float | None = None, label: Callable[[str], str] = str
+) -> Verdict:
     """
     :param expectation: what results should show
     :param variants: finished runs by variant
     :param learned: training return of an agent that has learned; two that have not are not compared
+    :param label: a variant's name for people
     :return: whether they do
     """
     lacking = [name for name in expectation.variants if name not in variants]
@@ -45,7 +48,8 @@ def judge(expectation: Expectation, variants: Variants, learned: float | None = 
     found = [iqm_interval(_scores(expectation, variants[name])) for name in expectation.variants]
     if expectation.variant is not None:
         return _judge_threshold(expectation, found[0])
-    return _judge_comparison(expectation, found, [_n_failed(variants[name], learned) for name in expectation.variants])
+    failed = [_n_failed(variants[name], learned) for name in expectation.variants]
+    return _judge_comparison(expectation, found, failed, [label(name) for name in expectation.variants])
 
 
 def _n_failed(runs: Sequence[RunResult], learned: float | None) -> tuple[int, int]:
@@ -63,17 +67,21 @@ def _judge_threshold(expectation: Expectation, found: Interval) -> Verdict:
     return _decide(expectation, found.low >= least, found.high < least, found.n_seeds, "seeds differ", numbers)
 
 
-def _judge_comparison(expectation: Expectation, found: Sequence[Interval], failed: Sequence[tuple[int, int]]) -> Verdict:
+def _judge_comparison(
+    expectation: Expectation, found: Sequence[Interval], failed: Sequence[tuple[int, int]], names: Sequence[str]
+) -> Verdict:
     """
     :param expectation: that one variant is better than another
     :param found: of the better and the worse one
     :param failed: of each, how many seeds have not learned, and of how many
+    :param names: of each
     """
-    numbers = " against ".join(interval.text() for interval in found)
+    texts = [interval.text() if expectation.result is None else f"{interval.text(0)}%" for interval in found]
+    numbers = " against ".join(f"{text} ({name})" for text, name in zip(texts, names, strict=True))
     if all(n_failed == n_runs for n_failed, n_runs in failed):
         return Verdict(Outcome.OPEN, f"not to be judged, for neither has learned the training tasks: {numbers}")
     if any(n_failed for n_failed, _ in failed):
-        told = " and ".join(f"{n_failed} of {n_runs}" for n_failed, n_runs in failed)
+        told = " and ".join(f"{n_failed} of {n_runs} ({name})" for (n_failed, n_runs), name in zip(failed, names, strict=True))
         numbers += f"; {told} seeds had not learned the training tasks"
     n_seeds = [interval.n_seeds for interval in found]
     if min(n_seeds) == 1:  # by chance alone it lies outside of two or three others in half of the cases or more
@@ -95,9 +103,9 @@ def _decide(expectation: Expectation, holds: bool, fails: bool, n_seeds: int, do
 
 
 def _scores(expectation: Expectation, runs: Sequence[RunResult]) -> np.ndarray:
-    """What an expectation is about, of each seed, ``(n_seeds, n_tasks or 1)``."""
+    """What an expectation is about, of each seed, ``(n_seeds, n_tasks or 1)``; of studies in percent."""
     if expectation.result is not None:
-        return found_by_studies(runs, expectation.result)
+        return 100 * found_by_studies(runs, expectation.result)
     assert expectation.split is not None
     if expectation.reached is None:
         return task_scores(runs, expectation.split, last_episode(runs))

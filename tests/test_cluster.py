@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 import sb3_ldm
 from benchmarks import experiment as experiments
 from benchmarks import run
-from benchmarks.experiment import load_experiment
+from benchmarks.experiment_file import load_experiment
 from sb3_ldm.tune import main as tune
 from sb3_ldm.zoo import cluster
 from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once, package_version, run_in_copy, write_files

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
@@ -14,15 +16,18 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import experiment as experiments
-from benchmarks import imagination, report, run
-from benchmarks.experiment import Expectation, Experiment, Study, Training, available_experiments, load_experiment
+from benchmarks import experiment_file, imagination, report, run
+from benchmarks.experiment import Expectation, Experiment, Study, Training
+from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
 from benchmarks.statistics import failed_seeds, iqm_interval, task_scores
 from benchmarks.verdicts import Outcome, Verdict, judge
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
+from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo.configs import config_path
+from sb3_ldm.zoo.experiment import evaluation_splits
 
 DATA = {"title": "A title", "source": "a figure", "env": "GridNavi-v0", "n_timesteps": 100, "seeds": [0, 1]}
 
@@ -92,7 +97,7 @@ def test_every_experiment_can_be_read(name):
 
 
 def test_runs_of_another_experiment_are_not_run_again(tmp_path):
-    folder = write(tmp_path, variants={"ldm": {"experiment": "another"}, "rl2": None}, seeds=[0])
+    folder = write(write(tmp_path, "another"), variants={"ldm": {"experiment": "another"}, "rl2": None}, seeds=[0])
     ldm, rl2 = load_experiment("tiny", folder).runs
     assert ldm.results(Path("r")) == Path("r/another/ldm_seed0") and rl2.results(Path("r")) == Path("r/tiny/rl2_seed0")
 
@@ -127,7 +132,7 @@ def test_an_algorithm_is_one_line(tmp_path):
         ({"variants": {"maml": None}}, "algo='maml'"),
         ({"variants": {"ldm": {"beta": 2.0}}}, "beta is not understood"),
         ({"variants": {"ldm": {"config": "ldm-papers"}}}, "ldm-papers"),
-        ({"variants": {"varibad-paper": {"algo": "varibad", "env": "AntGoal-v0"}}}, "has no hyperparameters for AntGoal-v0"),
+        ({"variants": {"ldm-release": {"algo": "ldm", "env": "AntGoal-v0"}}}, "has no hyperparameters for AntGoal-v0"),
         ({"sees": [1]}, "sees is not understood"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm", "worse": "rl3"}]}, "needs variants"),
         ({"expectations": [{"claim": "c", "split": "test", "better": "ldm"}]}, "needs variants"),
@@ -165,6 +170,125 @@ def test_a_missing_experiment_names_those_that_exist(tmp_path):
         load_experiment("tiny", tmp_path)
 
 
+TWO = {"ldm": None, "rl2": None}
+STUDIES = {"one": {"algo": "imagination"}, "two": {"algo": "imagination"}}
+
+
+def expecting(**given):
+    return {"variants": TWO, "expectations": [{"claim": "c", "split": "test", **given}]}
+
+
+def finding(result, **data):
+    return {"variants": STUDIES, "expectations": [{"claim": "c", "result": result, "better": "one", "worse": "two"}], **data}
+
+
+def of_map(algo="ldm", **given):
+    return {"variants": {"map": {"algo": algo, **given}}}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (expecting(split="tset", better="ldm", worse="rl2"), "split='tset' of 'c' is not in results of 'ldm', use one"),
+        (expecting(split="eval", better="ldm", worse="rl2"), "'eval' of 'c' is not in results of 'ldm', use one of train"),
+        (expecting(split=3, better="ldm", worse="rl2"), "split=3: use text"),
+        ({**expecting(better="ldm", worse="rl2"), "env_kwargs": {"validation_tasks": 3}}, "use one of train, validation"),
+        (finding("in_test2"), "result='in_test2' of 'c' is not in results of 'one', use one of in_test, in_train"),
+        (expecting(variant="ldm"), "needs returned or reached with variant"),
+        (expecting(variant="ldm", returned=3, reached=3), "needs returned or reached with variant"),
+        (expecting(better="ldm", worse="rl2", reached=3), "neither with better and worse"),
+        (expecting(better="rl2", worse="rl2"), "better and worse of 'c' are both 'rl2', use two variants"),
+        (expecting(variant="ldm", returned="nineteen"), "returned='nineteen': use a finite number"),
+        (expecting(variant="ldm", reached=-1), "reached=-1: use a finite number of at least 0"),
+        ({**expecting(variant="ldm", reached=3), "env": "AntDirection-v0"}, "does not tell success, use returned"),
+        (expecting(variant=["ldm"], returned=3), "variant=['ldm']: use text"),
+        (expecting(better="ldm", worse="rl2", paper="yes"), "paper='yes': use true or false"),
+        ({"expectations": [{"split": "test", "better": "ldm", "worse": "rl2"}]}, "needs a claim"),
+        ({"expectations": {"claim": "c"}}, "expectations={'claim': 'c'}: use a list"),
+        ({"learned": "high"}, "learned='high': use a finite number"),
+        (finding("in_test", learned=3.0), "learned=3.0 is of agents, leave it out where none is trained"),
+        ({"variants": {"ldm": {"experiment": "nope"}}}, "experiment='nope' of 'ldm' does not exist, use one of other, tiny"),
+        ({"variants": {"rl2": {"experiment": "other"}}}, "experiment='other' has no runs of its own of 'rl2', but of ldm"),
+        ({"variants": {"mixreg": {"experiment": "other"}}}, "no runs of its own of 'mixreg', but of ldm"),
+        ({"env": "GridNavy-v0"}, "env='GridNavy-v0' of 'ldm' does not exist, use one of GridNavi-v0"),
+        ({"env": "xyz"}, "use one of GridNavi-v0, GridNaviExtrapolation-v0, AntDirection-v0"),
+        ({"env": 3}, "env=3: use text"),
+        (of_map(hyperparameters={"larning_rate": 1}), "of 'map': larning_rate=1 is not understood, use learning_rate"),
+        (of_map(hyperparameters={"seed": 1}), "hyperparameters of 'map': seed=1 is not understood, use"),
+        (of_map("rl2", hyperparameters={"beta": 2.0}), "hyperparameters of 'map': beta=2.0 is not understood, use"),
+        (of_map(hyperparameters=[1]), "hyperparameters=[1]: use a mapping"),
+        (of_map(hyperparameters={"vae_kwargs": {"layers": 1}}), "vae_kwargs: layers=1 is not understood, use decoder_layers"),
+        (of_map(hyperparameters={"vae_kwargs": [1]}), "hyperparameters of 'map': vae_kwargs: [1] is not a mapping"),
+        (of_map("imagination", hyperparameters={"update": 1}), "'map': update=1 is not understood, use updates"),
+        (of_map("imagination", hyperparameters={"n_envs": 1}), "hyperparameters of 'map': n_envs=1 is not understood, use"),
+        ({"env_kwargs": {"task_splt": "all"}}, "env_kwargs of 'ldm': task_splt='all' is not understood, use task_split"),
+        ({"env_kwargs": {"task_split": "al"}}, "split='al' does not exist in GridNaviTasks, use one of train"),
+        (of_map(env_kwargs={"validation_tasks": 99}), "validation_tasks=99 of 18 training tasks: use 0 to 17"),
+        ({"env_kwargs": "all"}, "env_kwargs='all': use a mapping"),
+        ({"seeds": 0}, "seeds=0: use a list of whole numbers of at least 0, each once"),
+        ({"seeds": [0, 0, 1]}, "seeds=[0, 0, 1]: use a list"),
+        ({"seeds": [-1]}, "seeds=[-1]: use a list"),
+        (of_map(seeds=[0.5]), "seeds=[0.5]: use a list"),
+        (of_map(seeds=[]), "seeds=[]: use a list"),
+        ({"n_timesteps": "lots"}, "n_timesteps='lots': use a whole number of at least 1"),
+        ({"n_timesteps": "2e7"}, "which YAML reads as one: 2.0e+7, not 2e7"),
+        (of_map(n_timesteps=0), "n_timesteps=0: use a whole number"),
+        (of_map(n_timesteps=1.5), "n_timesteps=1.5: use a whole number"),
+        ({"variants": ["ldm"]}, "variants=['ldm']: use a mapping of at least one name"),
+        ({"variants": {}}, "variants={}: use a mapping of at least one name"),
+        ({"variants": {2: {"algo": "ldm"}}}, "use a mapping of at least one name, which is text"),
+        ({"variants": {"ldm": 3}}, "3 is not a mapping"),
+        ({"order": "first"}, "order='first': use a finite number"),
+        ({"about": 3}, "about=3: use text"),
+        ({"variants": {"ldm": {3: 3}}}, "3 is not understood, use algo"),
+        ({"seeds": None}, "lacks seeds"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_file_and_what_would_be_right(tmp_path, data, message):
+    folder = write(tmp_path, "other", variants={"ldm": None, "rl2": {"experiment": "third"}})
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path / 'tiny.yml'))}.*{re.escape(message)}"):
+        load_experiment("tiny", write(folder, **data))
+
+
+def test_what_is_right_is_not_refused(tmp_path):
+    given = {"n_envs": 8, "normalize": False, "batch_size": None, "vae_kwargs": {"decoder_layers": [8]}}
+    robots = {"env": "AntGoal-v0", "env_kwargs": {"width": 64}}  # one of gymnasium's
+    assert load_experiment("tiny", write(tmp_path, **robots, variants={"ldm": {"hyperparameters": given}})).runs
+    nothing = {"learned": None, "env_kwargs": None, "expectations": None, "variants": {"ldm": {"seeds": None, "label": None}}}
+    experiment = load_experiment("tiny", write(tmp_path, **nothing))
+    assert len(experiment.runs) == 2 and experiment.label("ldm") == "LDM" and experiment.runs[0].env_kwargs == {}
+    extrapolation = {**expecting(split="test2", better="ldm", worse="rl2"), "env": "GridNaviExtrapolation-v0"}
+    assert load_experiment("tiny", write(tmp_path, **extrapolation)).expectations
+    mutual = {"variants": {"ldm": None, "rl2": {"experiment": "tiny"}}}
+    write(tmp_path, "other", **mutual)
+    assert load_experiment("tiny", write(tmp_path, variants={"ldm": {"experiment": "other"}, "rl2": None})).runs
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path)
+    for text, message in (("title: [x\n", " is not YAML: "), ("", ": None is not a mapping")):
+        (tmp_path / "tiny.yml").write_text(text)
+        for read in (load_experiment, lambda _, folder: available_experiments(folder)):
+            with pytest.raises(ValueError, match=re.escape(str(tmp_path / "tiny.yml")) + message):
+                read("tiny", tmp_path)
+
+
+@pytest.mark.parametrize("env_kwargs", [{}, {"validation_tasks": 3}])
+@pytest.mark.parametrize("env", sorted(experiment_file._TASKS))
+def test_splits_that_can_be_expected_are_those_of_the_final_evaluation(env, env_kwargs):
+    if env in DOMAINS:
+        pytest.importorskip("mujoco")
+    one = Training("tiny", "ldm", 0, "ldm", env, 100, config="ldm", env_kwargs=env_kwargs)
+    made = make_meta_vec_env(env, env_kwargs=env_kwargs)
+    assert experiment_file._told_by(one) == list(evaluation_splits(made, final=True))
+    made.close()
+
+
+def test_nothing_is_said_of_splits_of_other_environments():
+    assert experiment_file._told_by(Training("tiny", "ldm", 0, "ldm", "Mine-v0", 100)) is None
+    assert set(experiment_file._TASKS) == {*imagination.ENV_IDS, *DOMAINS}
+
+
 # Running them
 
 
@@ -191,14 +315,18 @@ def test_what_another_runner_has_trained_meanwhile_is_not_trained_again(scripted
     assert all(job.process is None for job in jobs)
 
 
-def test_a_longer_budget_is_run_again(scripted, tmp_path):
+@pytest.mark.parametrize("n_timesteps", [50, 200])
+def test_results_of_another_budget_are_kept_until_they_are_deleted(scripted, tmp_path, n_timesteps):
     experiment, _ = scripted
     run.run_jobs(jobs_of(experiment, tmp_path), 4)
-    longer = replace(experiment, runs=[replace(one, n_timesteps=200) for one in experiment.runs])
-    jobs = jobs_of(longer, tmp_path)
-    assert [job.state for job in jobs] == ["waiting"] * 4
+    other = replace(experiment, runs=[replace(one, n_timesteps=n_timesteps) for one in experiment.runs])
+    jobs = jobs_of(other, tmp_path)
+    assert [job.state for job in jobs] == ["changed"] * 4 and other.finished(tmp_path / "results") == []
+    shutil.rmtree(jobs[0].results)
+    jobs = jobs_of(other, tmp_path)
+    assert [job.state for job in jobs] == ["waiting", *["changed"] * 3]
     run.run_jobs(jobs, 4)
-    assert all(job.run.is_finished(job.results) for job in jobs)
+    assert [job.state for job in jobs] == ["done", *["changed"] * 3]
 
 
 def test_a_failed_run_stops_no_other_and_is_told(scripted, tmp_path, capsys):
@@ -232,6 +360,9 @@ def test_two_runners_do_not_run_the_same(scripted, tmp_path):
             time.sleep(0.02)
         assert first.log is not None
         first.log.close()  # as if its runner had been killed: the run itself goes on
+        looked_at = jobs_of(experiment, tmp_path)
+        run.look_elsewhere(looked_at)
+        assert [job.state for job in looked_at] == ["elsewhere", *["waiting"] * 3]
         assert run.run_jobs([second], 1) == []
         assert second.state == "elsewhere" and second.process is None
     finally:
@@ -368,11 +499,12 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     options = {"env_kwargs": {"horizon": 5, "episodes_per_task": 2}, "seeds": [0]}
     variants = {"rl2": {"hyperparameters": small}, "goal_oracle": {"algo": "rl2", "hyperparameters": small}}
     variants["goal_oracle"] |= {"env_kwargs": {"observe_task": True}, "label": "told its goal"}
-    monkeypatch.setattr(experiments, "FOLDER", write(tmp_path / "yml", variants=variants, **options))
+    monkeypatch.setattr(experiment_file, "FOLDER", write(tmp_path / "yml", variants=variants, **options))
     monkeypatch.setattr(load_experiment, "__defaults__", (tmp_path / "yml",))
     folders = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     run.main(["tiny", "--jobs", "2", *folders])
-    assert "tiny/goal_oracle_seed0" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "tiny/goal_oracle_seed0: running (" in told and ": done (2 of 2 done)" in told
     experiment = load_experiment("tiny")
     assert len(experiment.finished(tmp_path / "results")) == 2
     (tmp_path / "figures" / "tiny").mkdir(parents=True)
@@ -383,6 +515,12 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     assert {"comparison.png", "per_task.md", "summary.md"} <= {path.name for path in written}
     with pytest.raises(SystemExit, match="variants=\\['ldm'\\]"):
         run.main(["tiny", "--variants", "ldm", *folders])
+    with pytest.raises(SystemExit, match=r"seeds=\[7\].* there are seeds \[0\]"):
+        run.main(["tiny", "--seeds", "7", *folders])
+    write(tmp_path / "yml", variants=variants, **{**options, "n_timesteps": 10_000})
+    run.main(["tiny", *folders])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "has results of other settings (n_timesteps)" in told and "to train it again" in told
     with pytest.raises(SystemExit, match="does not exist"):
         run.main(["tny", *folders])
 
@@ -548,9 +686,9 @@ def test_two_seeds_tell_little_one_decides_nothing(made_up):
 
     one_seed = {**both, "ldm": raised[:1]}
     verdict = judge(better, one_seed)
-    assert verdict.outcome is Outcome.OPEN and verdict.text.startswith("undecided, 1 against 3 seeds: 60.10 against")
+    assert verdict.outcome is Outcome.OPEN and verdict.text.startswith("undecided, 1 against 3 seeds: 60.10 (ldm) against")
     one_each = {name: members[:1] for name, members in both.items()}
-    assert judge(better, one_each).text.startswith("undecided, one seed each: 60.10 against 5.10")
+    assert judge(better, one_each).text.startswith("undecided, one seed each: 60.10 (ldm) against 5.10 (rl2)")
     for least, told in ((60.0, "which has done so: 60.10, at least 60"), (61.0, "which has not done so: 60.10")):
         verdict = judge(Expectation("claim", "test", variant="ldm", returned=least, paper=True), one_seed)
         assert verdict.outcome is Outcome.OPEN and verdict.text.startswith(f"undecided, one seed, {told}")
@@ -560,7 +698,9 @@ def test_agents_that_have_not_learned_are_not_compared(made_up):
     """Of the seeds with more than 21 there are some of both; with more than 100 there is none."""
     better = Expectation("claim", "test", better="ldm", worse="rl2")
     verdict = judge(better, made_up[1], learned=21.0).text
-    assert verdict.startswith("undecided") and verdict.endswith("; 1 of 3 and 0 of 3 seeds had not learned the training tasks")
+    assert verdict.startswith("undecided") and verdict.endswith(
+        "; 1 of 3 (ldm) and 0 of 3 (rl2) seeds had not learned the training tasks"
+    )
     assert judge(better, made_up[1], learned=20.0).text.count("had not learned") == 0
     assert judge(better, made_up[1], learned=100.0).text.startswith("not to be judged, for neither has learned")
     alone = Expectation("claim", "train", variant="rl2", returned=22.0)
@@ -570,10 +710,14 @@ def test_agents_that_have_not_learned_are_not_compared(made_up):
 def test_the_overview_counts_what_became_of_expectations(made_up):
     experiment, variants = made_up
     experiment = replace(experiment, title="The paper's (own) choice")
-    verdicts = [Verdict(outcome, "") for outcome in (Outcome.HOLDS, Outcome.HOLDS, Outcome.FAILS, Outcome.OPEN)]
+    outcomes = {Outcome.HOLDS: True, Outcome.FAILS: True, Outcome.OPEN: False, Outcome.NOT_RUN: True}
+    claims = [Expectation("claim", "train", variant="ldm", paper=paper) for paper in (*outcomes.values(), False, False)]
+    verdicts = [Verdict(outcome, "") for outcome in (*outcomes, Outcome.HOLDS, Outcome.HOLDS)]
+    experiment = replace(experiment, expectations=claims)
     text = report.overview([experiment], {experiment.name: variants}, {experiment.name: verdicts})
-    row = "| [The paper's (own) choice](#the-papers-own-choice) | 6 of 9 | 2 | 1 | 1 | 0 |"
-    assert "| expectations: hold | do not hold | undecided | not run yet |" in text and row in text
+    row = "| [The paper's (own) choice](#the-papers-own-choice) | 6 of 9 | 1 | 1 | 0 | 2 | 0 | 1 | 1 |"
+    titles = "| the paper's claims: hold | do not hold | undecided | ours: hold | do not hold | undecided | not run yet |"
+    assert titles in text and row in text
 
 
 def test_runs_of_uncommitted_code_are_told(made_up, tmp_path):
@@ -688,7 +832,7 @@ def test_studies_with_other_options_are_told(study, tmp_path):
     assert first.is_finished(folder) and first.changed_settings(folder) == []
     other = replace(first, hyperparameters={**first.hyperparameters, "updates": 4, "dropout_rate": 0.5})
     assert other.changed_settings(folder) == ["dropout_rate", "updates"]
-    assert not replace(first, n_timesteps=10**6).is_finished(folder)
+    assert replace(first, n_timesteps=10**6).is_finished(folder), "but changed"
     assert replace(first, n_timesteps=1000).changed_settings(folder) == ["n_timesteps"]
     changed = replace(experiment, runs=[other, *experiment.runs[1:]])
     text = report.section(changed, {}, [], tmp_path, tmp_path / "page.md", results)

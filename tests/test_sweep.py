@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiment import available_experiments, load_experiment
+from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.settings import differences
 from benchmarks.sweep import changes, is_complete, main, sweep_table
 from sb3_ldm.results import load_run
