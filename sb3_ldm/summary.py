@@ -14,7 +14,7 @@ DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "M
 DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
 DISPLAY_NAMES |= {"rl2-paper": "RL² (paper's settings)", "varibad-paper": "variBAD (paper's settings)"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
-_SPLIT_NAMES |= {"test1": "unseen, between", "test2": "unseen, outside"}
+_SPLIT_NAMES |= {"test1": "inner unseen", "test2": "outer unseen"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")
 
 

@@ -16,12 +16,12 @@ from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import draw_figures
 from sb3_ldm.figures.__main__ import main
-from sb3_ldm.figures.curves import _imagined, average_curves, imagination, smoothing_window
+from sb3_ldm.figures.curves import _imagined, average_curves, imagination, learning_curves, smoothing_window
 from sb3_ldm.figures.draw import _grid_tasks
 from sb3_ldm.figures.grid import _cell_means, _keep_right
 from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
-from sb3_ldm.figures.plan import Plan
+from sb3_ldm.figures.plan import Plan, evaluations_of
 from sb3_ldm.results import group_runs, load_paths, load_run
 from sb3_ldm.summary import display_name, format_frames, summary_table
 
@@ -195,6 +195,20 @@ def test_extrapolation(tmp_path):
     run = make_run(tmp_path / "run", env=EXTRAPOLATION)
     add_reward_maps(run, k=1, beta=2.0, tasks=gridworld.grid_navi_extrapolation_tasks())
     assert "reward_maps.png" in names(draw_figures([run], tmp_path / "out"))
+
+
+def test_curves_between_the_training_tasks_and_outside_are_apart(tmp_path):
+    """Training evaluates the test tasks as one split."""
+    tasks, run = gridworld.grid_navi_extrapolation_tasks(), make_run(tmp_path / "run", env=EXTRAPOLATION)
+    plan = Plan({"ldm": [load_run(run)]}, tasks, False, 5, {})
+    ((_, figure),) = learning_curves(plan)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["Training tasks", "Inner unseen tasks", "Outer unseen tasks", "Unseen goals not reached"]
+    whole, *parts = (evaluations_of(plan.runs[0], split, plan) for split in ("test", "test1", "test2"))
+    assert [part.n_tasks for part in parts] == [16, 13] and len(whole) == sum(map(len, parts))
+    assert {tuple(task) for task in parts[1].tasks} == {tuple(task) for task in tasks.tasks("test2")}
+    (_, axis, *_) = figure.axes
+    assert axis.lines[0].get_ydata()[-1] == pytest.approx(parts[0].last().returns.mean())
 
 
 def test_an_impossible_figure_names_the_missing_file(tmp_path):

@@ -24,6 +24,7 @@ from sb3_ldm.figures.plan import (
     having,
     horizon_of,
     number,
+    parts_of_test,
 )
 from sb3_ldm.results import PROGRESS_FILE, RunResult
 from sb3_ldm.summary import format_frames, ordered_splits, split_name
@@ -46,15 +47,18 @@ class Curve(NamedTuple):
 def learning_curves(plan: Plan) -> Drawing:
     """
     Returns in the last episode of the meta-episode over training, in the locomotion domains also in the first (dotted), and
-    the unseen goals that it does not reach (Fig. 3, 7).
+    the unseen goals that it does not reach (Fig. 3, 7); those between the training tasks and outside of them apart (Fig. 6).
 
     :param plan: what to draw
     :return: one figure
     """
     groups = having(plan, lambda run: run.evaluations, EVALUATIONS_FILE)
     runs = [run for members in groups.values() for run in members]
-    splits = [split for split in ordered_splits(runs) if any(len(evaluations_of(run, split, plan)) for run in runs)]
+    named = dict.fromkeys([*ordered_splits(runs), *parts_of_test(plan)])
+    splits = [split for split in named if any(len(evaluations_of(run, split, plan)) for run in runs)]
     missed = [split for split in splits if split != "train" and all(has_successes(run, split, plan) for run in runs)][:1]
+    if set(parts_of_test(plan)) & set(splits):
+        splits = [split for split in splits if split != "test"]
     window = smoothing_window(
         (np.unique(evaluations_of(run, split, plan).timesteps) for run in runs for split in splits), plan.window
     )

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from sb3_ldm.common.evaluation_table import EvaluationTable
 from sb3_ldm.envs.gridworld import GridNaviTasks
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.results import RunResult
 from sb3_ldm.summary import display_name
 
@@ -146,13 +147,23 @@ def having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file
 def evaluations_of(run: RunResult, split: str, plan: Plan, episode: int | None = None) -> EvaluationTable:
     """
     :param run: with evaluations
-    :param split: of the tasks
+    :param split: of the tasks; of a part of the test tasks that was not evaluated apart, its rows of ``test``
     :param plan: which says what kind of actions is drawn
     :param episode: of a meta-episode, the last one by default
     :return: the evaluations in that episode
     """
     assert run.evaluations is not None
-    return run.evaluations.select(split, plan.deterministic, run.episodes_per_task if episode is None else episode)
+    whole = "test" if split in parts_of_test(plan) and split not in run.evaluations.splits else split
+    table = run.evaluations.select(whole, plan.deterministic, run.episodes_per_task if episode is None else episode)
+    if whole == split:
+        return table
+    assert plan.tasks is not None
+    return table.where((table.tasks[:, None] == plan.tasks.tasks(split)[None]).all(-1).any(1))
+
+
+def parts_of_test(plan: Plan) -> list[str]:
+    """:return: names of the splits that the test tasks consist of (Fig. 6), none if they are one"""
+    return [] if plan.tasks is None else [split for split in plan.tasks.splits if split not in (*SPLITS, VALIDATION)]
 
 
 def has_successes(run: RunResult, split: str, plan: Plan) -> bool:
