@@ -424,7 +424,8 @@ def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
     ]
     if not jobs:
         seeds = sorted({run.seed for experiment in experiments for run in experiment.runs})
-        raise ValueError(f"seeds={options.seeds}: no variant that is asked for has one of them; there are seeds {seeds}")
+        asked = f"variants={options.variants}, seeds={options.seeds}"
+        raise ValueError(f"{asked}: there is no such run, leave one of them out; there are seeds {seeds}")
     # Experiments share runs.
     return list({job.folder: job for job in jobs}.values()), ", ".join(experiment.title for experiment in experiments)
 
