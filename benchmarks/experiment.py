@@ -200,6 +200,7 @@ class Experiment:
     :param expectations: what its results should show
     :param about: what a reader should know, a paragraph
     :param labels: names of variants for people, where the file has some
+    :param baseline: variant that every other one changes one thing of, None if they are not ablations
     """
 
     name: str
@@ -210,6 +211,7 @@ class Experiment:
     expectations: Sequence[Expectation] = ()
     about: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    baseline: str | None = None
 
     @property
     def own_runs(self) -> list[Run]:

@@ -16,6 +16,7 @@ Read experiments: ``benchmarks/experiments/<name>.yml`` says which algorithms ru
       rl2: {experiment: another}             # the runs are those of another experiment
       map: {algo: imagination, hyperparameters: {updates: 3000}}  # benchmarks.imagination, in which no agent is trained
     learned: 22.0                            # training return below which an agent has not learned
+    baseline: ldm                            # ablations: every seed is compared with that of this variant
     expectations:                            # judged when results are reported; paper: true if the paper says so, not we
       - {claim: LDM is better than RL2, paper: true, split: test, better: ldm, worse: rl2}
       - {claim: LDM solves 19 unseen tasks, split: test, variant: ldm, reached: 19}
@@ -69,7 +70,7 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     path = folder / f"{name}.yml"
     if not path.is_file():
         raise ValueError(f"experiment={name!r} does not exist, use one of {', '.join(available_experiments(folder))}")
-    data = _understood(_read(path), (*_REQUIRED, "env_kwargs", "learned", "expectations", "about", "order"), path)
+    data = _understood(_read(path), (*_REQUIRED, *_OPTIONAL), path)
     missing = [key for key in _REQUIRED if key not in data]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}")
@@ -79,11 +80,24 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     about = data.get("about", "").strip()
     runs.sort(key=lambda run: run.seed)
     labels = {variant: given["label"] for variant, given in data["variants"].items() if given and "label" in given}
-    experiment = Experiment(name, data["title"], data["source"], runs, data.get("learned"), expectations, about, labels)
+    experiment = Experiment(
+        name,
+        data["title"],
+        data["source"],
+        runs,
+        learned=data.get("learned"),
+        expectations=expectations,
+        about=about,
+        labels=labels,
+        baseline=data.get("baseline"),
+    )
     if any(isinstance(run, Study) for run in runs) and not experiment.is_study:
         raise ValueError(f"{path}: variants with algo: {IMAGINATION} and others need experiments of their own")
     if experiment.is_study and experiment.learned is not None:
         raise ValueError(f"{path}: learned={experiment.learned} is of agents, leave it out where none is trained")
+    if experiment.baseline is not None and (experiment.is_study or experiment.baseline not in known):
+        use = "leave it out where no agent is trained" if experiment.is_study else f"use one of {', '.join(sorted(known))}"
+        raise ValueError(f"{path}: baseline={experiment.baseline!r}: {use}")
     for expectation in expectations:
         if (expectation.result is not None) != experiment.is_study:
             raise ValueError(f"{path}: {expectation.claim!r} needs {'result' if experiment.is_study else 'split'}")
@@ -166,6 +180,7 @@ def _told_by(run: Run) -> Collection[str] | None:
 
 
 _REQUIRED = ("title", "source", "env", "n_timesteps", "seeds", "variants")
+_OPTIONAL = ("env_kwargs", "learned", "baseline", "expectations", "about", "order")
 _VARIANT_KEYS = {one.name for one in fields(Training)} - {"variant", "seed"} | {"seeds", "label"}
 
 
@@ -272,7 +287,7 @@ def _are_seeds(value: Any) -> bool:
 
 
 _TEXTS = (
-    *("title", "source", "about", "env", "label", "algo", "config", "experiment"),
+    *("title", "source", "about", "env", "label", "algo", "config", "experiment", "baseline"),
     *("claim", "split", "result", "better", "worse", "variant"),
 )
 #: What values must be, by the names that they have in files: whether one is, and what it is in words.

@@ -8,8 +8,10 @@ import argparse
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.experiment import RESULTS, Experiment
@@ -17,10 +19,15 @@ from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.statistics import iqm_interval, task_scores
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import MUTED, STYLE, Plan, do_nothing_return, draw_figures
+from sb3_ldm.figures.curves import draw_curve, frames_label, show_frames, smoothing_window
+from sb3_ldm.figures.plan import evaluations_of
 from sb3_ldm.results import RunResult, load_run
 from sb3_ldm.summary import markdown_table, ordered_splits, split_name
 
 FIGURES = Path(__file__).parent / "figures"
+_JUDGED = ("test", "eval")  # splits that the paper's curves show, the last of them that there is
+_SMOOTHED = 5  # evaluations, as in the paper
+_PANELS_A_ROW = 4
 
 
 def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, list[RunResult]]:
@@ -71,6 +78,47 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
         figure.suptitle(
             f"episode {last} (filled) and 1 (hollow): (interquartile) means over seeds, whose number is in brackets, and\n"
             f"bootstrap intervals, which are the range of few seeds{dashed}",
+            fontsize=8,
+        )
+    return figure
+
+
+def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]], deterministic: bool = False) -> Figure:
+    """
+    Learning curves on unseen tasks, last episode: a panel for each variant, over what the baseline has with the same seeds.
+
+    :param experiment: an experiment with a baseline
+    :param variants: its finished runs by variant, the baseline's among them
+    :param deterministic: whether actions are the most likely ones
+    :return: the panels
+    """
+    baseline = variants[experiment.baseline or ""]
+    others = {variant: members for variant, members in variants.items() if members is not baseline}
+    runs = [run for members in variants.values() for run in members if run.evaluations is not None]
+    split = [one for one in ordered_splits(runs) if one in _JUDGED][-1]
+    plan = Plan(variants, None, deterministic, _SMOOTHED, experiment.labels)
+    window = smoothing_window((np.unique(evaluations_of(run, split, plan).timesteps) for run in runs), plan.window)
+    n_rows = -(-len(others) // _PANELS_A_ROW)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 0.6 + 1.75 * n_rows), layout="constrained")
+        axes = figure.subplots(n_rows, _PANELS_A_ROW, squeeze=False, sharex=True, sharey=True)
+        for axis in axes.flat[len(others) :]:
+            axis.set_axis_off()
+        for axis, (variant, members) in zip(axes.flat, others.items(), strict=False):
+            seeds = {run.seed for run in members}
+            same = [run for run in baseline if run.seed in seeds]
+            for drawn, colour in ((same, MUTED), (members, plan.colour(variant))):
+                tables = [evaluations_of(run, split, plan) for run in drawn if run.evaluations is not None]
+                draw_curve(axis, [table.over_time(table.returns) for table in tables if len(table)], window, colour)
+            axis.set_title("\n".join(wrap(f"{plan.name(variant)} ({len(members)})", 32)), fontsize=8)
+            show_frames(axis)
+            axis.tick_params(labelbottom=True, labelsize=7)
+        axes[0, 0].set_xlim(left=0.0)
+        last = max(run.episodes_per_task for run in runs)
+        figure.supxlabel(frames_label(window), fontsize=8)
+        figure.supylabel(f"{split_name(split)} return, episode {last}", fontsize=8)
+        figure.suptitle(
+            f"grey: {plan.name(experiment.baseline or '')}, the same seeds; in brackets how many; shaded: standard deviation",
             fontsize=8,
         )
     return figure
@@ -136,16 +184,20 @@ def remove_figures(folder: Path, keep: Collection[Path] = ()) -> None:
 
 def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], folder: Path) -> list[Path]:
     runs = [run for members in variants.values() for run in members]
-    figure = comparison(experiment, variants)
+    figures = {"comparison": comparison(experiment, variants)}
+    if experiment.baseline in variants and len(variants) > 1:
+        figures["against_baseline"] = against_baseline(experiment, variants)
+    written = [folder / f"{name}.png" for name in figures]
     with mpl.rc_context(STYLE):  # has the resolution
-        figure.savefig(folder / "comparison.png")
+        for path, figure in zip(written, figures.values(), strict=True):
+            figure.savefig(path)
     last = max(run.episodes_per_task for run in runs)
     tables = [
         f"## {split_name(split)} tasks\n\n{task_table(experiment, variants, split, last)}" for split in ordered_splits(runs)
     ]
     header = f"# {experiment.title}: return in episode {last} on each task\n\nMeans over seeds, actions sampled.\n\n"
     (folder / "per_task.md").write_text(header + "\n".join(tables), encoding="utf-8")
-    return [folder / "comparison.png", folder / "per_task.md"]
+    return [*written, folder / "per_task.md"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

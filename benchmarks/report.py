@@ -9,15 +9,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.budget import budget_section, budgets
 from benchmarks.experiment import RESULTS, Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import FIGURES, draw_experiment, load_variants, remove_figures
-from benchmarks.imagination import IMAGINATION
 from benchmarks.statistics import (
+    against_baseline,
     failed_seeds,
     found_by_studies,
     iqm_interval,
@@ -40,6 +41,8 @@ _SHOWN_FIGURES = (
     "imagination.png",
     "paths*.png",
 )
+#: Of ablations, which have many variants.
+_SHOWN_OF_ABLATIONS = ("comparison*.png", "against_baseline.png")
 
 INTRODUCTION = """# Results
 
@@ -47,14 +50,14 @@ Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Mo
 presets and a fifth of the paper's frames or less: what is said to agree with the paper has the same direction, not the same
 numbers.
 
-Returns are those of the last episode of a meta-episode, and in the last columns (paper, Appendix F) of the first one, actions
-sampled: means over tasks, then interquartile means over seeds (of fewer than four, means) with 95% bootstrap intervals, for
-which whole seeds are resampled (a bootstrap that is stratified by task would draw seeds for each task anew, as if the tasks of
-a seed had nothing to do with each other). Of two, three or four seeds such an interval is little else than their range: it
-holds the true median in about 50, 75 or 88% of the cases, not in 95%. An expectation holds, or does not, if two intervals do
-not overlap; where there is no difference at all, that happens between two and two seeds in 33% of the cases, between two and
-three in 20, three and three in 10 and four and four in 3%. A single run decides nothing. Expectations that the paper does not
-have are our own.
+Returns are those of the last episode of a meta-episode, and in an experiment's second table (paper, Appendix F) of the first
+one, actions sampled: means over tasks, then interquartile means over seeds (of fewer than four, means) with 95% bootstrap
+intervals, for which whole seeds are resampled (a bootstrap that is stratified by task would draw seeds for each task anew, as
+if the tasks of a seed had nothing to do with each other). Of two, three or four seeds such an interval is little else than
+their range: it holds the true median in about 50, 75 or 88% of the cases, not in 95%. An expectation holds, or does not, if
+two intervals do not overlap; where there is no difference at all, that happens between two and two seeds in 33% of the cases,
+between two and three in 20, three and three in 10 and four and four in 3%. A single run decides nothing; of ablations each
+seed is told beside the same seed of what they change. Expectations that the paper does not have are our own.
 
 Maps and paths are those of a variant's first seed. Shares of mixtures are of all that are drawn: LDM rejects some before it
 trains on them (`n_candidates`, `require_goal`). Agents that were trained on all tasks have trained on those that are called
@@ -76,21 +79,6 @@ _STUDIED = {
     "unseen_task_right": "unseen tasks known",
 }
 
-N_CORES = 2  #: runs side by side that the budget is told for
-SUITE_HOURS = 6  #: what a reader may have for all experiments
-
-
-def core_hours(metadata: Mapping[str, Any]) -> float | None:
-    """
-    :param metadata: of a run
-    :return: what it took of a processor core; of runs that did not count it, the wall time of their threads; None if not told
-    """
-    if "cpu_time_s" in metadata:
-        return metadata["cpu_time_s"] / 3600
-    if "wall_time_s" in metadata:
-        return metadata["wall_time_s"] * metadata.get("threads", 1) / 3600
-    return None
-
 
 class Column(NamedTuple):
     """A column of a table of variants."""
@@ -103,22 +91,47 @@ def columns(splits: Sequence[str], learned: float | None) -> list[Column]:
     """
     :param splits: that runs were evaluated on, training tasks first
     :param learned: training return of an agent that has learned
-    :return: what is told of a variant; actions sampled, last episode and, behind it, the first one
+    :return: what is told of a variant's last episodes, actions sampled
     """
-    told = [
-        Column("seeds", lambda runs: _seeds(runs, learned)),
-        Column("frames", lambda runs: format_frames(max(run.frames for run in runs))),
-        Column("core minutes", lambda runs: _minutes(runs, "cpu_time_s")),
-        Column("wall minutes", lambda runs: _minutes(runs, "wall_time_s")),
-    ]
+    told = [Column("seeds", lambda runs: _seeds(runs, learned))]
     told += [Column(f"{split_name(split)} return", partial(_return_in, split, None)) for split in splits]
     told += [Column(f"{split_name(split)} tasks solved", partial(_solved, split)) for split in splits]
     told += [
         Column(f"{split_name(split)} tasks solved, second half of training", partial(_solved_in_second_half, split))
         for split in splits[1:]
     ]
-    told += [Column(f"first episode, {split_name(split)} return", partial(_return_in, split, 1)) for split in splits]
     return told
+
+
+def further_columns(splits: Sequence[str]) -> list[Column]:
+    """
+    :param splits: that runs were evaluated on, training tasks first
+    :return: what is told of a variant besides: its first episodes (paper, Appendix F) and what it took
+    """
+    told = [Column(f"first episode, {split_name(split)} return", partial(_return_in, split, 1)) for split in splits]
+    return [
+        *told,
+        Column("frames", lambda runs: format_frames(max(run.frames for run in runs))),
+        Column("core minutes", lambda runs: _minutes(runs, "cpu_time_s")),
+        Column("wall minutes", lambda runs: _minutes(runs, "wall_time_s")),
+    ]
+
+
+def baseline_columns(splits: Sequence[str], experiment: Experiment, variants: Variants) -> list[Column]:
+    """
+    :param splits: that runs were evaluated on, training tasks first
+    :param experiment: an experiment
+    :param variants: its finished runs by variant
+    :return: how much more a variant returned than the baseline, if the experiment has one and that was run
+    """
+    if experiment.baseline is None or experiment.baseline not in variants:
+        return []
+    baseline = variants[experiment.baseline]
+    name = experiment.label(experiment.baseline)
+    return [
+        Column(f"{split_name(split)} return minus that of {name}, by seed", partial(_more_than, baseline, split))
+        for split in splits[1:]
+    ]
 
 
 def _seeds(runs: Sequence[RunResult], learned: float | None) -> str:
@@ -135,6 +148,11 @@ def _return_in(split: str, episode: int | None, runs: Sequence[RunResult]) -> st
     return iqm_interval(task_scores(runs, split, episode or last_episode(runs))).text()
 
 
+def _more_than(baseline: Sequence[RunResult], split: str, runs: Sequence[RunResult]) -> str:
+    differences = against_baseline(runs, baseline, split)
+    return ", ".join(f"{value:+.2f}" for value in differences) if differences and runs is not baseline else "-"
+
+
 def _solved(split: str, runs: Sequence[RunResult]) -> str:
     reached = n_reached(runs, split)
     return "-" if reached is None else mean_and_std(reached, 1)
@@ -145,20 +163,25 @@ def _solved_in_second_half(split: str, runs: Sequence[RunResult]) -> str:
     return mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-"
 
 
-def variants_table(experiment: Experiment, variants: Variants) -> str:
+def variants_tables(experiment: Experiment, variants: Variants) -> str:
     """
     :param experiment: an experiment
     :param variants: its finished runs by variant
-    :return: one row each, as Markdown, without columns that nothing is known of
+    :return: a table of last episodes, and one of first episodes and costs, as Markdown: one row each, without columns that
+        nothing is known of
     """
-    runs = [run for members in variants.values() for run in members]
-    cells = [
-        (column.title, [column.cell(members) for members in variants.values()])
-        for column in columns(ordered_splits(runs), experiment.learned)
-    ]
-    told = [("", [experiment.label(variant) for variant in variants]), *(one for one in cells if set(one[1]) != {"-"})]
-    titles, by_column = zip(*told, strict=True)
-    return markdown_table(titles, list(zip(*by_column, strict=True)), "l" + "r" * (len(told) - 1))
+    splits = ordered_splits([run for members in variants.values() for run in members])
+    last, further = columns(splits, experiment.learned), further_columns(splits)
+    # Behind the returns.
+    last[1 + len(splits) : 1 + len(splits)] = baseline_columns(splits, experiment, variants)
+    return f"{_table(experiment, variants, last)}\n{_table(experiment, variants, further)}"
+
+
+def _table(experiment: Experiment, variants: Variants, told: Sequence[Column]) -> str:
+    cells = [(column.title, [column.cell(members) for members in variants.values()]) for column in told]
+    known = [("", [experiment.label(variant) for variant in variants]), *(one for one in cells if set(one[1]) != {"-"})]
+    titles, by_column = zip(*known, strict=True)
+    return markdown_table(titles, list(zip(*by_column, strict=True)), "l" + "r" * (len(known) - 1))
 
 
 def studies_table(experiment: Experiment, variants: Variants) -> str:
@@ -223,11 +246,12 @@ def section(
         changed = _changed(experiment.own_runs, results)
         lines += changed or [f"Not run yet: `python -m benchmarks.run {experiment.name}`."]
         return "\n\n".join(line for line in lines if line) + "\n"
-    table = studies_table if experiment.is_study else variants_table
+    table = studies_table if experiment.is_study else variants_tables
     lines.append(table(experiment, variants).rstrip())
     claims = [one.claim for one in experiment.expectations]
     lines.append("\n".join(f"- {claim}: {verdict.text}" for claim, verdict in zip(claims, verdicts, strict=True)))
-    for figure in [path for pattern in _SHOWN_FIGURES for path in sorted(figures.glob(pattern))]:
+    shown = _SHOWN_FIGURES if experiment.baseline is None else _SHOWN_OF_ABLATIONS
+    for figure in [path for pattern in shown for path in sorted(figures.glob(pattern))]:
         path = Path(os.path.relpath(figure, page.parent)).as_posix()
         lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
     links = [
@@ -330,112 +354,6 @@ def overview(
 def _anchor(title: str) -> str:
     """What GitHub links a heading by."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-class Budget(NamedTuple):
-    """What an experiment's own runs take, in hours of a core."""
-
-    title: str
-    n_done: int
-    n_runs: int
-    spent: float
-    left: float  #: estimated; NaN where no such run has ended
-    first_seed: float  #: what seed 0 alone takes or took; NaN as well
-
-
-def budgets(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> list[Budget]:
-    """
-    :param experiments: all experiments
-    :param found: their finished runs by variant, by their names
-    :return: what each takes
-    """
-    paces: dict[tuple[str, str], list[float]] = {}
-    hours: dict[tuple[str, str], float] = {}  # of the runs that counted them, by experiment and name
-    waiting: set[tuple[str, str]] = set()
-    for experiment in experiments:
-        done = {(name, run.seed): run for name, members in found[experiment.name].items() for run in members}
-        for run in experiment.own_runs:
-            ended = done.get((run.variant, run.seed))
-            spent = None if ended is None else core_hours(ended.metadata)
-            if ended is None:
-                waiting.add((experiment.name, run.name))
-            elif spent is not None:
-                hours[experiment.name, run.name] = spent
-                paces.setdefault((run.algo, run.env), []).append(spent / ended.frames)
-
-    def left(run: Run) -> float:
-        return run.n_timesteps * _pace(run, paces)
-
-    def budget(one: Experiment) -> Budget:
-        to_go = [run for run in one.own_runs if (one.name, run.name) in waiting]
-        first = [hours.get((one.name, run.name), left(run)) for run in one.own_runs if run.seed == 0]
-        spent = sum(hours.get((one.name, run.name), 0.0) for run in one.own_runs)
-        n_runs = len(one.own_runs)
-        return Budget(one.title, n_runs - len(to_go), n_runs, spent, sum(map(left, to_go)), sum(first))
-
-    return [budget(one) for one in experiments]
-
-
-def budget_section(all_budgets: Sequence[Budget]) -> str:
-    """
-    :param all_budgets: of all experiments, the most valuable ones first
-    :return: what they took so far and would still take, as Markdown
-    """
-    total, n_unknown = _cumulative([one.spent + one.left for one in all_budgets])
-    first, _ = _cumulative([one.first_seed for one in all_budgets])
-    to_go = sum(one.left for one in all_budgets if not np.isnan(one.left)) / N_CORES
-    rows = [
-        [
-            one.title,
-            f"{one.n_done} of {one.n_runs}",
-            f"{one.spent:.1f}",
-            "-" if np.isnan(one.left) else f"{one.left:.1f}",
-            f"{hours:.1f}",
-            f"{hours_of_first:.1f}",
-        ]
-        for one, hours, hours_of_first in zip(all_budgets, total, first, strict=True)
-    ]
-    text = (
-        "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
-        "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
-        f"they are not known (-). What is known takes about {to_go:.0f} more hours of two cores. From nothing "
-        f"two cores need {'at least ' if n_unknown else ''}{total[-1]:.0f} hours for all; in {SUITE_HOURS} hours they "
-        f"train {_within(all_budgets, total)}, and of seed 0 alone (`--seeds 0`) {_within(all_budgets, first)}. More would "
-        "first add seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 "
-        "to 200 million frames."
-    )
-    header = [
-        "experiment",
-        "runs finished",
-        "core hours so far",
-        "core hours to go",
-        "two cores, from nothing up to here, hours",
-        "seed 0 alone, up to here",
-    ]
-    return "\n\n".join(["## Budget", text, markdown_table(header, rows, "lrrrrr")])
-
-
-def _cumulative(core_hours_each: Sequence[float]) -> tuple[np.ndarray, int]:
-    """Hours of all cores that experiments take up to each one, without unknown ones, and how many of these there are."""
-    known = ~np.isnan(core_hours_each)
-    return np.cumsum(np.where(known, core_hours_each, 0.0)) / N_CORES, int((~known).sum())
-
-
-def _within(all_budgets: Sequence[Budget], cumulative: np.ndarray) -> str:
-    """The experiments that end within the hours that a reader may have."""
-    known = np.logical_and.accumulate([not np.isnan(one.left) for one in all_budgets])
-    return ", ".join(one.title for one in all_budgets[: int(((cumulative <= SUITE_HOURS) & known).sum())]) or "not one"
-
-
-def _pace(run: Run, paces: Mapping[tuple[str, str], Sequence[float]]) -> float:
-    """Hours a frame: of the same algorithm and environment, else of all that train in the environment or its kin, else NaN."""
-    kin = "Grid" if run.env.startswith("Grid") else run.env  # all gridworlds are equally fast
-
-    def known(algos: Callable[[str], bool]) -> list[float]:
-        return [pace for (algo, env), some in paces.items() if env.startswith(kin) and algos(algo) for pace in some]
-
-    same = known(lambda algo: algo == run.algo) or known(lambda algo: algo != IMAGINATION)
-    return float(np.mean(same)) if same else float("nan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

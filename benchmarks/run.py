@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from benchmarks.budget import Paces
 from benchmarks.experiment import RESULTS, Experiment, Run, Study
 from benchmarks.experiment_file import available_experiments, load_experiment
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
@@ -95,8 +96,8 @@ class Job:
     :param folder: its own folder, where agents are trained
     :param results: folder of its results
     :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
-        run by someone else, or ``changed``: it has results of other settings or another budget, which stay until someone
-        deletes them
+        run by someone else, ``late``, which would not end in the time that there is, or ``changed``: it has results of other
+        settings or another budget, which stay until someone deletes them
     """
 
     run: Run
@@ -300,8 +301,45 @@ def status_table(jobs: Sequence[Job], title: str) -> Table:
     return table
 
 
+class TimeLimit:
+    """
+    The time that there is for runs, which begins now.
+
+    :param hours: how long
+    :param paces: what runs take
+    :raises ValueError: if there is no time at all
+    """
+
+    def __init__(self, hours: float, paces: Paces):
+        if not hours > 0:
+            raise ValueError(f"hours={hours}: use a positive number, or leave it out for no limit.")
+        self.hours = hours
+        self._paces = paces
+        self._end = time.monotonic() + 3600 * hours
+
+    def hours_of(self, job: Job) -> float:
+        """
+        :param job: a job that waits
+        :return: hours that it is expected to take from its last checkpoint on, NaN if no run tells
+        """
+        frames = 0 if job.checkpoint() is None else min(job.last_evaluation()[0], job.run.n_timesteps)
+        return self._paces.hours(job.run) * (1.0 - frames / job.run.n_timesteps)
+
+    def allows(self, job: Job) -> bool:
+        """
+        :param job: a job that waits
+        :return: whether it is expected to end in time if it is started now; not if no run tells how long it takes
+        """
+        return time.monotonic() + 3600 * self.hours_of(job) <= self._end
+
+
 def run_jobs(
-    jobs: Sequence[Job], n_jobs: int, title: str = "", console: Console | None = None, launch: Launch = launch_here
+    jobs: Sequence[Job],
+    n_jobs: int,
+    title: str = "",
+    console: Console | None = None,
+    launch: Launch = launch_here,
+    limit: TimeLimit | None = None,
 ) -> list[Job]:
     """
     Train everything that waits, several at a time; whoever interrupts it may call it again.
@@ -311,6 +349,7 @@ def run_jobs(
     :param title: of the status table
     :param console: where the status table is shown
     :param launch: starts the process of a run
+    :param limit: runs that would not end in time are not started, but shorter ones behind them
     :return: the runs that failed
     :raises ValueError: if ``n_jobs`` is not positive
     """
@@ -324,7 +363,7 @@ def run_jobs(
                 for job in jobs:
                     job.update()
                 n_active = sum(job.is_active for job in jobs)
-                for job in [job for job in jobs if job.state == "waiting"][: n_jobs - n_active]:
+                for job in _next_jobs(jobs, n_jobs - n_active, limit):
                     job.start(launch)
                 live.update(status_table(jobs, title))
                 if not console.is_terminal:  # where no table is drawn anew
@@ -336,6 +375,19 @@ def run_jobs(
         for job in jobs:
             job.wait()
     return [job for job in jobs if job.state == "failed"]
+
+
+def _next_jobs(jobs: Sequence[Job], count: int, limit: TimeLimit | None) -> list[Job]:
+    """The first ones that wait and end in time; those before them that would not are late."""
+    chosen: list[Job] = []
+    for job in [job for job in jobs if job.state == "waiting"]:
+        if len(chosen) == count:
+            break
+        if limit is None or limit.allows(job):
+            chosen.append(job)
+        else:
+            job.state = "late"
+    return chosen
 
 
 def _tell_changes(jobs: Sequence[Job], before: Sequence[str], console: Console) -> list[str]:
@@ -366,6 +418,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="run on this Ray cluster; without an address, Ray is started on this machine",
     )
     parser.add_argument("--gpus-per-run", type=float, default=0.0, help="GPUs of a cluster's node that a run needs")
+    parser.add_argument(
+        "--hours", type=float, help="start no run that would not end within so many hours, as those in benchmarks/results took"
+    )
     parser.add_argument("--status", action="store_true", help="show how it stands, run nothing")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where agents are trained (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
@@ -382,8 +437,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         try:
             launch, n_jobs = _launcher(options)
+            limit = None if options.hours is None else TimeLimit(options.hours, measured_paces())
             with exit_when_terminated():
-                failed = run_jobs(jobs, n_jobs, title, console, launch)
+                failed = run_jobs(jobs, n_jobs, title, console, launch, limit)
         except KeyboardInterrupt:
             sys.exit("Interrupted: the same command goes on from the last checkpoints.")
         except (ValueError, ImportError, ConnectionError) as error:
@@ -393,6 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for job in [job for job in jobs if job.state == "elsewhere"]:
             console.print(f"{job.run.name} is run by another process, see {job.log_path}")
     console.print(status_table(jobs, title))
+    if late := [job for job in jobs if job.state == "late"]:
+        console.print(f"{len(late)} runs would not have ended within {options.hours:g} hours.")
     for job in [job for job in jobs if job.state == "changed"]:
         settings = ", ".join(job.run.changed_settings(job.results))
         console.print(
@@ -401,6 +459,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if not options.status and any(job.state == "failed" for job in jobs):
         sys.exit(1)
+
+
+def measured_paces() -> Paces:
+    """:return: those of all results of the repository"""
+    return Paces.of_results([load_experiment(name) for name in available_experiments()])
 
 
 def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:

@@ -82,6 +82,23 @@ def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int =
     return Interval(point, float(low), float(high), len(scores))
 
 
+def against_baseline(runs: Sequence[RunResult], baseline: Sequence[RunResult], split: str) -> list[float]:
+    """
+    Seeds differ by more than most choices do, so that one seed alone tells more beside the baseline's same seed.
+
+    :param runs: runs that differ in their seed
+    :param baseline: those of the baseline
+    :param split: of the final evaluation
+    :return: how much more each seed returned in the last episode, actions sampled, than the baseline's run with the same seed;
+        seeds that the baseline lacks are left out
+    """
+    seeds = {run.seed: run for run in baseline}
+    pairs = [(run, seeds[run.seed]) for run in runs if run.seed in seeds]
+    episode = last_episode([*runs, *baseline])
+    means = [[task_scores([run], split, episode).mean() for run in pair] for pair in pairs]
+    return [float(mean - reference) for mean, reference in means]
+
+
 def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
     """
     Less noisy than what the last parameters reach, and higher where it is reached sooner.

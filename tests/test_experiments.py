@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import experiment_file, imagination, report, run
+from benchmarks import budget, experiment_file, imagination, report, run
 from benchmarks.experiment import Expectation, Experiment, Study, Training
 from benchmarks.experiment_file import available_experiments, load_experiment
+from benchmarks.figures import against_baseline as curves_against_baseline
 from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
-from benchmarks.statistics import failed_seeds, iqm_interval, task_scores
+from benchmarks.statistics import against_baseline, failed_seeds, iqm_interval, task_scores
 from benchmarks.verdicts import Outcome, Verdict, judge
-from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
+from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, EvaluationTable
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.results import newest_file
@@ -239,6 +240,9 @@ def of_map(algo="ldm", **given):
         ({"variants": {2: {"algo": "ldm"}}}, "use a mapping of at least one name, which is text"),
         ({"variants": {"ldm": 3}}, "3 is not a mapping"),
         ({"order": "first"}, "order='first': use a finite number"),
+        ({"baseline": "rl2"}, "baseline='rl2': use one of ldm"),
+        ({"baseline": ["ldm"]}, "baseline=['ldm']: use text"),
+        ({"variants": STUDIES, "baseline": "one"}, "baseline='one': leave it out where no agent is trained"),
         ({"about": 3}, "about=3: use text"),
         ({"variants": {"ldm": {3: 3}}}, "3 is not understood, use algo"),
         ({"seeds": None}, "lacks seeds"),
@@ -422,6 +426,42 @@ def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
         run.run_jobs(jobs, 0)
 
 
+def test_runs_that_would_not_end_in_time_are_not_started(scripted, tmp_path):
+    experiment, _ = scripted
+    ldm, paces = experiment.runs[0], budget.Paces()
+    assert ldm.variant == "ldm"
+    paces.add(ldm, {"frames": 100, "cpu_time_s": 3 * 3600.0})
+    paces.add(replace(ldm, algo="rl2"), {"frames": 100, "cpu_time_s": 3600.0})
+    jobs = jobs_of(experiment, tmp_path)
+    assert run.run_jobs(jobs, 1, limit=run.TimeLimit(2.0, paces)) == []
+    assert {job.run.name: job.state for job in jobs} == {
+        **dict.fromkeys(("ldm_seed0", "ldm_seed1"), "late"),
+        **dict.fromkeys(("rl2_seed0", "rl2_seed1"), "done"),
+    }
+    again = jobs_of(experiment, tmp_path)
+    assert [job.state for job in again if job.run.variant == "ldm"] == ["waiting"] * 2
+    run.run_jobs(again, 4, limit=run.TimeLimit(2.0, budget.Paces()))
+    assert [job.state for job in again if job.run.variant == "ldm"] == ["late"] * 2, "nobody knows how long they take"
+    with pytest.raises(ValueError, match=r"hours=0: use a positive number"):
+        run.TimeLimit(0, paces)
+
+
+def test_what_a_run_has_done_already_takes_no_time(scripted, tmp_path):
+    experiment, _ = scripted
+    paces = budget.Paces()
+    paces.add(experiment.runs[0], {"frames": 100, "cpu_time_s": 4 * 3600.0})
+    job = jobs_of(experiment, tmp_path)[0]
+    limit = run.TimeLimit(2.0, paces)
+    assert limit.hours_of(job) == pytest.approx(4.0) and not limit.allows(job)
+    attempt = job.folder / "ldm" / "GridNavi-v0_1"
+    attempt.mkdir(parents=True)
+    with open(attempt / "evaluations.csv", "w", newline="") as file:
+        csv.writer(file).writerows([EVALUATION_COLUMNS, [75, "train", 0, "0 6", 1, -3.0, 30, 0]])
+    assert limit.hours_of(job) == pytest.approx(4.0), "without a checkpoint it begins anew"
+    (attempt / "checkpoint.zip").touch()
+    assert limit.hours_of(job) == pytest.approx(1.0) and limit.allows(job)
+
+
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_path, number, raised):
@@ -548,27 +588,26 @@ def test_names_of_runs_stay_whole_where_the_status_is_written_to_a_file(tmp_path
 
 def test_the_budget_is_estimated_from_what_has_ended(made_up, tmp_path):
     experiment, variants = made_up
-    (budget,) = report.budgets([experiment], {"tiny": variants})
-    assert budget.spent == pytest.approx(6 * 2 / 60) and budget.left == pytest.approx(3 * 2 / 60)
-    text = report.budget_section([budget])
+    (one,) = budget.budgets([experiment], {"tiny": variants})
+    assert one.spent == pytest.approx(6 * 2 / 60) and one.left == pytest.approx(3 * 2 / 60)
+    text = budget.budget_section([one])
     n_done = len(experiment.finished(tmp_path / "results"))
     assert f"| {experiment.title} | {n_done} of {len(experiment.runs)} |" in text and 0 < n_done < len(experiment.runs)
     elsewhere = replace(experiment, runs=[replace(one, env="AntGoal-v0", seed=9) for one in experiment.runs])
-    assert "| 0.0 | - |" in report.budget_section(report.budgets([elsewhere], {"tiny": {}}))
+    assert "| 0.0 | - |" in budget.budget_section(budget.budgets([elsewhere], {"tiny": {}}))
 
 
 def test_the_budget_of_the_first_seed_is_told(made_up):
     experiment, variants = made_up
-    (budget,) = report.budgets([experiment], {"tiny": variants})
-    assert budget.first_seed == pytest.approx(3 * 2 / 60)  # two that have ended and one that has not
-    others = [
-        budget._replace(title=title, spent=hours, left=0.0, first_seed=hours / 4) for title, hours in (("A", 10), ("B", 8))
-    ]
-    text = report.budget_section(others)
-    assert "in 6 hours they train A, and of seed 0 alone (`--seeds 0`) A, B." in text
+    (one,) = budget.budgets([experiment], {"tiny": variants})
+    assert one.first_seed == pytest.approx(3 * 2 / 60)  # two that have ended and one that has not
+    others = [one._replace(title=title, spent=hours, left=0.0, first_seed=hours / 4) for title, hours in (("A", 10), ("B", 8))]
+    text = budget.budget_section(others)
+    assert "in 6 hours (`--hours 6`, which starts no run that would not end in time) they train A, and of seed 0" in text
+    assert "and of seed 0 alone (`--seeds 0 --hours 6`) A, B." in text
     assert "| A | 6 of 9 | 10.0 | 0.0 | 5.0 | 1.2 |" in text and "| B | 6 of 9 | 8.0 | 0.0 | 9.0 | 2.2 |" in text
     unknown = [one._replace(left=float("nan")) for one in others]
-    assert "in 6 hours they train not one" in report.budget_section(unknown)
+    assert "they train not one, and" in budget.budget_section(unknown)
 
 
 # Reporting them
@@ -733,10 +772,13 @@ def test_runs_of_uncommitted_code_are_told(made_up, tmp_path):
 
 def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_environment():
     one = Training("tiny", "v", 0, "ldm", "GridNaviExtrapolation-v0", 10, config="ldm")
-    paces = {("ldm", "GridNavi-v0"): [1.0, 3.0], ("rl2", "GridNavi-v0"): [5.0], ("imagination", "GridNavi-v0"): [9.0]}
-    assert report._pace(one, paces) == 2.0
-    assert report._pace(replace(one, algo="varibad"), paces) == 3.0
-    assert np.isnan(report._pace(replace(one, env="AntGoal-v0"), paces))
+    ended, paces = replace(one, env="GridNavi-v0"), budget.Paces()
+    for algo, hours in (("ldm", 1.0), ("ldm", 3.0), ("rl2", 5.0), ("imagination", 9.0)):
+        paces.add(replace(ended, algo=algo), {"frames": 5, "cpu_time_s": 5 * 3600 * hours})
+    paces.add(ended, {"frames": 5})  # did not count it
+    assert paces.hours(one) == pytest.approx(10 * 2.0)
+    assert paces.hours(replace(one, algo="varibad")) == pytest.approx(10 * 3.0)
+    assert np.isnan(paces.hours(replace(one, env="AntGoal-v0")))
 
 
 def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
@@ -744,7 +786,8 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     (tmp_path / "per_task.md").touch()
     assert failed_seeds(variants["ldm"], 21.0) == [0] and failed_seeds(variants["ldm"], None) == []
     text = report.section(experiment, variants, report.judged(experiment, variants), tmp_path, tmp_path / "RESULTS.md")
-    assert "| LDM | 3 (training return below 21: 0) | 100 | 2 ± 0 | 21.10" in text and "2.0 ± 0.0" in text
+    assert "| LDM | 3 (training return below 21: 0) | 21.10" in text and "2.0 ± 0.0" in text
+    assert "| LDM | -3.00 [-3.00, -3.00] | -3.00 [-3.00, -3.00] | 100 | 2 ± 0 |" in text and "minus" not in text
     assert "More numbers: [every task](per_task.md); [all figures](.)." in text
     assert "Without results so far (not run, or not to the end): mixreg_seed0, mixreg_seed1, mixreg_seed2." in text
     named = replace(experiment, labels={"ldm": "LDM with a name"})
@@ -754,6 +797,52 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     assert "| 3, 6 | 10.10 | 8.00 |" in table
     assert len(comparison(experiment, variants).axes) == 2
     assert not any("nothing" in figure.get_suptitle() for figure in [comparison(experiment, variants)])
+
+
+def test_ablations_are_told_beside_the_same_seeds_of_their_baseline(made_up, tmp_path):
+    experiment, variants = made_up
+    shorter = {**variants, "rl2": variants["rl2"][1:]}
+    np.testing.assert_allclose(against_baseline(shorter["rl2"], variants["ldm"], "test"), [8.0 - 10.1, 11.0 - 10.2])
+    np.testing.assert_allclose(against_baseline(variants["ldm"], shorter["rl2"], "test"), [10.1 - 8.0, 10.2 - 11.0])
+    ablations = replace(experiment, baseline="ldm")
+    text = report.variants_tables(ablations, shorter)
+    assert "| unseen return minus that of LDM, by seed |" in text and "| -2.10, +0.80 |" in text
+    lacking = report.variants_tables(ablations, {"rl2": variants["rl2"]})
+    assert "minus" not in lacking, "the baseline was not run"
+    for name in ("against_baseline.png", "learning_curves.png"):
+        (tmp_path / name).touch()
+    pages = [report.section(one, shorter, [], tmp_path, tmp_path / "page.md") for one in (experiment, ablations)]
+    assert ["(learning_curves.png)" in page for page in pages] == [True, False]
+    assert ["(against_baseline.png)" in page for page in pages] == [False, True]
+
+
+def test_curves_of_ablations_are_drawn_over_those_of_the_same_seeds(made_up):
+    experiment, variants = made_up
+
+    def trained(run, slope):
+        steps = np.repeat([0, 50, 100], 2)
+        one = np.ones(6)
+        table = EvaluationTable(
+            path=run.path,
+            timesteps=steps,
+            split=np.array(["test"] * 6),
+            deterministic=one < 0,
+            tasks=np.tile([[3.0, 6.0], [4.0, 6.0]], (3, 1)),
+            episode=2 * one,
+            returns=slope * steps,
+            lengths=30 * one,
+            successes=np.nan * one,
+        )
+        return replace(run, evaluations=table)
+
+    ldm = [trained(run, run.seed) for run in variants["ldm"]]
+    figure = curves_against_baseline(
+        replace(experiment, baseline="ldm"), {"ldm": ldm, "rl2": [trained(variants["rl2"][2], 5)], "mixreg": ldm[:2]}
+    )
+    panels = [axis for axis in figure.axes if axis.lines]
+    assert [panel.get_title(loc="left") for panel in panels] == ["RL² (1)", "Mixreg (2)"]
+    # The last points: of seed 2 against the baseline's, and of seeds 0 and 1 against theirs.
+    assert [[line.get_ydata()[-1] for line in panel.lines] for panel in panels] == [[200.0, 500.0], [50.0, 50.0]]
 
 
 def test_comparisons_of_robots_show_what_standing_still_returns(tmp_path):
@@ -775,10 +864,10 @@ def test_comparisons_of_robots_show_what_standing_still_returns(tmp_path):
 
 
 def test_cost_is_the_processor_s_time_where_it_was_counted():
-    assert report.core_hours({}) is None
-    assert report.core_hours({"wall_time_s": 3600.0}) == 1.0
-    assert report.core_hours({"wall_time_s": 3600.0, "threads": 2}) == 2.0
-    assert report.core_hours({"wall_time_s": 7200.0, "threads": 2, "cpu_time_s": 1800.0}) == 0.5
+    assert budget.core_hours({}) is None
+    assert budget.core_hours({"wall_time_s": 3600.0}) == 1.0
+    assert budget.core_hours({"wall_time_s": 3600.0, "threads": 2}) == 2.0
+    assert budget.core_hours({"wall_time_s": 7200.0, "threads": 2, "cpu_time_s": 1800.0}) == 0.5
 
 
 def test_runs_of_another_experiment_alone_are_no_results(made_up, tmp_path):

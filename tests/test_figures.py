@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from sb3_ldm.figures import draw_figures
 from sb3_ldm.figures.__main__ import main
 from sb3_ldm.figures.curves import _imagined, average_curves, imagination, learning_curves, smoothing_window
 from sb3_ldm.figures.draw import _grid_tasks
-from sb3_ldm.figures.grid import _cell_means, _keep_right
+from sb3_ldm.figures.grid import _cell_means, _keep_right, return_map
 from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
 from sb3_ldm.figures.plan import Plan, evaluations_of
@@ -246,6 +247,23 @@ def test_imagination_shows_what_was_logged(tmp_path):
     ((name, figure),) = imagination(plan)
     assert name == "imagination"
     assert [axis.get_title() for axis in figure.axes] == ["Return on imaginary tasks"]
+
+
+def test_many_groups_with_long_names_leave_room_for_the_panels(tmp_path):
+    runs = [load_run(make_run(tmp_path / f"run{i}", n_evaluations=2)) for i in range(9)]
+    names = {f"group{i}": f"group {i}, whose name tells what it changes" for i in range(9)}
+    plan = Plan({f"group{i}": [run] for i, run in enumerate(runs)}, TASKS, False, 5, names)
+    heights = []
+    for groups in (dict(list(plan.groups.items())[:1]), plan.groups):
+        ((_, figure),) = learning_curves(plan._replace(groups=groups))
+        figure.draw_without_rendering()
+        heights.append([axis.get_window_extent().height for axis in figure.axes])
+    assert np.min(heights[1]) > 0.8 * np.min(heights[0])
+    ((_, figure),) = return_map(plan)
+    figure.draw_without_rendering()
+    rows = figure.axes[:36:4]
+    extents = [axis.yaxis.label.get_window_extent() for axis in rows]
+    assert all(below.y1 < above.y0 for above, below in pairwise(extents)), "names of rows run into each other"
 
 
 def test_paths_keep_right():

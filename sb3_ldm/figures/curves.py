@@ -31,6 +31,7 @@ from sb3_ldm.summary import format_frames, ordered_splits, split_name
 
 #: Share of the longest curve that a moving average may span; short runs are shown as they are.
 _MOST_SMOOTHED = 0.25
+_PANEL_HEIGHT, _LEGEND_ROW = 2.4, 0.2  # inches
 
 
 SeedCurve = tuple[np.ndarray, np.ndarray]  #: training steps and values of one seed
@@ -77,13 +78,13 @@ def learning_curves(plan: Plan) -> Drawing:
         colour = plan.colour(label)
         for axis, split in zip(axes, splits, strict=False):
             tables = [evaluations_of(run, split, plan) for run in members]
-            _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour)
+            draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour)
             if runs[0].env in DOMAINS:
                 tables = [evaluations_of(run, split, plan, episode=1) for run in members]
-                _draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour, style=":")
+                draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour, style=":")
         for axis, split in zip(axes[len(splits) :], missed, strict=True):
             tables = [evaluations_of(run, split, plan) for run in members]
-            _draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], window, colour)
+            draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], window, colour)
     _begin_at_zero(axes)
     _draw_references(axes, splits, plan)
     first: list[Any] = []
@@ -95,18 +96,44 @@ def learning_curves(plan: Plan) -> Drawing:
 
 
 def _panels(count: int, window: float) -> tuple[Figure, list[Axes]]:
-    """A row of panels with the training steps below each, and what moving averages span."""
-    figure = Figure(figsize=(3.2 * count, 2.8), layout="constrained")
+    """A row of panels with the training steps below each, and what moving averages span; a legend makes the figure higher."""
+    figure = Figure(figsize=(3.2 * count, _PANEL_HEIGHT), layout="constrained")
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for axis in axes:
-        axis.set_xlabel("frames" + (f" (means of the last {format_frames(window)})" if window else ""))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_frames(value)))
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        axis.margins(x=0.02)
+        axis.set_xlabel(frames_label(window))
+        show_frames(axis)
     return figure, axes
 
 
-def _draw_curve(axis: Axes, seeds: Sequence[SeedCurve], window: float, colour: str, style: str = "-") -> None:
+def frames_label(window: float) -> str:
+    """
+    :param window: training steps that moving averages span
+    :return: what stands below an axis of training steps
+    """
+    return "frames" + (f" (means of the last {format_frames(window)})" if window else "")
+
+
+def show_frames(axis: Axes) -> None:
+    """
+    Write training steps below an axis as people do.
+
+    :param axis: whose x are training steps
+    """
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_frames(value)))
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.margins(x=0.02)
+
+
+def draw_curve(axis: Axes, seeds: Sequence[SeedCurve], window: float, colour: str, style: str = "-") -> None:
+    """
+    Draw the mean over seeds and, around it, their standard deviation.
+
+    :param axis: where to
+    :param seeds: curves of seeds; those without a point are left out
+    :param window: training steps that moving averages span
+    :param colour: of the curve
+    :param style: of the line
+    """
     seeds = [seed for seed in seeds if len(seed[0])]
     if not seeds:
         return
@@ -204,6 +231,7 @@ def _draw_legend(figure: Figure, groups: Mapping[str, Sequence[RunResult]], plan
     # As many columns as fit: about 0.07 inch a letter, and the line before it.
     width = 0.5 + 0.07 * max(len(handle.get_label()) for handle in handles)
     ncols = max(1, int(figure.get_figwidth() / width))
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * -(-len(handles) // ncols))
     figure.legend(handles=handles, loc="outside upper left", ncols=ncols, handlelength=1.4, columnspacing=1.6)
 
 
@@ -218,7 +246,7 @@ def imagination(plan: Plan) -> Drawing:
     last = max(run.episodes_per_task for run in plan.runs)
     returns: dict[str, Any] = {f"imagination/return_{last}": "-", **({"imagination/return_1": ":"} if last > 1 else {})}
     panels: list[tuple[str, str, dict[str, str]]] = [
-        ("Mixtures that peak on unseen tasks", "share of mixtures, rejected ones too", {"imagination/share_unseen": "-"}),
+        ("Mixtures that peak on unseen tasks", "share (rejected ones too)", {"imagination/share_unseen": "-"}),
         ("Peak of the reward maps", "imaginary reward", {"imagination/peak_reward": "-"}),
         ("Return on imaginary tasks", "imaginary return", returns),
     ]
@@ -239,7 +267,7 @@ def imagination(plan: Plan) -> Drawing:
             axis.set_ylim(-0.03, 1.03)
         for label, members in groups.items():
             for name, style in names.items():
-                _draw_curve(axis, [_imagined(run, name) for run in members], window, plan.colour(label), style)
+                draw_curve(axis, [_imagined(run, name) for run in members], window, plan.colour(label), style)
     _begin_at_zero(axes)
     episodes = [
         Line2D([], [], color=MUTED, linestyle=style, label=f"episode {name.rpartition('_')[2]}")

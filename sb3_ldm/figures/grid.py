@@ -1,6 +1,7 @@
 """Maps of the gridworld (paper, Figure 4, 6 and 8a)."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from sb3_ldm.summary import split_name
 
 _EMPTY_CELL = "#f1f1f1"
 _GRID_LINE = "#ffffff"
+_ROW_NAME = 22  # letters of a row's name that its height has room for
 _PATH = ("#86b3e6", "#3c74b4", "#12325c")
 _PATH_MAP = LinearSegmentedColormap.from_list("path", _PATH)
 #: Tasks whose trajectories are drawn, for each group.
@@ -55,7 +57,8 @@ def return_map(plan: Plan) -> Drawing:
     figure = Figure(figsize=(1.75 * episodes + 1.1, 2.0 * len(groups) + 0.5), layout="constrained")
     axes = figure.subplots(len(groups), episodes, squeeze=False)
     for first, row, (label, members) in zip([True] + [False] * len(groups), axes, groups.items(), strict=False):
-        row[0].set_ylabel(plan.name(label), fontsize=10, color=plan.colour(label), fontweight="bold")
+        name = "\n".join(wrap(plan.name(label), _ROW_NAME))
+        row[0].set_ylabel(name, fontsize=10, color=plan.colour(label), fontweight="bold")
         for episode, axis in enumerate(row, start=1):
             returns, reached = _cell_means(members, episode, plan)
             _draw_cells(axis, returns, cmap, norm)
