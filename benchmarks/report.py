@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 
+from benchmarks import diversity
 from benchmarks.budget import budget_section, budgets
 from benchmarks.experiment import RESULTS, Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
@@ -28,6 +30,7 @@ from benchmarks.statistics import (
     task_scores,
 )
 from benchmarks.verdicts import Outcome, Variants, Verdict, judge
+from sb3_ldm.figures import STYLE
 from sb3_ldm.results import RunResult
 from sb3_ldm.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
@@ -319,8 +322,19 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         elif draw:
             remove_figures(figures / experiment.name)
         parts.append(section(experiment, variants, verdicts[experiment.name], figures / experiment.name, page, results))
-    parts.append(budget_section(budgets(experiments, found)))
+    parts += [_diversity_section(experiments, found, figures, page, draw), budget_section(budgets(experiments, found))]
     return "\n".join(part for part in parts if part)
+
+
+def _diversity_section(
+    experiments: Sequence[Experiment], found: Mapping[str, Variants], figures: Path, page: Path, draw: bool
+) -> str:
+    points = diversity.imagined_and_reached(experiments, found)
+    path = figures / diversity.FIGURE
+    if draw and points:
+        with mpl.rc_context(STYLE):  # has the resolution
+            diversity.draw(points).savefig(path)
+    return diversity.section(points, Path(os.path.relpath(path, page.parent)).as_posix())
 
 
 def overview(

@@ -115,6 +115,17 @@ def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
     return table.n_reached if table.has_successes else None
 
 
+def n_imagined_in_second_half(run: RunResult) -> float | None:
+    """
+    :param run: a run
+    :return: on how many different unseen tasks the largest rewards of sampled mixtures were, on average over the looks at them
+        in the second half of training; None if the run did not imagine or its tasks cannot be counted
+    """
+    steps, numbers = run.logged("imagination/distinct_unseen")
+    late = numbers[steps > run.frames / 2]
+    return float(late.mean()) if len(late) else None
+
+
 def last_episode(runs: Sequence[RunResult]) -> int:
     """
     :param runs: some runs

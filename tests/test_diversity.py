@@ -1,0 +1,64 @@
+"""What is imagined beside what is reached: whose runs, which numbers, and that few runs are told nothing of."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.diversity import by_budget, draw, imagined_and_reached, section
+from benchmarks.experiment import Experiment, Training
+from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, load_evaluations
+from sb3_ldm.results import TIMESTEPS, RunResult
+
+
+def made_up_run(folder: Path, name: str, imagined: float | None, n_reached: int, **metadata: Any) -> RunResult:
+    """A run that imagines `imagined` goals late in training and reaches some of four."""
+    path = folder / name
+    path.mkdir()
+    with open(path / "final_evaluation.csv", "w", newline="") as file:
+        rows = [[100, "test", 0, f"{k + 2} 3", 1, 0.0, 30, int(k < n_reached)] for k in range(4)]
+        csv.writer(file).writerows([EVALUATION_COLUMNS, *rows])
+    progress = {TIMESTEPS: np.array([0.4, 0.6, 1.0]) * metadata.get("frames", 100)}
+    if imagined is not None:
+        progress["imagination/distinct_unseen"] = np.array([27.0, imagined - 1, imagined + 1])
+    state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 100, "episodes_per_task": 1, **metadata}
+    return RunResult(path, state, None, load_evaluations(path / "final_evaluation.csv"), progress, None, None, None)
+
+
+def of(name: str, own: list[str], borrowed: list[str]) -> Experiment:
+    runs = [Training(name, variant, 0, "ldm", "GridNavi-v0", 100) for variant in own]
+    return Experiment(name, name, "", [*runs, *(Training("another", one, 0, "ldm", "GridNavi-v0", 100) for one in borrowed)])
+
+
+def test_each_run_that_imagined_is_a_point(tmp_path):
+    first, second, alone = (made_up_run(tmp_path, f"r{k}", 10.0 * k if k else None, k) for k in (1, 2, 0))
+    robot = made_up_run(tmp_path, "robot", 5.0, 1, env="AntGoal-v0")
+    experiments = [of("a", ["v", "w", "robot"], []), of("b", [], ["v"])]
+    found = {"a": {"v": [first, alone], "w": [second], "robot": [robot]}, "b": {"v": [first]}}
+    points = imagined_and_reached(experiments, found)
+    assert [(point.run.path.name, point.title, point.imagined, point.reached) for point in points] == [
+        ("r1", "a", 10.0, 1.0),
+        ("r2", "a", 20.0, 2.0),
+    ]
+
+
+def test_runs_are_compared_with_those_of_about_as_many_frames(tmp_path):
+    frames = (100, 128, 200, 2000)
+    runs = [made_up_run(tmp_path, f"r{k}", 10.0, 1, frames=frames[k]) for k in (3, 1, 0, 2)]
+    points = imagined_and_reached([of("a", ["v"], [])], {"a": {"v": runs}})
+    groups = {name: [point.run.frames for point in members] for name, members in by_budget(points).items()}
+    assert groups == {"100": [100, 128], "200": [200], "2k": [2000]}
+
+
+@pytest.mark.parametrize(("sign", "told"), [(1.0, "1.00 over 5 runs of about 100 frames."), (-1.0, "-1.00 over 5 runs")])
+def test_the_correlation_is_that_of_the_ranks(tmp_path, sign, told):
+    runs = [made_up_run(tmp_path, f"r{k}", 20.0 + sign * 2.0**k, k) for k in range(5)]
+    points = imagined_and_reached([of("a", ["v"], [])], {"a": {"v": runs}})
+    text = section(points, "imagined.png")
+    assert f"(Spearman's): {told}" in text and "](imagined.png)" in text
+    assert section(points[:4], "imagined.png") == "", "four runs tell nothing"
+    (axis,) = draw(points).axes
+    dots = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if len(line.get_xdata())}
+    assert dots == {(point.imagined, point.reached) for point in points}
