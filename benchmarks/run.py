@@ -474,10 +474,10 @@ def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
     """
     names = available_experiments() if ALL in options.experiment else options.experiment
     experiments = [load_experiment(name) for name in names]
-    for experiment in experiments:
-        unknown = sorted(set(options.variants or ()) - set(experiment.variants))
-        if unknown and ALL not in options.experiment:
-            raise ValueError(f"variants={unknown}: {experiment.name} has {', '.join(experiment.variants)}")
+    known = list(dict.fromkeys(variant for experiment in experiments for variant in experiment.variants))
+    unknown = sorted(set(options.variants or ()) - set(known))
+    if unknown:
+        raise ValueError(f"variants={unknown}: {', '.join(options.experiment)} has {', '.join(known)}")
     jobs = [
         job
         for experiment in experiments

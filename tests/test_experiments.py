@@ -577,6 +577,20 @@ def test_the_most_valuable_experiments_come_first_and_shared_runs_once(tmp_path,
     assert told.count("b/ldm_seed0") == 1 and "rl2" not in told
 
 
+def test_variants_may_be_those_of_some_of_the_experiments(tmp_path, monkeypatch, capsys):
+    folder = write(tmp_path / "yml", name="b", seeds=[0])
+    write(folder, name="a", seeds=[0], variants={"rl2": None, "mixreg": None})
+    for function in (available_experiments, load_experiment):
+        monkeypatch.setattr(function, "__defaults__", (folder,))
+    folders = ["--status", "--runs", str(tmp_path), "--results", str(tmp_path)]
+    run.main(["b", "a", "--variants", "ldm", "rl2", *folders])
+    told = capsys.readouterr().out
+    assert "b/ldm_seed0" in told and "a/rl2_seed0" in told and "mixreg" not in told
+    for experiments in (["b", "a"], ["all"]):
+        with pytest.raises(SystemExit, match=r"variants=\['varibad'\]: .* has .*ldm"):
+            run.main([*experiments, "--variants", "ldm", "varibad", *folders])
+
+
 def test_names_of_runs_stay_whole_where_the_status_is_written_to_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     variant = "as_in_the_paper_but_with_twice_as_many_partners_and_half_of_the_dropout"
