@@ -28,38 +28,47 @@ def core_hours(metadata: Mapping[str, Any]) -> float | None:
     return None
 
 
-class Paces:
-    """What a frame takes of a core, as runs that have ended tell."""
+def wall_hours(metadata: Mapping[str, Any]) -> float | None:
+    """
+    :param metadata: of a run
+    :return: how long it took, beside whatever else its machine did; None if not told
+    """
+    return metadata["wall_time_s"] / 3600 if "wall_time_s" in metadata else None
 
-    def __init__(self) -> None:
+
+class Paces:
+    """
+    What a frame takes, as runs that have ended tell.
+
+    :param cost: hours that a run took, by its metadata
+    """
+
+    def __init__(self, cost: Callable[[Mapping[str, Any]], float | None] = core_hours) -> None:
+        self._cost = cost
         self._hours_a_frame: dict[tuple[str, str], list[float]] = {}  # by algorithm and environment
 
-    @classmethod
-    def of_results(cls, experiments: Sequence[Experiment], results: Path = RESULTS) -> "Paces":
+    def add_results(self, experiment: Experiment, results: Path = RESULTS) -> None:
         """
-        :param experiments: some experiments
+        :param experiment: an experiment, whose own finished runs are added
         :param results: where all results are
-        :return: the paces of their finished runs
         """
-        paces = cls()
-        for experiment in experiments:
-            for run in experiment.finished(results):
-                paces.add(run, load_metadata(run.results(results) / RUN_FILE))
-        return paces
+        for run in experiment.finished(results):
+            if run.experiment == experiment.name:
+                self.add(run, load_metadata(run.results(results) / RUN_FILE))
 
     def add(self, run: Run, metadata: Mapping[str, Any]) -> None:
         """
         :param run: a run that has ended
         :param metadata: what it left
         """
-        hours = core_hours(metadata)
+        hours = self._cost(metadata)
         if hours is not None:
             self._hours_a_frame.setdefault((run.algo, run.env), []).append(hours / metadata["frames"])
 
     def hours(self, run: Run) -> float:
         """
         :param run: a run
-        :return: core hours that it will take, as those of the same algorithm and environment, else as all that train in the
+        :return: hours that it will take, as those of the same algorithm and environment, else as all that train in the
             environment or its kin; NaN if there is none
         """
         kin = "Grid" if run.env.startswith("Grid") else run.env  # all gridworlds are equally fast
@@ -137,11 +146,11 @@ def budget_section(all_budgets: Sequence[Budget]) -> str:
         "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. Hours to go are "
         "estimated from the runs that have ended, of the same algorithm where there are any; of environments without a run "
         f"they are not known (-). What is known takes about {to_go:.0f} more hours of two cores. From nothing "
-        f"two cores need {'at least ' if n_unknown else ''}{total[-1]:.0f} hours for all; in {SUITE_HOURS} hours "
-        f"(`--hours {SUITE_HOURS}`, which starts no run that would not end in time) they train {_within(all_budgets, total)}, "
-        f"and of seed 0 alone (`--seeds 0 --hours {SUITE_HOURS}`) {_within(all_budgets, first)}. More would first add seeds "
-        "(`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 million "
-        "frames."
+        f"two cores need {'at least ' if n_unknown else ''}{total[-1]:.0f} hours for all. Of whole experiments they end "
+        f"within {SUITE_HOURS} hours {_within(all_budgets, total)}, and of seed 0 alone {_within(all_budgets, first)}; with "
+        f"`--hours {SUITE_HOURS}` (and `--seeds 0`) the command starts no run that is expected to end later. More would first "
+        "add seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
+        "million frames."
     )
     header = [
         "experiment",

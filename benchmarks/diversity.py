@@ -1,15 +1,16 @@
-"""Do agents reach more unseen tasks where more of them are imagined? Asked of all runs of LDM on the gridworld."""
+"""Do agents reach more unseen tasks where more of them are imagined? Asked of the gridworld's LDM with whatever options."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
-from benchmarks.experiment import Experiment
+from benchmarks.experiment import Experiment, Training
 from benchmarks.statistics import n_imagined_in_second_half, n_reached
 from benchmarks.verdicts import Variants
 from sb3_ldm.figures import MUTED, STYLE, Plan
@@ -19,8 +20,9 @@ from sb3_ldm.summary import format_frames
 ENV_ID = "GridNavi-v0"
 N_UNSEEN = 27  #: unseen goals of it
 FIGURE = "imagined_and_reached.png"
-_MARKERS = "os^D"
-_LEAST_RUNS = 5  # that a correlation is told of
+CONFIG = "ldm"  #: the preset that runs have, but for some of its options; others have other numbers of workers
+_MARKERS = "os^Dv<>ph*"
+_LEAST_RUNS = 8  # that a correlation is told of
 
 
 class Point(NamedTuple):
@@ -36,44 +38,42 @@ def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, 
     """
     :param experiments: all experiments
     :param found: their finished runs by variant, by their names
-    :return: a point for each run on the gridworld that imagined, each run once
+    :return: a point for each run of the gridworld's preset that imagined
     """
-    points: dict[Path, Point] = {}
+    points = []
     for experiment in experiments:
-        own = {run.variant for run in experiment.own_runs}
+        own = {run.variant for run in experiment.own_runs if isinstance(run, Training) and run.config == CONFIG}
         for run in [run for variant, members in found[experiment.name].items() if variant in own for run in members]:
-            if run.env != ENV_ID or run.final_evaluation is None:
-                continue
-            imagined, reached = n_imagined_in_second_half(run), n_reached([run], "test")
+            imagined = n_imagined_in_second_half(run) if run.env == ENV_ID else None
+            reached = None if run.final_evaluation is None else n_reached([run], "test")
             if imagined is not None and reached is not None:
-                points[run.path] = Point(run, experiment.title, imagined, reached[0])
-    return list(points.values())
+                points.append(Point(run, experiment.title, imagined, reached[0]))
+    return points
 
 
-def by_budget(points: Sequence[Point]) -> dict[str, list[Point]]:
+def comparable(points: Sequence[Point]) -> dict[str, list[Point]]:
     """
     :param points: of runs
-    :return: those of about as many frames, shorter runs first
+    :return: those with the same seed and number of frames, by both, shorter runs first
     """
-    groups: dict[float, list[Point]] = {}
-    for point in sorted(points, key=lambda point: point.run.frames):
-        group = next((frames for frames in groups if point.run.frames <= 1.3 * frames), point.run.frames)
-        groups.setdefault(group, []).append(point)
-    return {format_frames(frames): members for frames, members in groups.items()}
+    groups: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.run.frames, point.run.seed), []).append(point)
+    return {f"{format_frames(frames)}, seed {seed}": groups[frames, seed] for frames, seed in sorted(groups)}
 
 
 def draw(points: Sequence[Point]) -> Figure:
     """
     :param points: of runs
-    :return: what is imagined against what is reached, a kind of marker for each budget, a colour for each experiment
+    :return: what is imagined against what is reached, a kind of marker for each budget and seed, a colour for each experiment
     """
     titles = list(dict.fromkeys(point.title for point in points))
     colours = Plan({title: [point.run for point in points if point.title == title] for title in titles}, None, False, 1, {})
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axis = figure.subplots()
-        for marker, (frames, members) in zip(_MARKERS, by_budget(points).items(), strict=False):
-            axis.plot([], [], marker, color=MUTED, label=f"{frames} frames")
+        for marker, (name, members) in zip(cycle(_MARKERS), comparable(points).items(), strict=False):
+            axis.plot([], [], marker, color=MUTED, label=name)
             for point in members:
                 axis.plot(point.imagined, point.reached, marker, color=colours.colour(point.title), markersize=6, alpha=0.85)
         for title in titles:
@@ -95,17 +95,18 @@ def section(points: Sequence[Point], figure: str) -> str:
     :return: the part of the results' page, as Markdown, empty without enough runs
     """
     told = []
-    for frames, members in by_budget(points).items():
+    for name, members in comparable(points).items():
         if len(members) >= _LEAST_RUNS:
-            correlation = spearmanr([point.imagined for point in members], [point.reached for point in members]).statistic
-            told.append(f"{correlation:.2f} over {len(members)} runs of about {frames} frames")
+            ranks = [rankdata(numbers) for numbers in zip(*((one.imagined, one.reached) for one in members), strict=True)]
+            told.append(f"{np.corrcoef(*ranks)[0, 1]:.2f} ({name}, {len(members)} runs)")
     if not told:
         return ""
     text = (
-        "Every run of LDM on the gridworld that imagined, whatever its options: on how many different unseen goals the "
-        "largest rewards of 256 mixtures are (before any are rejected; on average over the second half of training, looked at "
-        "every 100,000 frames), and how many unseen goals the agent reaches in the last episode at the end, actions sampled. "
-        f"Rank correlation (Spearman's): {'; '.join(told)}. This was found by looking at the runs, which share seeds and "
-        "differ in options and code: it says where to look, not what causes what."
+        "Every run of the experiments above that has the preset of LDM on the gridworld, but for some options: on how many "
+        "different unseen goals the largest rewards of 256 mixtures are (before any are rejected; on average over the second "
+        "half of training, looked at every 100,000 frames), and how many unseen goals the agent reaches in the last episode "
+        "at the end, actions sampled. Rank correlation (Spearman's) among runs of as many frames and the same seed: "
+        f"{'; '.join(told)}. Many of these runs are the same agent up to where their options take effect, it was looked for "
+        "afterwards, and seeds differ in both numbers: it says where to look, not what causes what."
     )
     return "\n\n".join(["## What is imagined and what is reached", text, f"![imagined and reached]({figure})"]) + "\n"

@@ -200,7 +200,7 @@ class Experiment:
     :param expectations: what its results should show
     :param about: what a reader should know, a paragraph
     :param labels: names of variants for people, where the file has some
-    :param baseline: variant that every other one changes one thing of, None if they are not ablations
+    :param baseline: variant that every other one is compared with, None if they are not ablations
     """
 
     name: str

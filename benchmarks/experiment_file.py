@@ -98,6 +98,9 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     if experiment.baseline is not None and (experiment.is_study or experiment.baseline not in known):
         use = "leave it out where no agent is trained" if experiment.is_study else f"use one of {', '.join(sorted(known))}"
         raise ValueError(f"{path}: baseline={experiment.baseline!r}: {use}")
+    lacking = sorted({run.seed for run in runs} - {run.seed for run in runs if run.variant == experiment.baseline})
+    if experiment.baseline is not None and lacking:
+        raise ValueError(f"{path}: baseline={experiment.baseline!r} has no seeds {lacking}, with which others are compared")
     for expectation in expectations:
         if (expectation.result is not None) != experiment.is_study:
             raise ValueError(f"{path}: {expectation.claim!r} needs {'result' if experiment.is_study else 'split'}")

@@ -83,20 +83,23 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
     return figure
 
 
-def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]], deterministic: bool = False) -> Figure:
+def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]]) -> Figure | None:
     """
-    Learning curves on unseen tasks, last episode: a panel for each variant, over what the baseline has with the same seeds.
+    Learning curves on unseen tasks, last episode, actions sampled: a panel for each variant, over what the baseline has with
+    the same seeds.
 
     :param experiment: an experiment with a baseline
     :param variants: its finished runs by variant, the baseline's among them
-    :param deterministic: whether actions are the most likely ones
-    :return: the panels
+    :return: the panels, None if no run was evaluated on unseen tasks while it was trained
     """
     baseline = variants[experiment.baseline or ""]
     others = {variant: members for variant, members in variants.items() if members is not baseline}
     runs = [run for members in variants.values() for run in members if run.evaluations is not None]
-    split = [one for one in ordered_splits(runs) if one in _JUDGED][-1]
-    plan = Plan(variants, None, deterministic, _SMOOTHED, experiment.labels)
+    splits = [one for one in ordered_splits(runs) if one in _JUDGED]
+    if not splits:
+        return None
+    split = splits[-1]
+    plan = Plan(variants, None, False, _SMOOTHED, experiment.labels)
     window = smoothing_window((np.unique(evaluations_of(run, split, plan).timesteps) for run in runs), plan.window)
     n_rows = -(-len(others) // _PANELS_A_ROW)
     with mpl.rc_context(STYLE):
@@ -105,12 +108,12 @@ def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResu
         for axis in axes.flat[len(others) :]:
             axis.set_axis_off()
         for axis, (variant, members) in zip(axes.flat, others.items(), strict=False):
-            seeds = {run.seed for run in members}
-            same = [run for run in baseline if run.seed in seeds]
-            for drawn, colour in ((same, MUTED), (members, plan.colour(variant))):
-                tables = [evaluations_of(run, split, plan) for run in drawn if run.evaluations is not None]
+            shared = {run.seed for run in members} & {run.seed for run in baseline}
+            for runs_of, colour in ((baseline, MUTED), (members, plan.colour(variant))):
+                drawn = [run for run in runs_of if run.seed in shared and run.evaluations is not None]
+                tables = [evaluations_of(run, split, plan) for run in drawn]
                 draw_curve(axis, [table.over_time(table.returns) for table in tables if len(table)], window, colour)
-            axis.set_title("\n".join(wrap(f"{plan.name(variant)} ({len(members)})", 32)), fontsize=8)
+            axis.set_title("\n".join(wrap(f"{plan.name(variant)} ({len(shared)})", 32)), fontsize=8)
             show_frames(axis)
             axis.tick_params(labelbottom=True, labelsize=7)
         axes[0, 0].set_xlim(left=0.0)
@@ -186,7 +189,8 @@ def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], fo
     runs = [run for members in variants.values() for run in members]
     figures = {"comparison": comparison(experiment, variants)}
     if experiment.baseline in variants and len(variants) > 1:
-        figures["against_baseline"] = against_baseline(experiment, variants)
+        curves = against_baseline(experiment, variants)
+        figures |= {} if curves is None else {"against_baseline": curves}
     written = [folder / f"{name}.png" for name in figures]
     with mpl.rc_context(STYLE):  # has the resolution
         for path, figure in zip(written, figures.values(), strict=True):

@@ -59,8 +59,12 @@ intervals, for which whole seeds are resampled (a bootstrap that is stratified b
 if the tasks of a seed had nothing to do with each other). Of two, three or four seeds such an interval is little else than
 their range: it holds the true median in about 50, 75 or 88% of the cases, not in 95%. An expectation holds, or does not, if
 two intervals do not overlap; where there is no difference at all, that happens between two and two seeds in 33% of the cases,
-between two and three in 20, three and three in 10 and four and four in 3%. A single run decides nothing; of ablations each
-seed is told beside the same seed of what they change. Expectations that the paper does not have are our own.
+between two and three in 20, three and three in 10 and four and four in 3%. A single run decides nothing. Expectations that the
+paper does not have are our own.
+
+Of ablations each seed is told beside the same seed of the preset, as `seed: difference`. Up to where a choice takes effect
+the two are the same agent, but with an asterisk: these runs began otherwise, with other code or as the choice takes effect at
+once, and are no pairs.
 
 Maps and paths are those of a variant's first seed. Shares of mixtures are of all that are drawn: LDM rejects some before it
 trains on them (`n_candidates`, `require_goal`). Agents that were trained on all tasks have trained on those that are called
@@ -152,8 +156,13 @@ def _return_in(split: str, episode: int | None, runs: Sequence[RunResult]) -> st
 
 
 def _more_than(baseline: Sequence[RunResult], split: str, runs: Sequence[RunResult]) -> str:
-    differences = against_baseline(runs, baseline, split)
-    return ", ".join(f"{value:+.2f}" for value in differences) if differences and runs is not baseline else "-"
+    if runs is baseline:
+        return "-"
+    told = [
+        f"{one.seed}: {round(one.more, 2) + 0.0:+.2f}{'' if one.began_alike else '*'}"
+        for one in against_baseline(runs, baseline, split)
+    ]
+    return ", ".join(told) or "-"
 
 
 def _solved(split: str, runs: Sequence[RunResult]) -> str:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.budget import Paces
+from benchmarks.budget import Paces, wall_hours
 from benchmarks.experiment import RESULTS, Experiment, Run, Study
 from benchmarks.experiment_file import available_experiments, load_experiment
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
@@ -306,14 +306,13 @@ class TimeLimit:
     The time that there is for runs, which begins now.
 
     :param hours: how long
-    :param paces: what runs take
+    :param paces: how long runs take
     :raises ValueError: if there is no time at all
     """
 
     def __init__(self, hours: float, paces: Paces):
         if not hours > 0:
             raise ValueError(f"hours={hours}: use a positive number, or leave it out for no limit.")
-        self.hours = hours
         self._paces = paces
         self._end = time.monotonic() + 3600 * hours
 
@@ -322,8 +321,10 @@ class TimeLimit:
         :param job: a job that waits
         :return: hours that it is expected to take from its last checkpoint on, NaN if no run tells
         """
-        frames = 0 if job.checkpoint() is None else min(job.last_evaluation()[0], job.run.n_timesteps)
-        return self._paces.hours(job.run) * (1.0 - frames / job.run.n_timesteps)
+        checkpoint = job.checkpoint()
+        evaluations = None if checkpoint is None else checkpoint.parent / EVALUATIONS_FILE
+        frames = _read_last(evaluations)[0] if evaluations is not None and evaluations.is_file() else 0
+        return self._paces.hours(job.run) * max(0.0, 1.0 - frames / job.run.n_timesteps)
 
     def allows(self, job: Job) -> bool:
         """
@@ -378,14 +379,16 @@ def run_jobs(
 
 
 def _next_jobs(jobs: Sequence[Job], count: int, limit: TimeLimit | None) -> list[Job]:
-    """The first ones that wait and end in time; those before them that would not are late."""
+    """The first ones that wait and end in time; those before them that would not are late, unless someone else runs them."""
     chosen: list[Job] = []
     for job in [job for job in jobs if job.state == "waiting"]:
         if len(chosen) == count:
             break
         if limit is None or limit.allows(job):
             chosen.append(job)
-        else:
+            continue
+        look_elsewhere([job])
+        if job.state == "waiting" and not job.keep_results():
             job.state = "late"
     return chosen
 
@@ -419,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--gpus-per-run", type=float, default=0.0, help="GPUs of a cluster's node that a run needs")
     parser.add_argument(
-        "--hours", type=float, help="start no run that would not end within so many hours, as those in benchmarks/results took"
+        "--hours", type=float, help="start no run that is expected to end later, as those in benchmarks/results took"
     )
     parser.add_argument("--status", action="store_true", help="show how it stands, run nothing")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where agents are trained (default: %(default)s)")
@@ -450,7 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{job.run.name} is run by another process, see {job.log_path}")
     console.print(status_table(jobs, title))
     if late := [job for job in jobs if job.state == "late"]:
-        console.print(f"{len(late)} runs would not have ended within {options.hours:g} hours.")
+        console.print(f"{len(late)} runs were not started: they would have ended later, or no run tells how long they take.")
     for job in [job for job in jobs if job.state == "changed"]:
         settings = ", ".join(job.run.changed_settings(job.results))
         console.print(
@@ -462,8 +465,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measured_paces() -> Paces:
-    """:return: those of all results of the repository"""
-    return Paces.of_results([load_experiment(name) for name in available_experiments()])
+    """:return: how long all runs with results in the repository took"""
+    paces = Paces(wall_hours)
+    for name in available_experiments():
+        paces.add_results(load_experiment(name))
+    return paces
 
 
 def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:

@@ -82,21 +82,38 @@ def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int =
     return Interval(point, float(low), float(high), len(scores))
 
 
-def against_baseline(runs: Sequence[RunResult], baseline: Sequence[RunResult], split: str) -> list[float]:
-    """
-    Seeds differ by more than most choices do, so that one seed alone tells more beside the baseline's same seed.
+class Difference(NamedTuple):
+    """A run beside the baseline's run with the same seed."""
 
+    seed: int
+    more: float  #: mean return of the last episode, actions sampled, minus the baseline's
+    began_alike: bool  #: whether they were the same agent at first, as with the same code where a choice takes effect later
+
+
+def against_baseline(runs: Sequence[RunResult], baseline: Sequence[RunResult], split: str) -> list[Difference]:
+    """
     :param runs: runs that differ in their seed
     :param baseline: those of the baseline
     :param split: of the final evaluation
-    :return: how much more each seed returned in the last episode, actions sampled, than the baseline's run with the same seed;
-        seeds that the baseline lacks are left out
+    :return: each run beside the baseline's; seeds that the baseline lacks, or has not run yet, are left out
     """
     seeds = {run.seed: run for run in baseline}
-    pairs = [(run, seeds[run.seed]) for run in runs if run.seed in seeds]
     episode = last_episode([*runs, *baseline])
-    means = [[task_scores([run], split, episode).mean() for run in pair] for pair in pairs]
-    return [float(mean - reference) for mean, reference in means]
+
+    def difference(run: RunResult, reference: RunResult) -> Difference:
+        mean, other = (task_scores([one], split, episode).mean() for one in (run, reference))
+        return Difference(run.seed, float(mean - other), _began_alike(run, reference))
+
+    return [difference(run, seeds[run.seed]) for run in runs if run.seed in seeds]
+
+
+def _began_alike(run: RunResult, other: RunResult) -> bool:
+    """Whether two runs returned the same in all evaluations of the first tenth of training; the first one tells nothing."""
+    tables = [one.evaluations for one in (run, other) if one.evaluations is not None]
+    early = [table.where(table.timesteps <= 0.1 * run.frames) for table in tables]
+    if len(early) < 2 or len(np.unique(early[0].timesteps)) < 2:
+        return False
+    return all(np.array_equal(getattr(early[0], name), getattr(early[1], name)) for name in ("timesteps", "returns"))
 
 
 def n_reached_in_second_half(run: RunResult, split: str) -> float | None:

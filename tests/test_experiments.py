@@ -243,6 +243,10 @@ def of_map(algo="ldm", **given):
         ({"baseline": "rl2"}, "baseline='rl2': use one of ldm"),
         ({"baseline": ["ldm"]}, "baseline=['ldm']: use text"),
         ({"variants": STUDIES, "baseline": "one"}, "baseline='one': leave it out where no agent is trained"),
+        (
+            {"variants": {"ldm": {"seeds": [1]}, "rl2": None}, "baseline": "ldm"},
+            "baseline='ldm' has no seeds [0], with which others are compared",
+        ),
         ({"about": 3}, "about=3: use text"),
         ({"variants": {"ldm": {3: 3}}}, "3 is not understood, use algo"),
         ({"seeds": None}, "lacks seeds"),
@@ -453,13 +457,46 @@ def test_what_a_run_has_done_already_takes_no_time(scripted, tmp_path):
     job = jobs_of(experiment, tmp_path)[0]
     limit = run.TimeLimit(2.0, paces)
     assert limit.hours_of(job) == pytest.approx(4.0) and not limit.allows(job)
-    attempt = job.folder / "ldm" / "GridNavi-v0_1"
-    attempt.mkdir(parents=True)
-    with open(attempt / "evaluations.csv", "w", newline="") as file:
-        csv.writer(file).writerows([EVALUATION_COLUMNS, [75, "train", 0, "0 6", 1, -3.0, 30, 0]])
+    for k, frames, n_timesteps in ((1, 75, 100), (2, 95, 90)):
+        attempt = job.folder / "ldm" / f"GridNavi-v0_{k}"
+        attempt.mkdir(parents=True)
+        with open(attempt / "evaluations.csv", "w", newline="") as file:
+            csv.writer(file).writerows([EVALUATION_COLUMNS, [frames, "train", 0, "0 6", 1, -3.0, 30, 0]])
+        state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": frames, "episodes_per_task": 4}
+        (attempt / "run.json").write_text(json.dumps({**state, "n_timesteps": n_timesteps}))
     assert limit.hours_of(job) == pytest.approx(4.0), "without a checkpoint it begins anew"
-    (attempt / "checkpoint.zip").touch()
-    assert limit.hours_of(job) == pytest.approx(1.0) and limit.allows(job)
+    for attempt in (job.folder / "ldm").iterdir():
+        (attempt / "checkpoint.zip").touch()
+    assert limit.hours_of(job) == pytest.approx(1.0) and limit.allows(job), "the other attempt had another budget"
+
+
+def test_runs_of_others_are_not_late(scripted, tmp_path):
+    experiment, _ = scripted
+    limit = run.TimeLimit(1.0, budget.Paces())  # no run tells how long any takes
+    done, locked, waiting = jobs = jobs_of(experiment, tmp_path)[:3]
+    (elsewhere,) = [job for job in jobs_of(experiment, tmp_path) if job.folder == done.folder]
+    run.run_jobs([elsewhere], 1)
+    shutil.rmtree(done.results)
+    locked.folder.mkdir(parents=True)
+    with locked.log_path.open("ab") as log:
+        assert run._lock(log)
+        run.run_jobs(jobs, 1, limit=limit)
+    assert [job.state for job in jobs] == ["done", "elsewhere", "late"] and done.results.is_dir() and waiting.process is None
+
+
+def test_the_hours_that_there_are_is_an_option(tmp_path, monkeypatch, capsys):
+    folder = write(tmp_path / "yml", seeds=[0], variants={"rl2": None})
+    for function in (available_experiments, load_experiment):
+        monkeypatch.setattr(function, "__defaults__", (folder,))
+    folders = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    with pytest.raises(SystemExit, match=r"error: hours=-1.0: use a positive number"):
+        run.main(["tiny", "--hours", "-1", *folders])
+    paces = budget.Paces()
+    paces.add(load_experiment("tiny").runs[0], {"frames": 100, "cpu_time_s": 3 * 3600.0})
+    monkeypatch.setattr(run, "measured_paces", lambda: paces)
+    run.main(["tiny", "--hours", "2.9", *folders])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 runs were not started" in told and not (tmp_path / "runs" / "tiny").exists()
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -617,11 +654,10 @@ def test_the_budget_of_the_first_seed_is_told(made_up):
     assert one.first_seed == pytest.approx(3 * 2 / 60)  # two that have ended and one that has not
     others = [one._replace(title=title, spent=hours, left=0.0, first_seed=hours / 4) for title, hours in (("A", 10), ("B", 8))]
     text = budget.budget_section(others)
-    assert "in 6 hours (`--hours 6`, which starts no run that would not end in time) they train A, and of seed 0" in text
-    assert "and of seed 0 alone (`--seeds 0 --hours 6`) A, B." in text
+    assert "they end within 6 hours A, and of seed 0 alone A, B; with" in text
     assert "| A | 6 of 9 | 10.0 | 0.0 | 5.0 | 1.2 |" in text and "| B | 6 of 9 | 8.0 | 0.0 | 9.0 | 2.2 |" in text
     unknown = [one._replace(left=float("nan")) for one in others]
-    assert "they train not one, and" in budget.budget_section(unknown)
+    assert "within 6 hours not one, and" in budget.budget_section(unknown)
 
 
 # Reporting them
@@ -795,6 +831,19 @@ def test_hours_to_go_are_those_of_the_same_algorithm_or_of_others_in_such_an_env
     assert np.isnan(paces.hours(replace(one, env="AntGoal-v0")))
 
 
+def test_paces_are_those_of_an_experiment_s_own_finished_runs(made_up, tmp_path):
+    experiment, _ = made_up
+    expected = {"ldm": 120.0 / 3600, "rl2": 120.0 / 3600, "varibad": 120.0 / 3600}
+    paces = budget.Paces(budget.wall_hours)
+    paces.add_results(experiment, tmp_path / "results")
+    for algo, hours in expected.items():
+        assert paces.hours(replace(experiment.runs[0], algo=algo)) == pytest.approx(hours)
+    borrowed = budget.Paces()
+    borrowed.add_results(replace(experiment, name="another"), tmp_path / "results")
+    assert np.isnan(borrowed.hours(experiment.runs[0]))
+    assert budget.wall_hours({"wall_time_s": 7200.0, "cpu_time_s": 1.0}) == 2.0 and budget.wall_hours({}) is None
+
+
 def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
     experiment, variants = made_up
     (tmp_path / "per_task.md").touch()
@@ -816,11 +865,13 @@ def test_the_page_tells_failed_seeds_and_what_was_not_run(made_up, tmp_path):
 def test_ablations_are_told_beside_the_same_seeds_of_their_baseline(made_up, tmp_path):
     experiment, variants = made_up
     shorter = {**variants, "rl2": variants["rl2"][1:]}
-    np.testing.assert_allclose(against_baseline(shorter["rl2"], variants["ldm"], "test"), [8.0 - 10.1, 11.0 - 10.2])
-    np.testing.assert_allclose(against_baseline(variants["ldm"], shorter["rl2"], "test"), [10.1 - 8.0, 10.2 - 11.0])
+    for members, baseline, sign in ((shorter["rl2"], variants["ldm"], 1), (variants["ldm"], shorter["rl2"], -1)):
+        differences = against_baseline(members, baseline, "test")
+        assert [one.seed for one in differences] == [1, 2] and not any(one.began_alike for one in differences)
+        np.testing.assert_allclose([sign * one.more for one in differences], [8.0 - 10.1, 11.0 - 10.2])
     ablations = replace(experiment, baseline="ldm")
     text = report.variants_tables(ablations, shorter)
-    assert "| unseen return minus that of LDM, by seed |" in text and "| -2.10, +0.80 |" in text
+    assert "| unseen return minus that of LDM, by seed |" in text and "| 1: -2.10*, 2: +0.80* |" in text
     lacking = report.variants_tables(ablations, {"rl2": variants["rl2"]})
     assert "minus" not in lacking, "the baseline was not run"
     for name in ("against_baseline.png", "learning_curves.png"):
@@ -830,33 +881,57 @@ def test_ablations_are_told_beside_the_same_seeds_of_their_baseline(made_up, tmp
     assert ["(against_baseline.png)" in page for page in pages] == [False, True]
 
 
+def trained(run, *returns, every=50):
+    """The run with these returns in its evaluations, after 0, 50, 100, ... frames, on two unseen tasks."""
+    steps = np.repeat(every * np.arange(len(returns)), 2)
+    one = np.ones(len(steps))
+    table = EvaluationTable(
+        path=run.path,
+        timesteps=steps,
+        split=np.full(len(steps), "test"),
+        deterministic=one < 0,
+        tasks=np.tile([[3.0, 6.0], [4.0, 6.0]], (len(returns), 1)),
+        episode=2 * one,
+        returns=np.repeat(np.array(returns, dtype=float), 2),
+        lengths=30 * one,
+        successes=np.nan * one,
+    )
+    return replace(run, evaluations=table)
+
+
+def test_runs_that_began_otherwise_than_the_baseline_are_no_pairs(made_up):
+    _, variants = made_up
+    (run, *_), (other, *_) = variants["ldm"], variants["rl2"]
+    baseline = [trained(other, -3, 1, 2, 9, every=5)]  # of 100 frames the first tenth is the first three evaluations
+    alike = {
+        (-3, 1, 2, 5): True,  # until its option takes effect
+        (-3, 1, 2): True,
+        (-3, 1, 3, 9): False,
+        (-3, 1): False,
+        (-3,): False,
+    }
+    for returns, expected in alike.items():
+        (difference,) = against_baseline([trained(run, *returns, every=5)], baseline, "test")
+        assert difference.began_alike is expected, returns
+    (seldom,) = against_baseline([trained(run, -3, 1, every=50)], [trained(other, -3, 1, every=50)], "test")
+    assert not seldom.began_alike, "one evaluation, before training, tells nothing"
+
+
 def test_curves_of_ablations_are_drawn_over_those_of_the_same_seeds(made_up):
     experiment, variants = made_up
-
-    def trained(run, slope):
-        steps = np.repeat([0, 50, 100], 2)
-        one = np.ones(6)
-        table = EvaluationTable(
-            path=run.path,
-            timesteps=steps,
-            split=np.array(["test"] * 6),
-            deterministic=one < 0,
-            tasks=np.tile([[3.0, 6.0], [4.0, 6.0]], (3, 1)),
-            episode=2 * one,
-            returns=slope * steps,
-            lengths=30 * one,
-            successes=np.nan * one,
-        )
-        return replace(run, evaluations=table)
-
-    ldm = [trained(run, run.seed) for run in variants["ldm"]]
-    figure = curves_against_baseline(
-        replace(experiment, baseline="ldm"), {"ldm": ldm, "rl2": [trained(variants["rl2"][2], 5)], "mixreg": ldm[:2]}
-    )
+    ldm = [trained(run, 0, 50 * run.seed, 100 * run.seed) for run in variants["ldm"]]
+    rl2 = [trained(run, 0, 250, 500 * run.seed) for run in variants["rl2"]]
+    ablations = replace(experiment, baseline="ldm")
+    figure = curves_against_baseline(ablations, {"ldm": ldm, "rl2": rl2[2:], "mixreg": ldm[:2]})
+    assert figure is not None
     panels = [axis for axis in figure.axes if axis.lines]
     assert [panel.get_title(loc="left") for panel in panels] == ["RL² (1)", "Mixreg (2)"]
     # The last points: of seed 2 against the baseline's, and of seeds 0 and 1 against theirs.
-    assert [[line.get_ydata()[-1] for line in panel.lines] for panel in panels] == [[200.0, 500.0], [50.0, 50.0]]
+    assert [[line.get_ydata()[-1] for line in panel.lines] for panel in panels] == [[200.0, 1000.0], [50.0, 50.0]]
+    more = curves_against_baseline(ablations, {"ldm": ldm[1:2], "rl2": rl2})
+    assert more is not None and [line.get_ydata()[-1] for line in more.axes[0].lines] == [100.0, 500.0], "seed 1 alone"
+    assert more.axes[0].get_title(loc="left") == "RL² (1)"
+    assert curves_against_baseline(ablations, variants) is None, "evaluated at the end alone"
 
 
 def test_comparisons_of_robots_show_what_standing_still_returns(tmp_path):
