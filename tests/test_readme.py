@@ -33,6 +33,15 @@ def commands(readme: str) -> list[str]:
     return found
 
 
+def anchors(page: str) -> set[str]:
+    """
+    :param page: Markdown
+    :return: what its headings are linked by
+    """
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 PAGES = ("README.md", "benchmarks/README.md")
 COMMANDS = [command for page in PAGES for command in commands((CLONE / page).read_text(encoding="utf-8"))]
 
@@ -85,9 +94,12 @@ def test_commands_are_found_with_their_variables():
 
 @pytest.mark.parametrize("page", [*PAGES, "benchmarks/RESULTS.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#]+)\)", (CLONE / page).read_text(encoding="utf-8"))
-    inside = [target for target in targets if "://" not in target]
-    assert all((CLONE / page).parent.joinpath(target).exists() for target in inside), inside
+    targets = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", (CLONE / page).read_text(encoding="utf-8"))
+    inside = [(target, heading) for target, heading in targets if "://" not in target]
+    for target, heading in inside:
+        path = (CLONE / page).parent / target if target else CLONE / page
+        assert path.exists(), target
+        assert not heading or heading in anchors(path.read_text(encoding="utf-8")), f"{target}#{heading}"
 
 
 @pytest.mark.slow
