@@ -1,6 +1,6 @@
 """
 A table of many runs, one row each, with what their hyperparameters have that the defaults have not:
-``python -m benchmarks.sweep benchmarks/results/gridworld*/* --out benchmarks/results/gridworld_sweep.md``.
+``python -m benchmarks.sweep benchmarks/results/gridworld/* --out FILE``.
 """
 
 import argparse

@@ -44,7 +44,8 @@ def test_the_table_has_a_row_for_each_run_with_its_numbers(tmp_path: Path) -> No
 
 
 def test_the_committed_table_has_every_run() -> None:
-    folders = sorted(path for path in RESULTS.glob("gridworld*/*") if path.is_dir())
+    groups = ("gridworld*", "dropout", "mixture_workers")
+    folders = [path for group in groups for path in sorted(RESULTS.glob(f"{group}/*")) if path.is_dir()]
     assert (RESULTS / "gridworld_sweep.md").read_text() == sweep_table(folders)
 
 
