@@ -83,7 +83,7 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
     return figure
 
 
-def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]]) -> Figure | None:
+def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]]) -> Figure | None:
     """
     Learning curves on unseen tasks, last episode, actions sampled: a panel for each variant, over what the baseline has with
     the same seeds.
@@ -92,7 +92,8 @@ def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResu
     :param variants: its finished runs by variant, the baseline's among them
     :return: the panels, None if no run was evaluated on unseen tasks while it was trained
     """
-    baseline = variants[experiment.baseline or ""]
+    assert experiment.baseline is not None, f"{experiment.name} has no baseline"
+    baseline = variants[experiment.baseline]
     others = {variant: members for variant, members in variants.items() if members is not baseline}
     runs = [run for members in variants.values() for run in members if run.evaluations is not None]
     splits = [one for one in ordered_splits(runs) if one in _JUDGED]
@@ -121,7 +122,7 @@ def against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResu
         figure.supxlabel(frames_label(window), fontsize=8)
         figure.supylabel(f"{split_name(split)} return, episode {last}", fontsize=8)
         figure.suptitle(
-            f"grey: {plan.name(experiment.baseline or '')}, the same seeds; in brackets how many; shaded: standard deviation",
+            f"grey: {plan.name(experiment.baseline)}, the same seeds; in brackets how many; shaded: standard deviation",
             fontsize=8,
         )
     return figure
@@ -189,7 +190,7 @@ def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], fo
     runs = [run for members in variants.values() for run in members]
     figures = {"comparison": comparison(experiment, variants)}
     if experiment.baseline in variants and len(variants) > 1:
-        curves = against_baseline(experiment, variants)
+        curves = curves_against_baseline(experiment, variants)
         figures |= {} if curves is None else {"against_baseline": curves}
     written = [folder / f"{name}.png" for name in figures]
     with mpl.rc_context(STYLE):  # has the resolution

@@ -366,7 +366,7 @@ def overview(
             for outcome in decided
         ]
         counts.append(sum(verdict.outcome is Outcome.NOT_RUN for _, verdict in became))
-        rows.append([f"[{one.title}](#{_anchor(one.title)})", f"{n_runs} of {len(one.runs)}", *map(str, counts)])
+        rows.append([f"[{one.title}](#{anchor(one.title)})", f"{n_runs} of {len(one.runs)}", *map(str, counts)])
     header = ["experiment", "runs finished"]
     for whose in ("the paper's claims", "ours"):
         header += [f"{whose}: {decided[0].value}", *(outcome.value for outcome in decided[1:])]
@@ -374,8 +374,11 @@ def overview(
     return markdown_table(header, rows, "l" + "r" * (len(header) - 1))
 
 
-def _anchor(title: str) -> str:
-    """What GitHub links a heading by."""
+def anchor(title: str) -> str:
+    """
+    :param title: of a heading
+    :return: what GitHub links it by
+    """
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 

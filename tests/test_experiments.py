@@ -19,8 +19,7 @@ import yaml
 from benchmarks import budget, experiment_file, imagination, report, run
 from benchmarks.experiment import Expectation, Experiment, Study, Training
 from benchmarks.experiment_file import available_experiments, load_experiment
-from benchmarks.figures import against_baseline as curves_against_baseline
-from benchmarks.figures import comparison, draw_experiment, load_variants, task_table
+from benchmarks.figures import comparison, curves_against_baseline, draw_experiment, load_variants, task_table
 from benchmarks.statistics import against_baseline, failed_seeds, iqm_interval, task_scores
 from benchmarks.verdicts import Outcome, Verdict, judge
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, EvaluationTable

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import anchor
+
 CLONE = Path(__file__).parent.parent
 #: Seconds in which a command would have failed if its options were wrong.
 PATIENCE_S = 25.0
@@ -31,15 +33,6 @@ def commands(readme: str) -> list[str]:
             elif not any(word in line for word in ELSEWHERE):
                 found.append("\n".join([*variables, line]))
     return found
-
-
-def anchors(page: str) -> set[str]:
-    """
-    :param page: Markdown
-    :return: what its headings are linked by
-    """
-    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 PAGES = ("README.md", "benchmarks/README.md")
@@ -99,7 +92,8 @@ def test_links_lead_somewhere(page):
     for target, heading in inside:
         path = (CLONE / page).parent / target if target else CLONE / page
         assert path.exists(), target
-        assert not heading or heading in anchors(path.read_text(encoding="utf-8")), f"{target}#{heading}"
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in map(anchor, headings), f"{target}#{heading}"
 
 
 @pytest.mark.slow
