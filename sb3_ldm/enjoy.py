@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from sb3_ldm.command import run_command
+
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
@@ -122,4 +124,4 @@ def _record(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

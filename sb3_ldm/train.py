@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sb3_ldm.command import run_command
 from sb3_ldm.zoo.configs import available_configs
 from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
@@ -97,8 +98,9 @@ def main(arguments: list[str] | None = None) -> None:
 _OWN_DEFAULTS = f"""
 Defaults are those of rl_zoo3's script, but {", ".join(f"{name} {value}" for name, value in DEFAULTS.items())}.
 -conf takes the name of a preset, too: {", ".join(available_configs())}.
+--debug shows where an error comes from, of which one line is told otherwise.
 -optimize and --trial-id are refused: see python -m sb3_ldm.tune --help.
 """
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

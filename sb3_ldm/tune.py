@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sb3_ldm.command import run_command
 from sb3_ldm.train import DEFAULTS
 from sb3_ldm.zoo.cluster import connect, n_at_once
 from sb3_ldm.zoo.script import run_script
@@ -88,4 +89,4 @@ _OWN_OPTIONS = """
 """
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

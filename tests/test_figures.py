@@ -231,7 +231,7 @@ def test_the_command_prints_files_and_the_table(ldm_run, tmp_path, capsys):
     for name in ("learning_curves.png", "imagination.png", "summary.md"):
         assert str(tmp_path / "out" / name) in printed
     assert "| LDM | 1 | 10M | sampled | 4 |" in printed
-    with pytest.raises(SystemExit, match=r"error: .*nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not a folder"):
         main([str(tmp_path / "nowhere")])
 
 

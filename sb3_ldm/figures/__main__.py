@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from sb3_ldm.command import run_command
 from sb3_ldm.figures.draw import ALIASES, FIGURES, draw_figures
 
 
@@ -27,10 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"), help="of the files (default: %(default)s)")
     args = parser.parse_args(argv)
     only = None if args.only is None else args.only.split(",")
-    try:
-        written = draw_figures(args.run_dirs, args.out, only, args.label_by.split(","), args.actions, args.window, args.format)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    written = draw_figures(args.run_dirs, args.out, only, args.label_by.split(","), args.actions, args.window, args.format)
     for path in written:
         print(path)
     for path in written:
@@ -39,4 +37,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
