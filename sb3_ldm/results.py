@@ -13,6 +13,8 @@ import math
 import os
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, EvaluationTable, load_evaluations
+from sb3_ldm.files import finished_lines
 
 RUN_FILE = "run.json"
 FINAL_FILE = "final_evaluation.csv"
@@ -30,6 +33,8 @@ REWARD_MAPS_FILE = "reward_maps.npz"
 TRAJECTORIES_FILE = "trajectories.npz"
 PATHS_FILE = "paths.npz"
 
+#: What can be done about a damaged file of a run.
+_REMEDY = "restore it, or leave this run out"
 REQUIRED_METADATA = ("algo", "env", "seed", "frames", "episodes_per_task")
 
 
@@ -181,6 +186,13 @@ class RunResult:
         tables = [table.last() for table in (self.evaluations, self.final_evaluation) if table is not None and len(table)]
         return max(reversed(tables), key=lambda table: table.timesteps.max()) if tables else None
 
+    @property
+    def has_results(self) -> bool:
+        """Whether the run has left anything but what it was made with."""
+        tables = (self.evaluations, self.final_evaluation)
+        recordings = (self.reward_maps, self.trajectories, self.paths)
+        return any(map(len, filter(None, tables))) or bool(self.progress) or any(one is not None for one in recordings)
+
     def logged(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """
         :param name: a column of ``progress.csv``
@@ -217,6 +229,33 @@ def load_run(path: str | Path) -> RunResult:
     for name, (file, load) in optional.items():
         loaded[name] = load(folder / file) if (folder / file).exists() else None
     return RunResult(path=folder, metadata=metadata, progress=load_progress(folder), **loaded)
+
+
+def load_runs(paths: Iterable[str | Path]) -> list[RunResult]:
+    """
+    Read the folders of runs; those that have no results are left out, with a warning that names them.
+
+    :param paths: folders, as of a pattern like ``logs/*/*``
+    :return: what is in those that are runs with results
+    :raises FileNotFoundError: if there is none
+    :raises ValueError: if a file is damaged, see :func:`load_run`
+    """
+    runs, without = [], []
+    for path in paths:
+        try:
+            run = load_run(path)
+        except FileNotFoundError as error:
+            without.append(str(error))
+            continue
+        if run.has_results:
+            runs.append(run)
+        else:
+            without.append(f"{path} has no results yet")
+    if not runs:
+        raise FileNotFoundError("; ".join(without) or "give the folder of a run")
+    if without:
+        warnings.warn(f"Left out: {'; '.join(without)}", stacklevel=2)
+    return runs
 
 
 def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -> dict[str, list[RunResult]]:
@@ -278,14 +317,14 @@ def load_metadata(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: give the folder of a run, which has a {RUN_FILE}")
     try:
-        metadata = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON or of the encoding
+        raise ValueError(f"{path} is not valid JSON, it was damaged: {error}; {_REMEDY}.") from None
     if not isinstance(metadata, dict):
-        raise ValueError(f"{path} holds a {type(metadata).__name__}, expected an object")
+        raise ValueError(f"{path} holds a {type(metadata).__name__}, expected an object; {_REMEDY}.")
     missing = [key for key in REQUIRED_METADATA if key not in metadata]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
+        raise ValueError(f"{path} lacks {', '.join(missing)}; {_REMEDY}.")
     return metadata
 
 
@@ -298,8 +337,8 @@ def load_progress(folder: Path) -> dict[str, np.ndarray]:
     """
     rows: list[dict[str, float]] = []
     for start, path in sorted(_progress_files(folder)):
-        with open(path, newline="") as file:
-            logged = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        reader = csv.DictReader(finished_lines(path), restkey="")  # a line may be cut where the file was copied
+        logged = [{name: _number(text) for name, text in row.items() if name} for row in reader]
         rows = [row for row in rows if not row.get(TIMESTEPS, 0.0) > start] + logged
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, float("nan")) for row in rows]) for name in names}
@@ -383,8 +422,11 @@ def _square(values: np.ndarray, n_leading: int) -> np.ndarray:
 
 
 def _load_arrays(path: Path, required: Sequence[str]) -> dict[str, np.ndarray]:
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read, it is damaged: {error}; {_REMEDY}, or remove the file.") from error
     missing = [name for name in required if name not in arrays]
     if missing:
         raise ValueError(f"{path} lacks the arrays {', '.join(missing)}, it has {', '.join(arrays) or 'none'}")

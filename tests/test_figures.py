@@ -221,8 +221,51 @@ def test_an_impossible_figure_names_the_missing_file(tmp_path):
     with pytest.raises(ValueError, match="'fig99' is not a figure"):
         draw_figures([run], tmp_path / "out", only=["fig99"])
     (run / "evaluations.csv").unlink()
-    with pytest.raises(ValueError, match=r"no evaluations with sampled actions in evaluations.csv of .*rl2_0"):
+    with pytest.raises(FileNotFoundError, match=r"rl2_0 has no results yet"):
         draw_figures([run], tmp_path / "out")
+
+
+def test_folders_without_results_are_named_and_left_out(tmp_path):
+    """As ``logs/*/*`` finds them: folders of failed runs, of searches, and files."""
+    good, bare, empty, file = make_run(tmp_path / "a", "rl2"), make_run(tmp_path / "b", "rl2"), tmp_path / "c", tmp_path / "d"
+    (bare / "evaluations.csv").unlink()
+    empty.mkdir()
+    file.touch()
+    with pytest.warns(
+        UserWarning, match=rf"Left out: {bare} has no results yet; {empty}.run.json is missing.*; {file} is not"
+    ):
+        written = draw_figures([bare, empty, good, file], tmp_path / "out", only=["fig3"])
+    assert names(written) == names(draw_figures([good], tmp_path / "alone", only=["fig3"]))
+    with pytest.raises(FileNotFoundError, match=rf"{bare} has no results yet; {empty}.run.json is missing"):
+        draw_figures([bare, empty], tmp_path / "out")
+
+
+def test_a_cut_log_is_read_without_its_last_line(tmp_path):
+    run = make_run(tmp_path / "a", "rl2")
+    (run / "progress.csv").write_text("time/total_timesteps,rollout/ep_rew_mean\n1000,1.5\n20")
+    steps, values = load_run(run).logged("rollout/ep_rew_mean")
+    assert steps.tolist() == [1000] and values.tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", b""),
+        ("run.json", b'{"algo": "rl2", "env'),
+        ("run.json", b"\xff\xfe"),
+        ("evaluations.csv", b""),
+        ("evaluations.csv", b"timesteps,spl"),
+        ("final_evaluation.csv", b""),
+        ("trajectories.npz", b""),
+        ("trajectories.npz", b"PK\x03\x04 cut"),
+        ("paths.npz", b"not an archive"),
+    ],
+)
+def test_a_damaged_file_is_named_with_a_way_out(name, content, tmp_path):
+    run = make_run(tmp_path / "a", "rl2")
+    (run / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{run / name} .*(restore|remove)"):
+        load_run(run)
 
 
 def test_the_command_prints_files_and_the_table(ldm_run, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from sb3_ldm.common.evaluation import MetaEvaluation
-from sb3_ldm.files import replacing
+from sb3_ldm.files import append_lines, finished_lines, replacing
 
 EVALUATIONS_FILE = "evaluations.csv"
 EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
+_REMEDY = "remove or restore the file: without it, a run begins another one"
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,18 @@ def load_evaluations(path: Path) -> EvaluationTable:
     """
     :param path: an ``evaluations.csv``
     :return: its rows
-    :raises ValueError: if it lacks columns or a row cannot be read
+    :raises ValueError: if it is empty, lacks columns or a row cannot be read
     """
-    lines = _finished_lines(path)
-    reader = csv.DictReader(lines)
+    reader = csv.DictReader(_rows_with_header(path))
     missing = [name for name in EVALUATION_COLUMNS if name not in (reader.fieldnames or ())]
-    if lines and missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; {_REMEDY}.")
     rows = []
     for row in reader:
         try:
             rows.append(_parse_evaluation(row))
         except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}, cannot be read: {error}") from None
+            raise ValueError(f"{path}, line {reader.line_num}, cannot be read: {error}; {_REMEDY}.") from None
     dims = {len(row[3]) for row in rows}
     if len(dims) > 1:
         raise ValueError(f"{path} has tasks of different lengths {sorted(dims)}, expected one task family")
@@ -162,10 +161,11 @@ def _parse_evaluation(row: Mapping[str, str]) -> tuple[Any, ...]:
     )
 
 
-def _finished_lines(path: Path) -> list[str]:
-    """The lines of a file, without a last one that is still being written or whose writer was killed."""
-    lines = path.read_bytes().decode().splitlines(keepends=True)
-    return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+def _rows_with_header(path: Path) -> list[str]:
+    lines = finished_lines(path)
+    if not lines:
+        raise ValueError(f"{path} is empty, as a crash or a full disk leaves a file; {_REMEDY}.")
+    return lines
 
 
 def drop_evaluations_after(path: Path, timesteps: int) -> None:
@@ -174,10 +174,12 @@ def drop_evaluations_after(path: Path, timesteps: int) -> None:
 
     :param path: the file; nothing happens without one
     :param timesteps: the last time step to keep
+    :raises ValueError: if it is empty or a row cannot be read
     """
     if not path.is_file():
         return
-    header, *rows = _finished_lines(path) or [""]
+    load_evaluations(path)  # it says what cannot be read
+    header, *rows = _rows_with_header(path)
     kept = [row for row in rows if int(row.split(",", 1)[0]) <= timesteps]
     with replacing(path) as partial:
         partial.write_bytes("".join([header, *kept]).encode())
@@ -195,14 +197,10 @@ def append_evaluation(path: Path, timesteps: int, split: str, deterministic: boo
     """
     rows = io.StringIO(newline="")
     writer = csv.writer(rows)
-    if not path.exists():
-        writer.writerow(EVALUATION_COLUMNS)
     for row, task in enumerate(evaluation.tasks):
         label = " ".join(f"{number:g}" for number in np.atleast_1d(task))
         for k, episode_return in enumerate(evaluation.returns[row]):
             success = "" if evaluation.successes is None else int(evaluation.successes[row, k])
             length = int(evaluation.lengths[row, k])
             writer.writerow([timesteps, split, int(deterministic), label, k + 1, f"{episode_return:.6g}", length, success])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        os.write(file.fileno(), rows.getvalue().encode())  # in one step, since others may be reading
+    append_lines(path, rows.getvalue(), header=",".join(EVALUATION_COLUMNS) + "\r\n")

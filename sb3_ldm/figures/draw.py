@@ -12,7 +12,8 @@ from sb3_ldm.figures.curves import imagination, learning_curves
 from sb3_ldm.figures.grid import return_map, reward_maps, trajectories
 from sb3_ldm.figures.locomotion import paths
 from sb3_ldm.figures.plan import STYLE, Drawing, NothingToDraw, Plan, slug
-from sb3_ldm.results import RunResult, group_runs, load_run
+from sb3_ldm.files import replacing
+from sb3_ldm.results import RunResult, group_runs, load_runs
 from sb3_ldm.summary import summary_table
 
 #: The figures by name; learning curves first, as most runs allow them.
@@ -61,12 +62,13 @@ def draw_figures(
     :param file_format: ``"png"``, ``"svg"`` or ``"pdf"``
     :param names: of groups, for people, by label
     :return: the files that were written
+    :raises FileNotFoundError: if none of the folders has results; those among others that have none are named in a warning
     :raises ValueError: if a wanted figure cannot be drawn or nothing can, naming what is missing
     """
     wanted = list(FIGURES) if only is None else list(dict.fromkeys(_figure_name(name) for name in only))
     if window < 1:
         raise ValueError(f"window={window}: average over at least 1 evaluation")
-    runs = [load_run(path) for path in run_dirs]
+    runs = load_runs(run_dirs)
     envs = list(dict.fromkeys(run.env for run in runs))
     written: list[Path] = []
     missing: list[str] = []
@@ -85,7 +87,8 @@ def draw_figures(
         raise ValueError(f"Cannot draw {'; '.join(missing)}")
     if any(run.last_evaluation is not None for run in runs):
         path = Path(out) / "summary.md"
-        path.write_text(summary_table(runs, label_by, names), encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(summary_table(runs, label_by, names), encoding="utf-8")
         written.append(path)
     return written
 
@@ -95,7 +98,8 @@ def _write(name: str, plan: Plan, folder: Path, file_format: str) -> list[Path]:
     with mpl.rc_context(STYLE):
         for stem, figure in FIGURES[name](plan):
             written.append(folder / f"{stem}.{file_format}")
-            figure.savefig(written[-1])
+            with replacing(written[-1]) as path:
+                figure.savefig(path)
     return written
 
 

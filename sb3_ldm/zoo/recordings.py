@@ -14,6 +14,7 @@ from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import get_probes, has_full_length, visited_probes
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
+from sb3_ldm.files import replacing
 from sb3_ldm.ldm import LDM
 from sb3_ldm.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
 
@@ -36,13 +37,13 @@ def write_reward_maps(maps: RewardMaps, path: Path) -> None:
     :param maps: reward maps of mixtures
     :param path: the npz file
     """
-    np.savez_compressed(
-        path,
-        weights=maps.weights.astype(np.float32),
-        tasks=maps.tasks,
-        maps=maps.maps.astype(np.float32),
-        probed_tasks=maps.probed_tasks,
-    )
+    arrays = {"weights": maps.weights.astype(np.float32), "tasks": maps.tasks, "maps": maps.maps.astype(np.float32)}
+    _save_arrays(path, **arrays, probed_tasks=maps.probed_tasks)
+
+
+def _save_arrays(path: Path, **arrays: Any) -> None:
+    with replacing(path) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def save_trajectories(
@@ -75,7 +76,7 @@ def save_trajectories(
     if isinstance(model, LatentDynamicsPPO):
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
         arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
-    np.savez_compressed(path, **arrays)
+    _save_arrays(path, **arrays)
 
 
 def has_positions(env: VecEnv) -> bool:
@@ -141,7 +142,7 @@ def save_paths(
     # Sub-environments without a task of their own repeat one; the first of each is taken.
     found = {tuple(task): paths for task, paths in reversed(recorder.finished)}
     paths = np.stack([found[tuple(task)] for task in tasks]).astype(np.float32)
-    np.savez_compressed(path, tasks=tasks, split=np.full(len(tasks), split), deterministic=deterministic, paths=paths)
+    _save_arrays(path, tasks=tasks, split=np.full(len(tasks), split), deterministic=deterministic, paths=paths)
 
 
 def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:
@@ -169,4 +170,4 @@ def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:
     }
     if table.has_successes:
         arrays["successes"] = table.successes[order].reshape(shape)[..., -1]
-    np.savez(path, timesteps=timesteps, **arrays)
+    _save_arrays(path, timesteps=timesteps, **arrays)

@@ -19,6 +19,7 @@ from sb3_ldm.common.evaluation import evaluate_meta
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
+from sb3_ldm.files import replacing
 from sb3_ldm.results import RUN_FILE
 
 
@@ -140,7 +141,8 @@ def record_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     # Blocks of two pixels, as both sides are even: the encoder need not scale the pictures.
     how: dict[str, Any] = {"duration": 1000 / fps} if path.suffix == ".gif" else {"fps": fps, "macro_block_size": 2}
-    writer: Any = imageio.v2.get_writer(path, **how)
-    with writer:
-        evaluate_meta(model, FrameRecorder(env, writer.append_data), tasks=tasks, deterministic=deterministic, seed=seed)
+    with replacing(path) as partial:
+        writer: Any = imageio.v2.get_writer(partial, **how)
+        with writer:
+            evaluate_meta(model, FrameRecorder(env, writer.append_data), tasks=tasks, deterministic=deterministic, seed=seed)
     env.close()
