@@ -268,6 +268,71 @@ def test_rewards_that_are_no_numbers_are_refused():
         venv.step(np.full((2, 2), np.nan))
 
 
+class ScriptedWalk(BatchedWalk):
+    """A walk of which one thing is as it is told to be, from some call on."""
+
+    def __init__(self, num_envs, name, value, resets=0):
+        super().__init__(num_envs)
+        self.name, self.value, self.resets = name, value, resets
+
+    def reset(self, indices, tasks):
+        states = super().reset(indices, tasks)
+        self.resets -= 1
+        return np.broadcast_to(self.value, states.shape) if self.name == "reset" and self.resets < 0 else states
+
+    def step(self, actions):
+        step = super().step(actions)
+        return step if self.name == "reset" else step._replace(**{self.name: self.value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("states", np.zeros(2, dtype=np.float32), r"observation of shape \(2,\)"),
+        ("states", np.zeros((3, 1), dtype=np.float32), r"observation of shape \(3, 1\)"),
+        ("states", np.full((3, 2), 1e300), "observation=.*at step 1 after the reset has NaN or infinity"),
+        ("rewards", np.zeros((3, 1)), r"rewards .* at step 1 .* have shape \(3, 1\)"),
+        ("rewards", 0.0, r"rewards .* have shape \(\)"),
+        ("rewards", np.full(3, 1e300), "reward=.*at step 1"),
+        ("terminated", False, r"terminated .* has shape \(\)"),
+        ("truncated", np.zeros((3, 1), dtype=bool), r"truncated .* has shape \(3, 1\)"),
+        ("truncated", np.zeros(3, dtype=int), r"truncated .* type int64"),
+        ("reset", np.float32(np.nan), "observation=.*at the reset after step 0 has NaN or infinity"),
+    ],
+)
+def test_what_a_backend_returns_is_checked(name, value, message):
+    venv = BatchedMetaVecEnv(ScriptedWalk(3, name, value), EPISODES)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        venv.reset()
+        venv.step(np.zeros((3, 2)))
+
+
+def test_resets_between_episodes_are_checked_too():
+    venv = BatchedMetaVecEnv(ScriptedWalk(3, "reset", 1e300, resets=1), EPISODES)
+    venv.reset()
+    for _ in range(HORIZON - 1):
+        venv.step(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=f"(?s)observation=.*at the reset after step {HORIZON} has NaN or infinity"):
+        venv.step(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    "actions", [np.zeros(2), np.zeros((2, 1)), np.zeros((2, 2, 1)), np.float32(0.0), np.full((2, 2), "a")]
+)
+def test_actions_are_not_broadcast(actions):
+    venv = BatchedMetaVecEnv(BatchedWalk(2), EPISODES)
+    venv.reset()
+    with pytest.raises(ValueError, match="actions="):
+        venv.step(actions)
+
+
+@pytest.mark.parametrize("action", [-1, 5, 1.0])
+def test_discrete_actions_that_do_not_exist_are_named(batched, action):
+    batched.reset()
+    with pytest.raises(ValueError, match=r"actions=.*use whole numbers 0 to 4"):
+        batched.step(np.full(N_ENVS, action))
+
+
 def test_pictures(batched):
     batched.reset()
     picture = batched.render()

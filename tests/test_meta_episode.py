@@ -7,12 +7,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import Drift
+from helpers import Bandit, Drift
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
+from sb3_ldm import RL2
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper, MetaObservationSpace, observation_layout
 from sb3_ldm.envs import GridNavi
 
@@ -324,3 +327,190 @@ def test_monitor_sees_the_whole_meta_episode():
 
 def test_sb3_accepts_continuous_actions_and_early_ends():
     check_env(MetaEpisodeWrapper(Drift(), N, H), warn=False)
+
+
+class Cost(Bandit):
+    """Costs 1 at each step, and says what it is told to say."""
+
+    def __init__(self, says=None):
+        super().__init__()
+        self.says = says
+
+    def step(self, action):
+        state, *_ = super().step(action)
+        return state, -1.0, False, False, {} if self.says is None else self.says
+
+
+class Stand:
+    def predict(self, observations, state=None, episode_start=None, deterministic=True):
+        return np.zeros(len(observations), dtype=int), state
+
+
+MONITORS = {
+    "Monitor": Monitor,
+    "below": lambda env: gym.wrappers.OrderEnforcing(Monitor(env)),
+    "statistics": gym.wrappers.RecordEpisodeStatistics,
+    "autoreset": lambda env: gym.wrappers.Autoreset(Monitor(env)),
+}
+OUTSIDE = {
+    "one": lambda make: make(),
+    "Monitor": lambda make: Monitor(make()),
+    "autoreset": lambda make: gym.wrappers.Autoreset(make()),
+    "dummy": lambda make: DummyVecEnv([make] * 3),
+    "VecMonitor": lambda make: VecMonitor(DummyVecEnv([make] * 2)),
+    "subproc": lambda make: SubprocVecEnv([make]),
+    "normalised": lambda make: VecNormalize(DummyVecEnv([make] * 2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped")
+@pytest.mark.filterwarnings("ignore:Evaluation environment is not wrapped")
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [(inside, outside) for inside in MONITORS for outside in OUTSIDE if outside != "subproc" or inside == "Monitor"],
+)
+def test_logged_and_evaluated_returns_are_of_the_whole_meta_episode(inside, outside):
+    def make():
+        return MetaEpisodeWrapper(MONITORS[inside](gym.wrappers.TimeLimit(Cost(), H)), N)
+
+    env = OUTSIDE[outside](make)
+    model = RL2("MlpLstmPolicy", env, device="cpu", policy_kwargs={"lstm_hidden_size": 8})
+    model.learn(2 * model.n_envs * N * H)
+    assert [(info["r"], info["l"]) for info in model.ep_info_buffer] == [(-N * H, N * H)] * 2 * model.n_envs
+    if (inside, outside) != ("statistics", "normalised"):  # without a Monitor, SB3 evaluates normalised rewards
+        assert evaluate_policy(Stand(), model.get_env(), 2, return_episode_rewards=True) == ([-N * H] * 2, [N * H] * 2)
+    model.get_env().close()
+
+
+def test_what_ends_an_inner_episode_says_nothing_of_the_meta_episode():
+    says = dict.fromkeys(("episode", "TimeLimit.truncated", "terminal_observation", "final_observation", "final_obs"), 7)
+    says |= dict.fromkeys(("final_info", "_final_info", "episode_returns", "terminal_state"), 7) | {"height": 1}
+    env = MetaEpisodeWrapper(Cost(says), 2, max_episode_steps=2)
+    env.reset(seed=0)
+    before = dict(says)
+    infos = [env.step(0)[-1] for _ in range(4)]
+    assert infos[0] == infos[2] == {"height": 1}
+    assert set(infos[1]) == {"height", "terminal_state"} and infos[1]["terminal_state"].tolist() == [1.0]
+    assert infos[3]["episode_returns"].tolist() == [-2.0, -2.0]
+    assert (infos[3]["episode"]["r"], infos[3]["episode"]["l"]) == (-4.0, 4)
+    assert says == before, "the environment's own dictionary stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ([{"success": 0.0}, {"success": 1.0}, {"success": 0.0}] + [{"success": 0.0}] * 3, [True, False]),
+        ([{"success": True}] + [{}] * 5, [True, False]),
+        ([{"is_success": True}, {"is_success": True}, {"is_success": False}] * 2, [False, False]),
+        ([{"is_success": False, "success": 1.0}] * 6, [False, False]),
+        ([{}] * 6, None),
+    ],
+)
+def test_success_counts_at_any_step_and_is_success_at_the_last_one(told, wanted):
+    cost = Cost()
+    env = MetaEpisodeWrapper(cost, 2, max_episode_steps=3)
+    for _ in range(2):
+        env.reset(seed=0)
+        for cost.says in told:
+            info = env.step(0)[-1]
+        successes = info.get("episode_successes")
+        assert (None if successes is None else successes.tolist()) == wanted
+        assert info.get("is_success") == (wanted[-1] if wanted and told[-1] else None)
+
+
+class Script(Bandit):
+    """Returns given observations and rewards, one after the other."""
+
+    def __init__(self, observations, reward=0.0):
+        super().__init__()
+        self.observations, self.reward = iter(observations), reward
+
+    def reset(self, *, seed=None, options=None):
+        _, info = super().reset(seed=seed, options=options)
+        return next(self.observations), info
+
+    def step(self, action):
+        return next(self.observations), self.reward, False, False, {}
+
+
+def test_observations_are_converted_wherever_they_come_from():
+    env = MetaEpisodeWrapper(Script([[0.5], [1], np.array([1], dtype=np.uint8), [True]]), 2, max_episode_steps=1)
+    shown = [env.reset()[0], *(env.step(0)[0] for _ in range(2))]
+    assert all(observation.dtype == np.float32 for observation in shown)
+    assert [float(observation[0]) for observation in shown] == [0.5, 1.0, 1.0]
+
+
+BAD = {
+    "nan": ([np.nan], r"observation=.*nan.* NaN or infinity"),
+    "too large": ([1e300], r"observation=.*1e\+300.* NaN or infinity"),
+    "a number": (np.float32(0.5), r"observation of shape \(\), but says observation_space=Box"),
+    "a row": ([[0.5]], r"observation of shape \(1, 1\)"),
+    "two": ([0.5, 0.5], r"observation of shape \(2,\)"),
+    "ragged": ([[0.5], [0.5, 0.5]], "observation=.* is no array"),
+    "a word": (["0.5"], "expected numbers"),
+    "none": (None, r"observation of shape \(\)"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(
+    ("place", "when"), [(0, "at step 0"), (1, "at step 1"), (2, "at the reset after step 1"), (3, "at step 2")]
+)
+def test_observations_are_checked_wherever_they_come_from(bad, place, when):
+    given, message = BAD[bad]
+    observations = [[0.5]] * 4
+    observations[place] = given
+    env = MetaEpisodeWrapper(Script(observations), 2, max_episode_steps=1)
+    with pytest.raises(ValueError, match=message) as caught:
+        env.reset()
+        env.step(0)
+        env.step(0)
+    assert when in str(caught.value) and "Script" in str(caught.value)
+
+
+@pytest.mark.parametrize("reward", [np.zeros(1), [0.0], 1e300, -1e39, 10**400, "1.0", None, 1j, np.float32("inf")])
+def test_rewards_are_single_numbers_that_float32_holds(reward):
+    env = MetaEpisodeWrapper(Script([[0.5]] * 2, reward), 2, max_episode_steps=1)
+    env.reset()
+    with pytest.raises(ValueError, match=r"(?s)reward=.*step 1.*") as caught:
+        env.step(0)
+    assert "Script" in str(caught.value)
+
+
+@pytest.mark.parametrize("reward", [1, True, np.float32(1), np.array(1.0), np.int64(1)])
+def test_numbers_of_every_kind_are_rewards(reward):
+    env = MetaEpisodeWrapper(Script([[0.5]] * 2, reward), 1, max_episode_steps=1)
+    env.reset()
+    observation, shown, *_ = env.step(0)
+    assert type(shown) is float and shown == 1.0 == observation[env.layout.reward_index]
+
+
+@pytest.mark.parametrize("action", [-1, 3, 1.0, [1], np.array([[1]]), "1"])
+def test_discrete_actions_that_do_not_exist_are_not_shown_as_others(action):
+    env = MetaEpisodeWrapper(Bandit(), 2, max_episode_steps=2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="actions="):
+        env.step(action)
+
+
+@pytest.mark.parametrize("action", [0.5, [0.5], [[0.5, 0.5]], [0.5] * 3, ["a", "b"]])
+def test_vector_actions_are_not_broadcast(action):
+    env = MetaEpisodeWrapper(Drift(), 2, max_episode_steps=2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="actions="):
+        env.step(action)
+
+
+@pytest.mark.parametrize("task", [None, "reach", np.zeros(2), np.array(["reach"])])
+def test_a_task_is_a_vector_of_numbers(task):
+    class Wrong(Bandit):
+        def select_task(self, options):
+            self._task = None if task is None else np.array(task)
+            return self._task
+
+        @property
+        def task(self):
+            return self._task
+
+    with pytest.raises(ValueError, match=r"has the task .* expected a vector of 1 numbers"):
+        MetaEpisodeWrapper(Wrong(), 2, max_episode_steps=2).reset()

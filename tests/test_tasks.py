@@ -236,3 +236,23 @@ def test_tasks_that_are_listed_twice_are_held_out_together():
         shared = {"train": np.array([[0.3]]), "test": np.array([[0.5]]), name: np.array([[0.1 + 0.2]])}
         with pytest.raises(ValueError, match=f"splits train and {name} share the tasks"):
             FiniteTaskDistribution(shared)
+
+
+@pytest.mark.parametrize(
+    "train", [[["reach"], ["push"]], [[None], [None]], [[1.0], [np.nan]], [[1.0], [np.inf]], [[object()], [object()]]]
+)
+def test_tasks_that_are_no_numbers_are_to_be_numbered(train):
+    with pytest.raises(ValueError, match=r"split 'train' has tasks such as .* expected finite numbers: number tasks"):
+        FiniteTaskDistribution({"train": train, "test": [[5.0]]})
+    with pytest.raises(ValueError, match=r"split 'test' has tasks such as .* expected finite numbers: number tasks"):
+        FiniteTaskDistribution({"train": [[5.0]], "test": train})
+
+
+def test_tasks_of_several_lengths_and_tasks_that_their_type_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="split 'train' has tasks that are no array"):
+        FiniteTaskDistribution({"train": [[1.0], [1.0, 2.0]], "test": [[5.0]]})
+    small = FiniteTaskDistribution({"train": np.array([[1]], dtype=np.float32), "test": np.array([[2]], dtype=np.float32)})
+    for task in ([1e300], ["1"], [[1.0]], 1.0, [1.0, 2.0], [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match="is not a task"):
+            small.validate_task(task)
+    assert small.validate_task([1.5]).dtype == np.float32

@@ -6,6 +6,7 @@ are discrete. At the start of a meta-episode everything but the state is 0; at t
 same task the done flag is 1 and the action and the reward are those of the step that ended the episode before.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -191,24 +192,114 @@ def observation_layout(space: spaces.Space) -> MetaEpisodeLayout:
     )
 
 
-def check_rewards(rewards: float | np.ndarray, step: int) -> None:
-    """
-    :param rewards: what the environment returned
-    :param step: steps since the last reset, for the message
-    :raises ValueError: if a reward is NaN or infinite
-    """
-    if not np.isfinite(rewards).all():
-        raise ValueError(f"reward={rewards} at step {step} after the reset is NaN or infinite, expected finite numbers")
+#: The largest number that an observation can hold.
+_LARGEST = float(np.finfo(np.float32).max)
+
+#: What wrappers, SB3 and gymnasium write into ``info`` where an episode ends; inside of a meta-episode that is no end.
+_ENDS = frozenset(
+    (
+        *("TimeLimit.truncated", "episode", "_episode", "is_success"),
+        *(
+            "terminal_observation",
+            "final_observation",
+            "_final_observation",
+            "final_obs",
+            "_final_obs",
+            "final_info",
+            "_final_info",
+        ),
+        *("terminal_state", "episode_returns", "episode_lengths", "episode_successes"),
+    )
+)
 
 
-def check_states(states: np.ndarray, step: int) -> None:
+def checked_reward(reward: Any, env: object, step: int) -> float:
     """
-    :param states: what the environment returned
+    :param reward: what the environment returned
+    :param env: the environment, for the message
     :param step: steps since the last reset, for the message
-    :raises ValueError: if a number is NaN or infinite
+    :return: the reward
+    :raises ValueError: if it is not one number, or one that float32 cannot hold: NaN, infinite or too large
     """
-    if not np.isfinite(states).all():
-        raise ValueError(f"observation={states} at step {step} after the reset has NaN or infinity, expected finite numbers")
+    if not isinstance(reward, (float, int)):
+        if np.shape(reward) != () or np.asarray(reward).dtype.kind not in "buif":
+            raise ValueError(
+                f"reward={reward!r} of env={env} at step {step} after the reset has shape {np.shape(reward)}, expected one "
+                "number: return float(reward)"
+            )
+    if not -_LARGEST <= reward <= _LARGEST:  # nor is NaN
+        raise ValueError(
+            f"reward={reward} at step {step} after the reset is NaN or infinite, expected finite numbers of float32 "
+            f"(env={env})"
+        )
+    return float(reward)
+
+
+def checked_states(states: Any, shape: tuple[int, ...], env: object, when: str) -> np.ndarray:
+    """
+    :param states: what the environment returned, array-like
+    :param shape: that they must have, ``(state_dim,)`` or ``(n, state_dim)``
+    :param env: the environment, for the message
+    :param when: for the message
+    :return: the states, float32; no copy where they are already
+    :raises ValueError: if they are no numbers, of another shape, or such that float32 cannot hold: NaN, infinite or too large
+    """
+    try:
+        given = np.asarray(states)
+    except (ValueError, TypeError) as error:  # rows of several lengths
+        raise ValueError(f"observation={states!r} of env={env} {when} is no array: {error}") from None
+    if given.shape != shape or given.dtype.kind not in "buif":
+        space = getattr(env, "observation_space", None)
+        raise ValueError(
+            f"env={env} returned an observation of shape {given.shape}, but says observation_space={space}: expected "
+            f"numbers of shape {shape} {when}, not {given.dtype}"
+        )
+    if given.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            given = given.astype(np.float32)
+    if not np.isfinite(given).all():
+        raise ValueError(f"observation={states} {when} has NaN or infinity, expected finite numbers of float32 (env={env})")
+    return given
+
+
+def checked_rewards(rewards: Any, n: int, env: object, step: int) -> np.ndarray:
+    """
+    :param rewards: what a batch of environments returned, array-like
+    :param n: how many they are
+    :param env: the environments, for the message
+    :param step: steps since the last reset, for the message
+    :return: the rewards, shape [n]
+    :raises ValueError: if they are not one number each, or such that float32 cannot hold: NaN, infinite or too large
+    """
+    given = np.asarray(rewards)
+    if given.shape != (n,) or given.dtype.kind not in "buif":
+        raise ValueError(
+            f"rewards of env={env} at step {step} after the reset have shape {given.shape} and type {given.dtype}, expected "
+            f"numbers of shape ({n},)"
+        )
+    if not (np.abs(given) <= _LARGEST).all():  # nor is NaN
+        raise ValueError(
+            f"reward={rewards} at step {step} after the reset is NaN or infinite, expected finite numbers of float32 "
+            f"(env={env})"
+        )
+    return given
+
+
+def check_actions(actions: np.ndarray, layout: "MetaEpisodeLayout", shape: tuple[int, ...]) -> None:
+    """
+    :param actions: one action, or one of each of some environments
+    :param layout: layout of their observations, which show actions
+    :param shape: that they must have
+    :raises ValueError: if they have another shape, or are discrete and do not exist
+    """
+    if actions.shape != shape:
+        raise ValueError(f"actions={actions!r} has shape {actions.shape}, expected {shape}")
+    if layout.discrete:
+        # NumPy would take a negative one from the end, and show the agent another action than it took.
+        if actions.dtype.kind not in "ui" or actions.min() < 0 or actions.max() >= layout.action_dim:
+            raise ValueError(f"actions={actions!r} has some that do not exist, use whole numbers 0 to {layout.action_dim - 1}")
+    elif actions.dtype.kind not in "buif":
+        raise ValueError(f"actions={actions!r} of type {actions.dtype} are no numbers")
 
 
 def time_limit_of(env: gym.Env) -> int | None:
@@ -236,6 +327,9 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     ``is_success`` (if the environment reports it); at the end of the meta-episode also ``episode_returns``,
     ``episode_lengths``, ``episode_successes`` (one entry per episode) and ``task``; ``is_success`` is then that of the
     last episode. ``reset`` returns ``task`` in ``info`` and hands its options on, so that ``{"task": task}`` fixes it.
+    An episode succeeded if the environment says ``is_success`` at its last step or, where it says ``success`` instead (as
+    Meta-World does), if that was 1 at any step. What wrappers inside of the meta-episode say of the ends of episodes does not
+    get out; where there is a ``Monitor`` among them, ``episode`` is of the whole meta-episode.
 
     :param env: a :class:`~sb3_ldm.envs.tasks.TaskEnv` with a flat ``Box`` observation
     :param episodes_per_task: episodes in a meta-episode, N in the paper
@@ -262,6 +356,11 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         gym.Wrapper.__init__(self, gym.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps is not None else env)
         self.observation_space = space
         self.layout = space.layout
+        self._task_dim = env.get_wrapper_attr("task_distribution").task_dim
+        self._action_shape = () if space.layout.discrete else (space.layout.action_dim,)
+        #: Resets and steps so far: who has moved the environment before can tell whether somebody else has since.
+        self.n_moves = 0
+        self._started = time.time()
         self._options: dict[str, Any] = {}
         self._task: Task | None = None
         self._running = False
@@ -269,6 +368,8 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         self._length = 0
         self._return = 0.0
         self._success: bool | None = None
+        self._succeeded: bool | None = None
+        self._summary: Any = None
         self._returns: list[float] = []
         self._lengths: list[int] = []
         self._successes: list[bool | None] = []
@@ -277,6 +378,11 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     def episodes_per_task(self) -> int:
         """Episodes in a meta-episode."""
         return self.layout.episodes_per_task
+
+    @property
+    def task_dim(self) -> int:
+        """Length of a task vector."""
+        return self._task_dim
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
@@ -290,22 +396,18 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         return self._cached_spec
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        state, info = self.env.reset(seed=seed, options=options)
-        self._task = np.array(self.env.get_wrapper_attr("task"))
+        self.n_moves += 1
+        raw_state, info = self.env.reset(seed=seed, options=options)
+        self._task = self._read_task()
         if options is not None and options.get("task") is not None and not _same_task(self._task, options["task"]):
             # It may put tasks into a form of its own, which it then must know again.
-            state, info = self.env.reset(options={**options, "task": self._task})
+            raw_state, info = self.env.reset(options={**options, "task": self._task})
             self._check_task()
-        if np.shape(state) != (self.layout.state_dim,):
-            raise ValueError(
-                f"env={self.env} returned an observation of shape {np.shape(state)}, but says observation_space="
-                f"{self.env.observation_space}"
-            )
-        state = np.asarray(state)
-        check_states(state, 0)
+        state = self._checked_state(raw_state, "at step 0 after the reset")
         self._options = {**(options or {}), "task": self._task}
         self._running = True
         self._step = 0
+        self._summary = None
         self._returns, self._lengths, self._successes = [], [], []
         self._start_episode()
         return self.layout.first_observations(state), {**info, "task": self._task.copy()}
@@ -313,19 +415,18 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self._running:
             raise ResetNeeded("Cannot call step() before reset() or after the end of the meta-episode")
-        state, raw_reward, terminated, truncated, info = self.env.step(action)
-        reward = float(raw_reward)
+        check_actions(np.asarray(action), self.layout, self._action_shape)
+        self.n_moves += 1
+        raw_state, raw_reward, terminated, truncated, inner_info = self.env.step(action)
         self._step += 1
-        check_rewards(reward, self._step)
-        state = np.asarray(state)
-        check_states(state, self._step)
+        reward = checked_reward(raw_reward, self.env, self._step)
+        state = self._checked_state(raw_state, f"at step {self._step} after the reset")
         self._length += 1
         self._return += reward
-        info.pop("TimeLimit.truncated", None)
-        success = info.pop("is_success", None)
-        self._success = None if success is None else bool(success)
+        self._note(inner_info)
+        info = {name: value for name, value in inner_info.items() if name not in _ENDS}
 
-        ended = terminated or truncated
+        ended = bool(terminated or truncated)
         if self._length >= self.layout.max_episode_steps and not ended:
             raise ValueError(
                 f"env={self.env} goes on after step {self._length} of an episode, the last one by its time limit: wrap it in "
@@ -338,10 +439,34 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
             if done:
                 self._running = False
             else:
-                state, _ = self.env.reset(options=self._options)
+                raw_state, _ = self.env.reset(options=self._options)
                 self._check_task()
+                state = self._checked_state(raw_state, f"at the reset after step {self._step}")
                 self._start_episode()
         return self.layout.observations(state, action, reward, ended), reward, done, False, info  # type: ignore[arg-type]
+
+    def _checked_state(self, state: Any, when: str) -> np.ndarray:
+        return checked_states(state, (self.layout.state_dim,), self.env, when)
+
+    def _note(self, info: dict[str, Any]) -> None:
+        """Keep what the environment says of the episode that it is in."""
+        success = info.get("is_success")
+        self._success = None if success is None else bool(success)
+        if info.get("success") is not None:
+            self._succeeded = bool(self._succeeded) or bool(info["success"])
+        if "episode" in info:
+            self._summary = info["episode"]
+
+    def _read_task(self) -> Task:
+        """The task that the environment has, a vector of numbers."""
+        task = np.array(self.env.get_wrapper_attr("task"))
+        expected = (self.task_dim,)
+        if task.shape != expected or task.dtype.kind not in "buif":
+            raise ValueError(
+                f"env={self.env} has the task {task!r} after reset, expected a vector of {self.task_dim} numbers: call "
+                "select_task(options) in reset; tasks that are names or objects must be numbered"
+            )
+        return task
 
     def _check_task(self) -> None:
         """Refuse environments that draw another task than they are told to, as most would."""
@@ -353,25 +478,40 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
             )
 
     def _start_episode(self) -> None:
-        self._length, self._return, self._success = 0, 0.0, None
+        self._length, self._return, self._success, self._succeeded = 0, 0.0, None, None
 
     def _finish_episode(self, terminal_state: np.ndarray) -> dict[str, Any]:
         self._lengths.append(self._length)
         self._returns.append(self._return)
-        self._successes.append(self._success)
-        info = end_of_episode_info(terminal_state, self._success)
+        success = self._succeeded if self._success is None else self._success
+        self._successes.append(success)
+        info = end_of_episode_info(terminal_state, success)
         if len(self._lengths) == self.layout.episodes_per_task:
             assert self._task is not None
             # Environments that only tell of successes say nothing of an episode without one.
             told = any(success is not None for success in self._successes)
             successes = np.array([bool(success) for success in self._successes]) if told else None
             info.update(end_of_meta_episode_info(self._task, np.array(self._returns), np.array(self._lengths), successes))
+            if self._summary is not None:
+                # SB3 adds no Monitor where there is one inside, and waits for what it says.
+                more = self._summary if isinstance(self._summary, Mapping) else {}
+                info["episode"] = {**more, **monitor_summary(sum(self._returns), sum(self._lengths), self._started)}
         return info
 
 
 def _same_task(one: Any, two: Any) -> bool:
     one, two = np.asarray(one), np.asarray(two)
     return one.shape == two.shape and bool(np.all((one == two) | np.isclose(one, two, equal_nan=True)))
+
+
+def monitor_summary(total: float, length: int, started: float) -> dict[str, Any]:
+    """
+    :param total: return of a meta-episode
+    :param length: its steps
+    :param started: when the environment was made, seconds of ``time.time``
+    :return: what SB3's ``Monitor`` says of it in ``info["episode"]``
+    """
+    return {"r": round(float(total), 6), "l": int(length), "t": round(time.time() - started, 6)}
 
 
 def end_of_episode_info(terminal_state: np.ndarray, success: bool | None) -> dict[str, Any]:

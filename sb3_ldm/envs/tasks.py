@@ -131,12 +131,20 @@ class TaskDistribution(ABC):
         :return: a copy with the distribution's dtype
         :raises ValueError: if the shape is wrong or a value cannot be represented
         """
-        given = np.asarray(task)
-        if given.shape != (self.task_dim,) or not np.issubdtype(given.dtype, np.number):
-            raise ValueError(f"task={task!r} is not a task, expected {self.task_dim} numbers in a vector")
+        try:
+            given = np.asarray(task)
+        except ValueError:  # rows of several lengths
+            given = np.empty(0)
+        if given.shape != (self.task_dim,) or given.dtype.kind not in "uif":
+            raise ValueError(
+                f"task={task!r} is not a task, expected {self.task_dim} numbers in a vector (tasks with names are numbered)"
+            )
         if not np.isfinite(given).all():
             raise ValueError(f"task={task!r} is not a task, expected finite numbers")
-        converted = given.astype(self.task_dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            converted = given.astype(self.task_dtype)
+        if not np.isfinite(converted).all():
+            raise ValueError(f"task={task!r} is not a task, expected numbers that {self.task_dtype} holds")
         if np.issubdtype(self.task_dtype, np.integer) and not np.array_equal(converted, given):
             raise ValueError(f"task={task!r} is not a task, expected whole numbers")
         return converted
@@ -148,15 +156,15 @@ class FiniteTaskDistribution(TaskDistribution):
 
     :param splits: the tasks of each split, shape [n_tasks, task_dim]; ``train`` and ``test`` are required, ``eval``
         defaults to ``test``, ``all`` to ``train`` followed by ``test``; further names are kept as they are
-    :raises ValueError: if a split is missing or empty, shapes disagree, or ``train`` shares a task with
-        ``test`` or ``validation``
+    :raises ValueError: if a split is missing or empty, tasks are no finite numbers, shapes disagree, or ``train`` shares a
+        task with ``test`` or ``validation``
     """
 
     def __init__(self, splits: Mapping[str, np.ndarray]) -> None:
         missing = [name for name in ("train", "test") if name not in splits]
         if missing:
             raise ValueError(f"splits={sorted(splits)} lacks {' and '.join(missing)}, give at least train and test")
-        tasks = {name: np.array(listed) for name, listed in splits.items()}
+        tasks = {name: _numbers(name, listed) for name, listed in splits.items()}
         dims = {listed.shape[1:] for listed in tasks.values()}
         if len(dims) != 1 or any(listed.ndim != 2 or len(listed) == 0 for listed in tasks.values()):
             shapes = {name: listed.shape for name, listed in tasks.items()}
@@ -214,6 +222,20 @@ class FiniteTaskDistribution(TaskDistribution):
         smaller = copy(self)
         smaller._tasks = {**self._tasks, "train": train[~held_out], VALIDATION: train[held_out]}
         return smaller
+
+
+def _numbers(split: str, tasks: Any) -> np.ndarray:
+    """Tasks of a split as an array of finite numbers."""
+    try:
+        listed = np.array(tasks)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"split {split!r} has tasks that are no array of shape [n_tasks, task_dim]: {error}") from None
+    if listed.size > 0 and (listed.dtype.kind not in "buif" or not np.isfinite(listed).all()):
+        raise ValueError(
+            f"split {split!r} has tasks such as {listed.flat[0]!r} of type {listed.dtype}, expected finite numbers: number "
+            "tasks that are names or objects, and look these up in the environment"
+        )
+    return listed
 
 
 def unseen_split(distribution: TaskDistribution) -> str:

@@ -14,10 +14,12 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from sb3_ldm.common.meta_episode import (
     MetaEpisodeWrapper,
     MetaObservationSpace,
-    check_rewards,
-    check_states,
+    check_actions,
+    checked_rewards,
+    checked_states,
     end_of_episode_info,
     end_of_meta_episode_info,
+    monitor_summary,
 )
 from sb3_ldm.envs.tasks import BatchedTaskEnv, Task
 
@@ -66,7 +68,10 @@ class BatchedMetaVecEnv(VecEnv):
         self.layout = space.layout
         super().__init__(n, space, backend.action_space)
 
+        #: Resets and steps so far, as of MetaEpisodeWrapper.
+        self.n_moves = 0
         self._actions: np.ndarray | None = None
+        self._action_shape = (n,) if self.layout.discrete else (n, self.layout.action_dim)
         self._steps = 0
         self._started = time.time()
         self._episode = np.zeros(n, dtype=np.int64)
@@ -82,6 +87,7 @@ class BatchedMetaVecEnv(VecEnv):
         return self.layout.episodes_per_task
 
     def reset(self) -> np.ndarray:
+        self.n_moves += 1
         if any(seed is not None for seed in self._seeds):
             self.backend.seed(self._seeds)
         for index in range(self.num_envs):
@@ -99,27 +105,40 @@ class BatchedMetaVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         if self._tasks[-1] is None:
             raise gym.error.ResetNeeded("Cannot call step() before reset()")
-        self._actions = np.asarray(actions)
-        if len(self._actions) != self.num_envs:
-            raise ValueError(
-                f"actions has {len(self._actions)} rows, expected one for each of the {self.num_envs} environments"
-            )
+        actions = np.asarray(actions)
+        if actions.ndim > 0 and len(actions) != self.num_envs:
+            raise ValueError(f"actions has {len(actions)} rows, expected one for each of the {self.num_envs} environments")
+        check_actions(actions, self.layout, self._action_shape)
+        self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         assert self._actions is not None, "step_wait() was called before step_async()"
-        states, rewards, terminated, truncated, successes = self.backend.step(self._actions)
+        self.n_moves += 1
+        raw_states, raw_rewards, terminated, truncated, successes = self.backend.step(self._actions)
         self._steps += 1
-        check_rewards(rewards, self._steps)
-        check_states(states, self._steps)
+        rewards = checked_rewards(raw_rewards, self.num_envs, self.backend, self._steps)
+        when = f"at step {self._steps} after the reset"
+        states = checked_states(raw_states, (self.num_envs, self.layout.state_dim), self.backend, when)
         self._length += 1
         self._return += rewards
-        ended = terminated | truncated
+        ended = self._checked_flags("terminated", terminated) | self._checked_flags("truncated", truncated)
         dones = np.zeros(self.num_envs, dtype=bool)
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         observations = self.layout.observations(states, self._actions, rewards, ended)
         if ended.any():
+            if successes is not None:
+                successes = self._checked_flags("successes", successes)
             self._finish_episodes(np.flatnonzero(ended), successes, observations, dones, infos)
         return observations, rewards.astype(np.float32), dones, infos
+
+    def _checked_flags(self, name: str, flags: Any) -> np.ndarray:
+        given = np.asarray(flags)
+        if given.shape != (self.num_envs,) or given.dtype != np.bool_:
+            raise ValueError(
+                f"{name} of env={self.backend} has shape {given.shape} and type {given.dtype}, expected bool of "
+                f"shape ({self.num_envs},)"
+            )
+        return given
 
     def _finish_episodes(
         self,
@@ -164,12 +183,7 @@ class BatchedMetaVecEnv(VecEnv):
         assert task is not None
         returns, lengths = self._returns[index], self._lengths[index]
         successes = self._successes[index] if with_successes else None
-        # The same summary as Monitor's.
-        summary = {
-            "r": round(float(returns.sum()), 6),
-            "l": int(lengths.sum()),
-            "t": round(time.time() - self._started, 6),
-        }
+        summary = monitor_summary(returns.sum(), lengths.sum(), self._started)
         return {**end_of_meta_episode_info(task, returns, lengths, successes), "episode": summary}
 
     def _start_meta_episode(self, index: int, task: Any = None) -> None:
@@ -186,7 +200,9 @@ class BatchedMetaVecEnv(VecEnv):
         self.reset_infos[index] = {"task": task.copy()}
 
     def _reset_backend(self, indices: np.ndarray) -> np.ndarray:
-        return self.backend.reset(indices, np.array([self._tasks[index] for index in indices]))
+        states = self.backend.reset(indices, np.array([self._tasks[index] for index in indices]))
+        when = f"at the reset after step {self._steps}"
+        return checked_states(states, (len(indices), self.layout.state_dim), self.backend, when)
 
     def close(self) -> None:
         close = getattr(self.backend, "close", None)
@@ -227,6 +243,8 @@ class BatchedMetaVecEnv(VecEnv):
             return self._task_splits[index]
         if name == "render_mode":
             return self._render_mode
+        if name == "task_dim":
+            return self.task_distribution.task_dim
         if name in ("task_distribution", "spec", "layout", "episodes_per_task", "observation_space", "action_space"):
             return getattr(self, name)
         if name == "position" and hasattr(self.backend, "positions"):
