@@ -13,6 +13,7 @@ from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -444,6 +445,36 @@ def test_the_latent_dynamics_network_s_learning_rate_may_follow_a_schedule(algor
     assert model.latent_dynamics.optimizer.param_groups[0]["lr"] == 0.0
     model.save(tmp_path / "model")
     assert algorithm.load(tmp_path / "model", device="cpu").vae_learning_rate(0.5) == pytest.approx(5e-3)
+
+
+@pytest.mark.parametrize("algorithm", [RL2, Mixreg, LDM, VariBAD])
+def test_the_entropy_coefficient_may_follow_a_schedule(algorithm, tmp_path):
+    fixed = make(algorithm, ent_coef=0.05).learn(2 * 32)
+    constant = make(algorithm, ent_coef=LinearSchedule(0.05, 0.05, 1.0)).learn(2 * 32)
+    assert differing(parameters(fixed), parameters(constant)) == []
+
+    model = make(algorithm, ent_coef=LinearSchedule(0.1, 0.0, 1.0))
+    logged = []
+    model.set_logger(Logger(None, [Rows(logged)]))
+    model.learn(4 * 32)
+    assert [row["train/ent_coef"] for row in logged[1:]] == pytest.approx([0.075, 0.05, 0.025])  # logged by the next rollout
+    model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model", device="cpu").ent_coef(0.5) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="ent_coef=nan"):
+        make(algorithm, ent_coef=lambda progress: float("nan")).learn(32)
+
+
+class Rows(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def write(self, key_values, key_excluded, step=0):
+        self.rows.append(dict(key_values))
+
+    def close(self):
+        pass
 
 
 @pytest.mark.parametrize("env_id", DOMAINS)

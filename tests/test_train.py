@@ -465,6 +465,12 @@ def test_an_interrupt_before_training_saves_nothing_new(tmp_path, monkeypatch):
     assert not json.loads((run / "run.json").read_text())["finished"] and not (run / "checkpoint.zip").exists()
 
 
+def test_schedules_of_the_zoo_are_those_of_every_rate():
+    given = {"learning_rate": "lin_1e-3", "ent_coef": "lin_0.05", "vae_learning_rate": "lin_2e-3"}
+    schedules = experiment.MetaExperimentManager._preprocess_schedules(given)
+    assert [schedules[name](0.5) for name in given] == pytest.approx([5e-4, 0.025, 1e-3])
+
+
 def test_a_continued_run_meets_other_tasks(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)

@@ -145,9 +145,10 @@ class MetaExperimentManager(ExperimentManager):
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         hyperparams = ExperimentManager._preprocess_schedules(hyperparams)
-        if isinstance(hyperparams.get("vae_learning_rate"), str):  # "lin_1e-3", as the zoo has it for the policy's
-            as_learning_rate = {"learning_rate": hyperparams["vae_learning_rate"]}
-            hyperparams["vae_learning_rate"] = ExperimentManager._preprocess_schedules(as_learning_rate)["learning_rate"]
+        for name in ("vae_learning_rate", "ent_coef"):
+            if isinstance(hyperparams.get(name), str):  # "lin_1e-3", as the zoo has it for the policy's learning rate
+                as_learning_rate = {"learning_rate": hyperparams[name]}
+                hyperparams[name] = ExperimentManager._preprocess_schedules(as_learning_rate)["learning_rate"]
         return hyperparams
 
     def create_log_folder(self) -> None:

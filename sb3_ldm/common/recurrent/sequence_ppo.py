@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
@@ -47,7 +47,7 @@ class SequencePPO(RecurrentPPO):
     :param clip_range: clipping of the probability ratio
     :param clip_range_vf: clipping of the value function, None for no clipping
     :param normalize_advantage: whether to normalise the advantage per minibatch
-    :param ent_coef: entropy coefficient
+    :param ent_coef: entropy coefficient or its schedule
     :param vf_coef: value loss coefficient
     :param max_grad_norm: maximum norm of the gradient
     :param use_sde: whether to use generalised state dependent exploration
@@ -82,7 +82,7 @@ class SequencePPO(RecurrentPPO):
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
-        ent_coef: float = 0.05,
+        ent_coef: float | Schedule = 0.05,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
@@ -108,7 +108,7 @@ class SequencePPO(RecurrentPPO):
             clip_range=clip_range,
             clip_range_vf=clip_range_vf,
             normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
+            ent_coef=ent_coef,  # type: ignore[arg-type]
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
             use_sde=use_sde,
@@ -172,8 +172,9 @@ class SequencePPO(RecurrentPPO):
         check_integer("stats_window_size", self._stats_window_size, 1)
         for name in ("gamma", "gae_lambda"):
             check_number(name, getattr(self, name), 0.0, 1.0)
-        for name in ("ent_coef", "vf_coef"):
-            check_number(name, getattr(self, name))
+        check_number("vf_coef", self.vf_coef)
+        if not callable(self.ent_coef):  # a schedule
+            check_number("ent_coef", self.ent_coef)
         check_positive("max_grad_norm", self.max_grad_norm)
         for name in ("target_kl", "clip_range", "clip_range_vf"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):  # a schedule
@@ -289,19 +290,22 @@ class SequencePPO(RecurrentPPO):
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        scheduled = self.ent_coef if callable(self.ent_coef) else float(self.ent_coef)
+        ent_coef = FloatSchedule(scheduled)(self._current_progress_remaining)
+        check_number("ent_coef", ent_coef)
         losses: list[PPOLoss] = []
         continue_training = True
         for epoch in range(self.n_epochs):
             n_before = len(losses)
             for sequences in self.rollout_buffer.minibatches(self.batch_size):
-                losses.append(self._backward(sequences, clip_range, clip_range_vf))
+                losses.append(self._backward(sequences, ent_coef, clip_range, clip_range_vf))
                 if self.target_kl is not None and losses[-1].approx_kl > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
                         print(f"Early stopping at step {epoch} due to reaching max kl: {losses[-1].approx_kl:.2f}")
                     break
                 if not np.isfinite(losses[-1]).all():
-                    raise ValueError(_DIVERGED.format(loss=losses[-1].total(self.ent_coef, self.vf_coef)))
+                    raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef)))
                 nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
             self._n_updates += 1
@@ -310,24 +314,25 @@ class SequencePPO(RecurrentPPO):
 
         # Else an agent of no numbers would act on: sampling does not look at what it samples from.
         if not all(bool(th.isfinite(parameter).all()) for parameter in self.policy.parameters()):
-            raise ValueError(_DIVERGED.format(loss=losses[-1].total(self.ent_coef, self.vf_coef)))
+            raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef)))
         mean = PPOLoss(*np.mean(losses, axis=0))
         self.logger.record("train/entropy_loss", mean.entropy)
         self.logger.record("train/policy_gradient_loss", mean.policy)
         self.logger.record("train/value_loss", mean.value)
         self.logger.record("train/approx_kl", np.mean([loss.approx_kl for loss in losses[n_before:]]))
         self.logger.record("train/clip_fraction", mean.clip_fraction)
-        self.logger.record("train/loss", losses[-1].total(self.ent_coef, self.vf_coef))
+        self.logger.record("train/loss", losses[-1].total(ent_coef, self.vf_coef))
         buffer = self.rollout_buffer
         self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.detach().exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/ent_coef", ent_coef)
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
 
-    def _backward(self, sequences: th.Tensor, clip_range: float, clip_range_vf: float | None) -> PPOLoss:
+    def _backward(self, sequences: th.Tensor, ent_coef: float, clip_range: float, clip_range_vf: float | None) -> PPOLoss:
         """The loss of a minibatch of sequences, whose gradient is left in the policy's parameters."""
         advantages = self.rollout_buffer.tensors["advantages"][sequences]
         shift, scale = 0.0, 1.0
@@ -352,7 +357,7 @@ class SequencePPO(RecurrentPPO):
                 clip_range_vf,
             )
             share = len(shard) / len(sequences)
-            return share * loss.total(self.ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
+            return share * loss.total(ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
 
         in_shards = self.device.type == "cpu" and self.policy.is_pure
         shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if in_shards else 1)
