@@ -147,6 +147,22 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             encoding = th.cat([encoding, obs[..., self.layout.state].float()], dim=-1)
         return encoding, states
 
+    def encode_for_actor(
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> tuple[th.Tensor, LSTMStates]:
+        """
+        What the policy head gets to know, with any of the options of the LSTM.
+
+        :param obs: shape ``(n_seq * length, obs_dim)``
+        :param lstm_states: states of the actor before the first step
+        :param episode_starts: shape ``(n_seq * length,)``
+        :return: as :meth:`encode`
+        """
+        if self.shared_lstm:
+            return self.encode(obs, lstm_states, episode_starts)
+        features = self.extract_features(obs) if self.share_features_extractor else self.extract_features(obs)[0]
+        return process_sequence(features, lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+
     def forward(  # type: ignore[override]
         self, obs: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:

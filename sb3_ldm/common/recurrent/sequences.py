@@ -26,8 +26,9 @@ def process_sequence(
     :return: outputs ``(n_seq * length, hidden_size)`` and the states after the last step, or any if they are not wanted
     """
     n_seq = lstm_states[0].shape[1]
-    if len(features) == n_seq and isinstance(lstm, nn.LSTM) and lstm.num_layers == 1 and lstm.proj_size == 0:
-        if bool(episode_starts.any()):
+    if features.shape[0] == n_seq and isinstance(lstm, nn.LSTM) and lstm.num_layers == 1 and lstm.proj_size == 0:
+        # A step that is exported has no branch on values: it would reset its state always or never.
+        if th.compiler.is_compiling() or th.jit.is_tracing() or bool(episode_starts.any()):
             keep = (1.0 - episode_starts).view(1, n_seq, 1)
             lstm_states = (keep * lstm_states[0], keep * lstm_states[1])
         return lstm_step(features, lstm_states, lstm)
