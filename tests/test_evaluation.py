@@ -146,6 +146,24 @@ def test_random_streams_are_put_back():
         np.testing.assert_array_equal(one, two)
 
 
+def test_what_an_environment_draws_in_an_evaluation_is_not_missed_outside():
+    """Third-party environments draw from NumPy's global stream, which decides over minibatches of the training."""
+
+    class Noisy(Bandit):
+        def step(self, action):
+            obs, reward, *rest = super().step(action)
+            return obs, reward + np.random.normal(), *rest
+
+    env, model = vec_env(Noisy, 2), random_agent(vec_env(Bandit, 2))
+    drawn = []
+    for evaluates in (False, True):
+        np.random.seed(5)
+        if evaluates:
+            evaluate_meta(model, env, "train")
+        drawn.append(np.random.random(3).tolist())
+    assert drawn[0] == drawn[1]
+
+
 def test_recorded_meta_episodes_are_whole_in_spite_of_early_ends():
     model = random_agent(vec_env(Drift, 3, 2, 5))
     env = vec_env(Drift, 3, 2, 5)

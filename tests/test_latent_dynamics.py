@@ -370,6 +370,22 @@ def test_training_learns_to_tell_tasks_apart():
     assert bool((promised[2:, 0] < 0.2).all()) and bool((promised[2:, 1] > 0.8).all())  # two steps later it is
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_an_update_descends_the_gradient_of_the_batch_in_however_many_shards(n_threads):
+    """Adam does not see the gradient's scale, so it is the gradient that must be right."""
+    buffer, batch_size = scripted_meta_episodes(8, 2), 7  # shards of unequal sizes
+    model = network(buffer.layout, n_elbo_terms=5, dropout_rate=0.5)
+    rng, noise = np.random.default_rng(0), generator()
+    batch = buffer.sample(batch_size, rng, "cpu")
+    parts = model.elbo(batch, noise)
+    (-parts["elbo"] / (len(batch.rewards) + 1)).backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    told = model.update(buffer, batch_size, 1, np.random.default_rng(0), generator(), n_threads)
+    th.testing.assert_close([parameter.grad for parameter in model.parameters()], expected, rtol=1e-3, atol=1e-6)
+    assert told["final_kl"] == pytest.approx(parts["final_kl"].item(), rel=1e-4)
+    assert told["elbo"] == pytest.approx(parts["elbo"].item() / (len(batch.rewards) + 1), rel=1e-4)
+
+
 def test_an_empty_buffer_and_no_updates_change_nothing():
     model = network()
     before = [p.clone() for p in model.parameters()]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from helpers import Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, vec_env
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
@@ -141,6 +141,17 @@ def test_imagination_starts_with_new_meta_episodes():
     assert not imaginary[:, :, : ldm.n_normal].any() and not imaginary[0].any() and imaginary[1:, :, ldm.n_normal :].all()
     assert (imaginary == imaginary[:, :1]).all()
     assert len(ldm.mixture_env.imaginary_returns) == imaginary[:, 0].sum()
+
+
+@pytest.mark.filterwarnings("ignore:imagination_starts")
+def test_imagination_starts_when_the_steps_before_a_resume_and_after_it_say_so(tmp_path):
+    options = {**BANDIT, "imagination_starts": 3 * ROLLOUT, "mixture_ratio": 0.5, "mixture_time": "current"}
+    make(bandits(), **options).learn(2 * ROLLOUT).save(tmp_path / "model")
+    model = LDM.load(tmp_path / "model", env=bandits(), device="cpu")
+    imagines = []
+    watch = ConvertCallback(lambda local, _: imagines.append("true_reward" in local["infos"][-1]) or True)
+    model.learn(2 * ROLLOUT, watch, reset_num_timesteps=False)
+    assert imagines == [False] * STEPS + [True] * STEPS
 
 
 def test_mixture_workers_change_the_policy():

@@ -186,6 +186,13 @@ def test_mixtures_of_final_beliefs_mix_the_beliefs_at_the_ends():
         th.testing.assert_close(mixed, ends[partner])
 
 
+def test_final_beliefs_are_there_when_every_normal_worker_has_one():
+    imagined, rng = imagination(mixture_time="final"), np.random.default_rng(0)
+    for dones, is_there in (((), False), ((0, 1), False), ((1, 2, 3), False), ((0,), False), ((4,), True), ((), True)):
+        observe(imagined, rng, dones)
+        assert imagined.has_final_beliefs == is_there
+
+
 def rewards_of_the_same_step(imagined, n_times=40):
     return np.stack([imagined.rewards(*steps(3)) for _ in range(n_times)])
 
