@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
@@ -9,6 +10,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import is_vectorized_observation
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -180,6 +182,76 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             log_prob = distribution.log_prob(actions)
             actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         return actions, self.value_net(latent_vf), log_prob, RNNStates(states, states)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Act on observations, of one environment or of several.
+
+        :param observation: shape ``(obs_dim,)`` or ``(n_envs, obs_dim)``
+        :param state: what the last call returned, two arrays of shape ``(n_layers, n_envs, hidden_size)``; None at first
+        :param episode_start: whether each environment begins a meta-episode, ``(n_envs,)``; None for no
+        :param deterministic: whether to take the most likely actions
+        :return: actions, and the state for the next call
+        :raises ValueError: if observations have another shape than the observation space's, or ``state`` or
+            ``episode_start`` are of another number of environments
+        """
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "observation is a tuple (observation, info), as gymnasium's reset returns: use obs, info = env.reset() and "
+                "predict(obs). (SB3's VecEnv returns observations alone.)"
+            )
+        if isinstance(observation, dict):
+            raise ValueError(
+                f"observation is a dict of {list(observation)}, expected an array of "
+                f"observation_space={self.observation_space}"
+            )
+        given = np.asarray(observation)
+        if given.dtype.kind not in "buif":
+            raise ValueError(f"observation={observation!r} has type {given.dtype}, expected numbers")
+        # What this raises names the shape.
+        n_envs = len(given) if is_vectorized_observation(given, self.observation_space) else 1
+        if n_envs == 0:
+            raise ValueError(f"observation has shape {given.shape}: there is nothing to act on")
+        if state is not None:
+            state = self._checked_state(state, n_envs)
+        if episode_start is not None:
+            episode_start = self._checked_starts(episode_start, n_envs)
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def _checked_state(self, state: Any, n_envs: int) -> tuple[np.ndarray, ...]:
+        n_layers, _, hidden_size = self.lstm_hidden_state_shape
+        expected = (n_layers, n_envs, hidden_size)
+        remedy = f"expected what predict returned, a tuple of two arrays of shape {expected}, or None at first"
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise ValueError(f"state is {type(state).__name__}, {remedy}")
+        try:
+            parts = [part.numpy(force=True) if isinstance(part, th.Tensor) else np.asarray(part) for part in state]
+        except (TypeError, ValueError):
+            raise ValueError(f"state={state!r} has parts that are no arrays, {remedy}") from None
+        for part in parts:
+            if part.ndim == 3 and part.shape[1] != n_envs and (part.shape[0], part.shape[2]) == (n_layers, hidden_size):
+                raise ValueError(
+                    f"state is of {part.shape[1]} environments, but observation of {n_envs}: give each environment its own "
+                    "memory, or None to begin anew"
+                )
+            if part.shape != expected or part.dtype.kind not in "buif":
+                raise ValueError(f"state has a part of shape {part.shape} and type {part.dtype}, {remedy}")
+        return tuple(parts)
+
+    def _checked_starts(self, episode_start: Any, n_envs: int) -> np.ndarray:
+        given = np.asarray(episode_start)
+        if given.size != n_envs or given.dtype.kind not in "buif":
+            raise ValueError(
+                f"episode_start={episode_start!r} is of {given.size} environments, but observation of {n_envs}: give one bool "
+                "for each"
+            )
+        return given.reshape(n_envs)
 
     def evaluate_actions(  # type: ignore[override]
         self, obs: th.Tensor, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
