@@ -315,7 +315,7 @@ def load_metadata(path: Path) -> dict[str, Any]:
     :raises ValueError: if it is no JSON object or lacks a key
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: give the folder of a run, which has a {RUN_FILE}")
+        raise FileNotFoundError(f"{path} is missing: give the folder of a run, which has a {RUN_FILE}.")
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of the encoding

@@ -6,18 +6,21 @@ that it was started with, as far as none are given.
 """
 
 import itertools
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from sb3_ldm.command import run_command
-from sb3_ldm.zoo.configs import available_configs
+from sb3_ldm.results import RUN_FILE, load_metadata
+from sb3_ldm.zoo.configs import available_configs, read_config
 from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
+_CONFIG = ("-conf", "--conf-file")
+#: What an agent was trained with, if there is nothing else that says it.
+_NEEDED = (("--algo",), ("--env",), ("--seed",), ("-n", "--n-timesteps"), _CONFIG)
 _SHORT = {"tensorboard_log": ("-tb",)}  #: other names of the options that are kept as such in ``run.json``
 _NAME_AND_VALUE = re.compile(r"--?[A-Za-z][\w-]*=")
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
@@ -45,12 +48,18 @@ def options_of_run(arguments: list[str]) -> list[str]:
 
     :param arguments: the words of a command line, perhaps with ``-i RUN/checkpoint.zip``
     :return: options of that run that the command line does not give; none if it starts anew
+    :raises ValueError: if files that say them are missing or damaged, and the command line does not say them all
     """
     agent = next((after for word, after in itertools.pairwise(arguments) if word in _AGENT), None)
-    state_file = None if agent is None else Path(agent).with_name("run.json")
-    if state_file is None or not state_file.is_file():
+    if agent is None or not Path(agent).is_file():
         return []
-    state: dict[str, Any] = json.loads(state_file.read_text(encoding="utf-8"))
+    state_file = Path(agent).with_name(RUN_FILE)
+    try:
+        state = load_metadata(state_file)
+    except (FileNotFoundError, ValueError) as error:
+        if missing := [names[-1] for names in _NEEDED if not set(names) & set(arguments)]:
+            raise ValueError(f"{error} It says how {agent} was trained: without it, give {', '.join(missing)}, too.") from None
+        return []
     options: dict[tuple[str, ...], list[str] | None] = {
         ("--algo",): [state["algo"]],
         ("--env",): [state["env"]],
@@ -59,11 +68,16 @@ def options_of_run(arguments: list[str]) -> list[str]:
         ("--env-kwargs",): _words(state.get("env_kwargs") or {}),
     }
     complete = state_file.with_name(HYPERPARAMETERS_FILE)
-    if complete.is_file():
-        options[("-conf", "--conf-file")] = [str(complete)]
-    elif not {"-conf", "--conf-file", "-params", "--hyperparams"} & set(arguments):  # a run from before there was one
+    if state.get("unrecorded") and not set(_CONFIG) & set(arguments):
+        raise ValueError(
+            f"{agent} was trained with {', '.join(state['unrecorded'])}, which no file can hold: give --conf-file, too."
+        )
+    if complete.is_file() and not set(_CONFIG) & set(arguments):
+        _check_whole(complete, state)
+        options[_CONFIG] = [str(complete)]
+    elif not {*_CONFIG, "-params", "--hyperparams"} & set(arguments):  # a run from before there was one
         options[("--hyperparams",)] = _words(state["hyperparameters"])
-        options[("-conf", "--conf-file")] = [state["config"]] if state.get("config") in available_configs() else None
+        options[_CONFIG] = [state["config"]] if state.get("config") in available_configs() else None
     for name, value in state.get("options", {}).items():
         options[(*_SHORT.get(name, ()), f"--{name.replace('_', '-')}")] = _words(value)
     return [
@@ -72,6 +86,26 @@ def options_of_run(arguments: list[str]) -> list[str]:
         if values is not None and not set(names) & set(arguments)
         for word in (names[-1], *values)
     ]
+
+
+def _check_whole(path: Path, state: dict[str, Any]) -> None:
+    """Refuse a file of hyperparameters that was cut, which is a whole one of fewer if that was at the end of a line."""
+    found = read_config(path).get(state["env"], {})
+    environment = {"env_kwargs": state["env_kwargs"]} if "env_kwargs" in found else {}
+    lost = _missing({**state["hyperparameters"], **environment}, found)
+    if not path.read_text(encoding="utf-8").endswith("\n"):
+        lost.append("the end of its last line")
+    if lost:
+        raise ValueError(f"{path} was cut, it lacks {', '.join(lost)}: restore it, or give another one with --conf-file.")
+
+
+def _missing(whole: dict[str, Any], part: Any, prefix: str = "") -> list[str]:
+    """Names in a dictionary, and in those in it, that another one lacks."""
+    if not isinstance(part, dict):
+        return [prefix or "all"]
+    lost = [f"{prefix}{name}" for name in whole if name not in part]
+    nested = [name for name, value in whole.items() if isinstance(value, dict) and name in part]
+    return lost + [name for key in nested for name in _missing(whole[key], part[key], f"{prefix}{key}.")]
 
 
 def _words(value: Any) -> list[str] | None:

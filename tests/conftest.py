@@ -1,9 +1,12 @@
 """Fixtures that several test files share."""
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
+
+from sb3_ldm.zoo import experiment
 
 
 @pytest.fixture
@@ -12,3 +15,10 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are run in this process, with a final evaluation that is short."""
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)

@@ -1,5 +1,8 @@
 """Small environments and comparisons that several test files share."""
 
+import csv
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import torch as th
@@ -95,3 +98,17 @@ def assert_same_optimizer(one: dict, two: dict) -> None:
     for key, state in one["state"].items():
         for name, value in state.items():
             assert th.equal(value, two["state"][key][name]), f"{name} of parameter {key}"
+
+
+def small_run(folder: Path, algo: str, n_timesteps: int) -> list[str]:
+    """The command line of a run that takes a second."""
+    small = {"n_envs": 4, "batch_size": 20} | ({"vae_batch_size": 3} if algo in ("ldm", "varibad") else {})
+    options = ["--algo", algo, "--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "--seed", "0"]
+    options += ["-f", str(folder), "--eval-freq", "-1", "-n", str(n_timesteps)]
+    return [*options, "-params", *(f"{name}:{value}" for name, value in small.items())]
+
+
+def evaluated_timesteps(run: Path) -> list[int]:
+    """When a run was evaluated."""
+    with open(run / "evaluations.csv") as file:
+        return sorted({int(row["timesteps"]) for row in csv.DictReader(file)})

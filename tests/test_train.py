@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from helpers import evaluated_timesteps, small_run
 from rl_zoo3.utils import ALGOS
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
@@ -41,11 +42,6 @@ def command(folder: Path, n_timesteps: int, *more: str) -> list[str]:
 
 def environments_in(config: Path) -> list[str]:
     return [env for env in yaml.safe_load(config.read_text()) if env != "default"]
-
-
-def evaluated_timesteps(run: Path) -> list[int]:
-    with open(run / "evaluations.csv") as file:
-        return sorted({int(row["timesteps"]) for row in csv.DictReader(file)})
 
 
 def test_defaults_give_way_to_what_the_user_says() -> None:
@@ -296,19 +292,6 @@ def test_an_unknown_configuration_is_named_before_work_starts() -> None:
         resolve_config("ldm-papre", "ldm")
     assert resolve_config(None, "rl2") == str(config_path("rl2"))
     assert resolve_config("ldm-release", "ldm") == str(config_path("ldm-release"))
-
-
-def small_run(folder: Path, algo: str, n_timesteps: int) -> list[str]:
-    small = {"n_envs": 4, "batch_size": 20} | ({"vae_batch_size": 3} if algo in ("ldm", "varibad") else {})
-    options = ["--algo", algo, "--env", "GridNavi-v0", "--env-kwargs", "horizon:5", "episodes_per_task:2", "--seed", "0"]
-    options += ["-f", str(folder), "--eval-freq", "-1", "-n", str(n_timesteps)]
-    return [*options, "-params", *(f"{name}:{value}" for name, value in small.items())]
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["train"])
-    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
 
 
 @pytest.mark.usefixtures("in_process")

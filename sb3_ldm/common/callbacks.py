@@ -1,5 +1,6 @@
 """Callbacks that every algorithm can use."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -197,7 +198,7 @@ class LatestCheckpointCallback(BaseCallback):
     """
     Keep one checkpoint to continue from: ``checkpoint.zip``, ``checkpoint_replay_buffer.pkl`` for algorithms with a buffer,
     ``<env_id>/vecnormalize.pkl`` where the zoo looks for it. Each file is replaced in one step, so a crash while saving
-    leaves whole files, of this checkpoint or the previous one.
+    leaves whole files, of this checkpoint or the previous one. Where the disk is full, training goes on with a warning.
 
     :param save_freq: time steps (of all sub-environments together) between checkpoints
     :param save_path: folder of the checkpoint
@@ -231,10 +232,17 @@ class LatestCheckpointCallback(BaseCallback):
         # After the updates on the last rollout, so that none of them is lost.
         if self.num_timesteps - self._last >= self.save_freq:
             self._last = self.num_timesteps
-            self.save()
+            try:
+                self.save()
+            except OSError as error:  # a full disk is no reason to lose what is not saved
+                warnings.warn(f"No checkpoint after {self.num_timesteps} steps, training goes on: {error}", stacklevel=2)
 
     def save(self) -> None:
-        """Save a checkpoint now."""
+        """
+        Save a checkpoint now.
+
+        :raises OSError: if it cannot be written
+        """
         self.save_path.mkdir(parents=True, exist_ok=True)
         normalizer = self.model.get_vec_normalize_env()
         if normalizer is not None:

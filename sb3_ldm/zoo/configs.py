@@ -1,5 +1,7 @@
 """Where hyperparameters are: ``zoo_configs/<name>.yml``, a file for each algorithm and each preset."""
 
+import runpy
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 import yaml
 
 import sb3_ldm
+
+_REMEDY = "restore it, or give another one with --conf-file"
 
 
 def config_folder() -> Path:
@@ -42,6 +46,54 @@ def config_path(name: str) -> Path:
     return available[name]
 
 
+def read_config(path: str | Path) -> dict[str, Any]:
+    """
+    Read hyperparameters. What stands in a yml file as Python's (``!!python/name:torch.nn.Tanh``) is imported, so that it is
+    to be trusted like code, as in the RL Zoo, where strings in it are evaluated.
+
+    :param path: a yml file in the RL Zoo's format, or a Python file or module with ``hyperparams`` of the same form
+    :return: hyperparameters by ids of environments
+    :raises ValueError: if it cannot be read, naming the file
+    """
+    try:
+        if str(path).endswith((".yml", ".yaml")):
+            content = yaml.unsafe_load(Path(path).read_text(encoding="utf-8"))
+        else:
+            values = runpy.run_path(str(path)) if str(path).endswith(".py") else vars(import_module(str(path)))
+            content = values.get("hyperparams")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or no YAML: {' '.join(str(error).split())}; {_REMEDY}.") from None
+    if not isinstance(content, dict) or not all(isinstance(preset, dict) for preset in content.values()):
+        raise ValueError(f"{path} has no hyperparameters by ids of environments, or was cut; {_REMEDY}.")
+    return content
+
+
+def config_text(env_id: str, hyperparameters: dict[str, Any]) -> str:
+    """
+    :param env_id: id of the environment
+    :param hyperparameters: of an algorithm; classes, functions of modules and other objects too
+    :return: a yml file from which :func:`read_config` reads the same
+    """
+    return yaml.dump({env_id: hyperparameters}, sort_keys=False, allow_unicode=True)
+
+
+def unrecordable(hyperparameters: dict[str, Any]) -> list[str]:
+    """
+    :param hyperparameters: of an algorithm
+    :return: names of those that :func:`config_text` cannot write down, such as functions without a module
+    """
+    return [name for name, value in hyperparameters.items() if not _is_recordable(value)]
+
+
+def _is_recordable(value: Any) -> bool:
+    try:
+        text = yaml.dump(value)
+        # What the script itself defines has another name, or none, in the next process.
+        return ":__main__." not in text and yaml.dump(yaml.unsafe_load(text)) == text
+    except Exception:  # whatever objects raise that cannot be copied
+        return False
+
+
 def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
     """
     :param config: a hyperparameter file, or its name in ``zoo_configs``
@@ -52,7 +104,7 @@ def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
     path = available_configs().get(str(config), Path(config))
     if not path.is_file():
         path = config_path(str(config))  # it says what there is
-    presets = yaml.safe_load(path.read_text(encoding="utf-8"))
+    presets = read_config(path)
     return presets.get(env_id, presets.get("default", {}))
 
 

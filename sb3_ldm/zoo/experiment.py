@@ -1,15 +1,21 @@
 """rl_zoo3's experiment manager for meta-reinforcement learning."""
 
 import contextlib
+import copy
 import json
+import shutil
 import time
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
+from pprint import pprint
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch as th
-import yaml
+from filelock import BaseFileLock
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -19,6 +25,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_ldm.command import add_note
 from sb3_ldm.common.callbacks import (
     BEST_MODEL,
     BEST_NORMALIZER_FILE,
@@ -34,14 +41,15 @@ from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
 from sb3_ldm.common.vec_env import backend_of, make_meta_vec_env
+from sb3_ldm.common.vec_env.interrupts import close_env, settle
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
-from sb3_ldm.files import replacing
+from sb3_ldm.files import PARTIAL, lock_folder, replacing
 from sb3_ldm.ldm import LDM
-from sb3_ldm.results import FINAL_FILE, PATHS_FILE, REWARD_MAPS_FILE, RUN_FILE, TRAJECTORIES_FILE
+from sb3_ldm.results import FINAL_FILE, PATHS_FILE, REWARD_MAPS_FILE, RUN_FILE, TRAJECTORIES_FILE, load_metadata
 from sb3_ldm.version import __version__, current_commit
-from sb3_ldm.zoo.configs import resolve_config
+from sb3_ldm.zoo.configs import config_text, read_config, resolve_config, unrecordable
 from sb3_ldm.zoo.recordings import has_positions, save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
-from sb3_ldm.zoo.script import exit_when_terminated, signals_deferred
+from sb3_ldm.zoo.script import signals_deferred
 
 FINAL_REPEATS = 10
 #: Options of the command line that a run goes on with, besides those that ``run.json`` has under names of their own.
@@ -77,10 +85,27 @@ def evaluation_splits(env: VecEnv, final: bool = False) -> tuple[str, ...]:
     return ("train", unseen, *(("test",) if unseen == "eval" else ()), *named)
 
 
-def close_env(env: VecEnv) -> None:
-    """Close environments, whose processes an interrupt may have ended before."""
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        env.close()
+def check_agent(path: Path) -> None:
+    """
+    :param path: an agent's file
+    :raises ValueError: if it is damaged, naming others that are beside it
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        others = ", ".join(str(other) for other in sorted(path.parent.glob("*.zip")) if other != path)
+        raise ValueError(
+            f"{path} is damaged ({damaged}): restore it, or go on with another agent; beside it there is {others or 'none'}."
+        )
+
+
+def _say(text: str) -> None:
+    """Print, if there is still somebody to read it: a terminal that was closed takes nothing."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 class MetaExperimentManager(ExperimentManager):
@@ -111,9 +136,10 @@ class MetaExperimentManager(ExperimentManager):
         self._wall_time_before = 0.0
         self._cpu_time_before = 0.0
         self._commits_before: list[str] = []  #: of the code that trained it before it was continued
-        self._checkpoint: LatestCheckpointCallback | None = None
         self._interrupted = False
         self._goes_on = False  #: in the folder of the run that it continues
+        self._lock: BaseFileLock | None = None  #: of the run's folder
+        self._made_folders: list[Path] = []  #: by this run, its own one first
         if self.continue_training and self._trained_from.stem in (Path(CHECKPOINT_FILE).stem, self.env_name):
             self._continue_in(self._trained_from.parent)
 
@@ -154,8 +180,11 @@ class MetaExperimentManager(ExperimentManager):
     def create_log_folder(self) -> None:
         """Claim a folder: one that a run which began at the same time has taken is its own."""
         while not self._goes_on:
+            folder = Path(self.save_path)
             try:
-                Path(self.save_path).mkdir(parents=True)
+                self._made_folders = [one for one in (folder, *folder.parents) if not one.exists()]
+                folder.mkdir(parents=True)
+                self._lock = lock_folder(folder)
                 break
             except FileExistsError:
                 run_id = get_latest_run_id(self.log_path, self.env_name) + 1
@@ -163,16 +192,34 @@ class MetaExperimentManager(ExperimentManager):
                 self.params_path = str(Path(self.save_path) / self.env_name)
         super().create_log_folder()
 
+    def close(self, failed: bool = False) -> None:
+        """
+        Leave the run's folder to others.
+
+        :param failed: whether the run did not come to its end; then it leaves no folder that has nothing in it
+        """
+        folder = Path(self.save_path)
+        if failed and self._made_folders and not (any(folder.glob("*.zip")) or (folder / EVALUATIONS_FILE).is_file()):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others may have runs there
+                for parent in self._made_folders[1:]:
+                    parent.rmdir()
+        if self._lock is not None:
+            self._lock.release()
+
     def _continue_in(self, run_folder: Path) -> None:
         """Write to the folder that the checkpoint lies in, if it is one of this experiment's runs."""
         params_path = run_folder / self.env_name
         if not (params_path / "config.yml").is_file():
             return
+        self._lock = lock_folder(run_folder)
+        for partial in run_folder.rglob(f"{PARTIAL}*"):  # of a process that was killed
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         self._goes_on = True
         self.save_path, self.params_path = str(run_folder), str(params_path)
         state = run_folder / RUN_FILE
         if state.is_file():
-            before = json.loads(state.read_text())
+            before = load_metadata(state)
             if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
                 self._config_name = before["config"]
             commits = [*before.get("commits_before", []), before.get("commit")]
@@ -194,10 +241,18 @@ class MetaExperimentManager(ExperimentManager):
         return self._maybe_normalize(env, eval_env)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        statistics = self._trained_from.parent / BEST_NORMALIZER_FILE
-        if self._trained_from.stem != BEST_MODEL or not statistics.is_file():
+        folder = self._trained_from.parent
+        best = self._trained_from.stem == BEST_MODEL and (folder / BEST_NORMALIZER_FILE).is_file()
+        statistics = folder / BEST_NORMALIZER_FILE if best else folder / self.env_name / "vecnormalize.pkl"
+        if not (self.continue_training and statistics.is_file()):
             return super()._maybe_normalize(env, eval_env)
-        normalizer = VecNormalize.load(str(statistics), env)
+        try:
+            normalizer = VecNormalize.load(str(statistics), env)
+        except Exception as error:  # pickle raises all kinds
+            raise ValueError(
+                f"{statistics} cannot be loaded, it is damaged: {error or type(error).__name__}. Restore it, or begin anew: "
+                "the agent is of no use without the statistics that its observations were normalised by."
+            ) from error
         if eval_env:
             normalizer.training = normalizer.norm_reward = False
         return normalizer
@@ -212,9 +267,9 @@ class MetaExperimentManager(ExperimentManager):
 
     def create_callbacks(self) -> None:
         path = Path(self.save_path)
+        # Also without --save-freq there is one of what was learned when the run ends early.
+        self._checkpoint = LatestCheckpointCallback(max(self.save_freq, 1), path, self._statistics_path, self._save_run)
         if self.save_freq > 0:
-            normalize_path = Path(self.params_path) / "vecnormalize.pkl"
-            self._checkpoint = LatestCheckpointCallback(self.save_freq, path, normalize_path, self._save_run)
             self.callbacks.append(self._checkpoint)
         evaluation = None
         if self.eval_freq > 0:
@@ -261,6 +316,7 @@ class MetaExperimentManager(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         for name in ("policy", "policy_kwargs"):
             hyperparams.pop(name, None)
+        check_agent(self._trained_from)
         model = ALGOS[self.algo].load(
             self.trained_agent,
             env=env,
@@ -271,7 +327,13 @@ class MetaExperimentManager(ExperimentManager):
         )
         buffers = [path for path in map(Path(self.trained_agent).with_name, BUFFER_FILES) if path.is_file()]
         if isinstance(model, LatentDynamicsPPO) and buffers:
-            model.load_replay_buffer(buffers[0])
+            try:
+                model.load_replay_buffer(buffers[0])
+            except Exception as error:  # pickle raises all kinds
+                raise ValueError(
+                    f"{buffers[0]} cannot be loaded: {str(error) or type(error).__name__}. If it is damaged, "
+                    "restore it, or remove it: the latent dynamics network then goes on with new meta-episodes alone."
+                ) from error
         if isinstance(model, LatentDynamicsPPO) and len(model.replay_buffer) == 0 and model.num_timesteps > 0:
             warnings.warn(
                 f"{self.trained_agent} has no {BUFFER_FILE} beside it, as finished runs keep none (but for "
@@ -287,28 +349,81 @@ class MetaExperimentManager(ExperimentManager):
         return model
 
     def learn(self, model: BaseAlgorithm) -> None:
-        with exit_when_terminated():
-            try:
-                self._train(model)
-            except (KeyboardInterrupt, SystemExit) as reason:
-                self._interrupted = True
-                with signals_deferred():
-                    self._save_interrupted()
-                if isinstance(reason, SystemExit):  # who terminates does not wait for the evaluation
-                    raise
-            finally:
-                for bar in self.callbacks:
-                    if isinstance(bar, MetaProgressBarCallback):
+        self._began_at = model.num_timesteps
+        try:
+            self._train(model)
+        except BaseException as reason:  # also signals: however a run ends, it keeps its agent
+            self._interrupted = True
+            if model.num_timesteps == self._began_at and not self._goes_on:
+                raise  # there is nothing to keep
+            with signals_deferred():
+                kept = self._save_interrupted(model)
+                if isinstance(reason, Exception):
+                    add_note(reason, kept)
+                else:
+                    _say(f"Interrupted. {kept}")
+            if not isinstance(reason, KeyboardInterrupt):  # who terminates does not wait for the evaluation
+                raise
+        finally:
+            for bar in self.callbacks:
+                if isinstance(bar, MetaProgressBarCallback):
+                    with contextlib.suppress(OSError):  # the terminal may be gone
                         bar.on_training_end()
-        super().save_trained_model(model)  # before all that may fail
-        self._save_results(model)
+        if not self._interrupted:
+            self._save_agent(model)  # before all that may fail
+        try:
+            self._save_results(model)
+        except BaseException as reason:
+            agent = Path(self.save_path) / (CHECKPOINT_FILE if self._interrupted else self._agent_file)
+            add_note(reason, f"The agent is saved, its final evaluation is not complete; make up for it with -i {agent}")
+            raise
 
-    def _save_interrupted(self) -> None:
-        print("Interrupted: saving what has been learned")
-        # Before training has begun there is nothing new to save, nor has the callback a model.
-        if self._checkpoint is not None and getattr(self._checkpoint, "model", None) is not None:
-            self._checkpoint.save()
-            print(f"Go on with -i {Path(self.save_path) / CHECKPOINT_FILE}")
+    @property
+    def _agent_file(self) -> str:
+        return f"{self.env_name}.zip"
+
+    @property
+    def _statistics_path(self) -> Path:
+        return Path(self.params_path) / "vecnormalize.pkl"
+
+    def _save_interrupted(self, model: BaseAlgorithm) -> str:
+        """Save what has been learned, and tell what there is now."""
+        folder, steps = Path(self.save_path), model.num_timesteps
+        if self._goes_on and steps == self._began_at:
+            return f"Nothing was learned since {self._trained_from}."
+        if not all(bool(th.isfinite(parameter).all()) for parameter in model.policy.parameters()):
+            return f"The agent of step {steps} has weights that are not finite and is not saved; {self._left_behind()}"
+        if model.env is not None:
+            settle(model.env)
+        self._checkpoint.init_callback(model)
+        saved, failed = [], []
+        for name, save in ((self._agent_file, lambda: self._save_agent(model)), (CHECKPOINT_FILE, self._checkpoint.save)):
+            try:
+                save()
+                saved.append(str(folder / name))
+            except Exception as error:  # a full disk
+                failed.append(f"Not saved: {error}.")
+        if not saved:
+            return " ".join([*failed, self._left_behind()])
+        return " ".join([f"Saved after {steps} steps: {' and '.join(saved)}; go on with -i {saved[-1]}.", *failed])
+
+    def _left_behind(self) -> str:
+        """Which agents the run has saved before."""
+        there = ", ".join(map(str, sorted(Path(self.save_path).glob("*.zip")))) or "nothing"
+        return f"what was saved before: {there}."
+
+    def _save_agent(self, model: BaseAlgorithm) -> None:
+        """What ``save_trained_model`` of rl_zoo3 saves, whole at any time."""
+        folder, normalizer = Path(self.save_path), model.get_vec_normalize_env()
+        if normalizer is not None:
+            with replacing(self._statistics_path) as path:
+                normalizer.save(str(path))
+        if self.save_replay_buffer and isinstance(model, LatentDynamicsPPO):
+            with replacing(folder / BUFFER_FILES[1]) as path:
+                model.save_replay_buffer(path)
+        with replacing(folder / self._agent_file) as path:
+            model.save(path)
+        _say(f"Saved the agent to {folder / self._agent_file}")
 
     def _train(self, model: BaseAlgorithm) -> None:
         """Train what is left to train."""
@@ -341,8 +456,16 @@ class MetaExperimentManager(ExperimentManager):
     def _save_results(self, model: BaseAlgorithm) -> None:
         """The final evaluation, and what figures are drawn from."""
         self._save_run(model)
-        env, path = self._create_eval_env(), Path(self.save_path)
-        splits, tasks = self.splits(env, final=True), task_distribution_of(env)
+        env = self._create_eval_env()
+        try:
+            self._evaluate(model, env)
+        finally:
+            close_env(env)
+        if model.env is not None:
+            close_env(model.env)
+
+    def _evaluate(self, model: BaseAlgorithm, env: VecEnv) -> None:
+        path, splits, tasks = Path(self.save_path), self.splits(env, final=True), task_distribution_of(env)
         # Instead of that of a run that was finished before, or interrupted.
         with replacing(path / FINAL_FILE) as file:
             for deterministic in (False, True):
@@ -362,9 +485,19 @@ class MetaExperimentManager(ExperimentManager):
         save_zoo_evaluations(path / EVALUATIONS_FILE, path / "evaluations.npz", splits[1])
         if has_positions(env):
             save_paths(model, env, path / PATHS_FILE, split=splits[1], seed=self.seed)
-        close_env(env)
-        if model.env is not None:
-            close_env(model.env)
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        """rl_zoo3's files, each of them put in the place of an older one when it is whole."""
+        folder = Path(self.params_path)
+        with TemporaryDirectory(prefix=PARTIAL, dir=folder) as name:
+            self.params_path = name
+            try:
+                super()._save_config(saved_hyperparams)
+            finally:
+                self.params_path = str(folder)
+            for file in Path(name).iterdir():
+                with replacing(folder / file.name) as path:
+                    file.rename(path)
 
     def _save_run(self, model: BaseAlgorithm, finished: bool = False) -> None:
         run = {
@@ -389,12 +522,36 @@ class MetaExperimentManager(ExperimentManager):
             "commit": self._commit,
             "commits_before": self._commits_before,
         }
-        text = json.dumps(run, indent=2, default=str)
+        if self._unrecorded:
+            run["unrecorded"] = self._unrecorded
         with replacing(Path(self.save_path) / RUN_FILE) as path:
-            path.write_text(text + "\n")
-        self._save_hyperparameters(json.loads(text)["hyperparameters"])
+            path.write_text(json.dumps(run, indent=2, default=str) + "\n", encoding="utf-8")
+        if not self._unrecorded:
+            self._save_hyperparameters()
 
-    def _save_hyperparameters(self, hyperparameters: dict[str, Any]) -> None:
-        """What the run goes on with after an interruption, in the form of ``zoo_configs``."""
+    def _save_hyperparameters(self) -> None:
+        """What the run goes on with after an interruption, and what trains the same agent, in the form of ``zoo_configs``."""
+        given = {"env_kwargs": self.env_kwargs} if self.env_kwargs else {}
+        complete = {**self._saved_hyperparams, "n_timesteps": self.n_timesteps, **given}
         with replacing(Path(self.save_path) / HYPERPARAMETERS_FILE) as path:
-            path.write_text(yaml.safe_dump({self.env_name.gym_id: hyperparameters}, sort_keys=False))
+            path.write_text(config_text(self.env_name.gym_id, dict(sorted(complete.items()))), encoding="utf-8")
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As rl_zoo3 does, but from files with classes in them, too, and without changing what a module has."""
+        presets, env_id = read_config(self.config), self.env_name.gym_id
+        if not {env_id, "default"} & presets.keys():
+            raise ValueError(f"{self.config} has no hyperparameters for {env_id}, and no default ones.")
+        hyperparams = {**copy.deepcopy(presets.get(env_id, presets.get("default", {}))), **(self.custom_hyperparams or {})}
+        if "env_kwargs" in hyperparams and self.env_kwargs:  # the command line's count
+            hyperparams["env_kwargs"] = self.env_kwargs
+        saved = copy.deepcopy(dict(sorted(hyperparams.items())))  # what is made of them changes nested ones
+        self._unrecorded = unrecordable({**saved, "env_kwargs": self.env_kwargs})
+        if self._unrecorded:
+            warnings.warn(
+                f"{', '.join(self._unrecorded)}: {HYPERPARAMETERS_FILE} cannot hold what is defined in no module that can be "
+                "imported, or cannot be copied. None is written: to continue this run or to train it again, give --conf-file.",
+                stacklevel=2,
+            )
+        print(f"Hyperparameters of {self.config}:")
+        pprint(saved)
+        return hyperparams, saved

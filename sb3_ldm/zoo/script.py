@@ -5,60 +5,80 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_ldm.zoo.registration import register
 
+#: Signals that end a process: of schedulers that take the machine back, and of terminals that are closed.
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 @contextlib.contextmanager
-def exit_when_terminated() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, as a scheduler sends it before it takes the machine back; in the main thread alone."""
+def _handling(numbers: Sequence[signal.Signals], handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Handle signals, but those that are ignored, as under nohup; in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            previous = before[number]
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+@contextlib.contextmanager
+def exit_when_terminated() -> Iterator[None]:
+    """Let the signals that end a process raise SystemExit; in the main thread alone."""
 
     def leave(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
+    with _handling(ENDING, leave):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until what is in the ``with`` is done; in the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Let SIGINT and the signals that end a process wait until what is in the ``with`` is done; in the main thread alone."""
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
-    try:
+    with _handling((signal.SIGINT, *ENDING), lambda number, frame: received.append(number)):
         yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    if signal.SIGTERM in received:
-        sys.exit(128 + signal.SIGTERM)
+    for number in ENDING:
+        if number in received:
+            sys.exit(128 + number)
     if received:
         raise KeyboardInterrupt
 
 
-def run_script(manager: Callable[..., ExperimentManager], arguments: Sequence[str]) -> None:
+def run_script(manager: Callable[..., Any], arguments: Sequence[str]) -> None:
     """
-    :param manager: makes what runs the experiment
+    :param manager: makes the :class:`~sb3_ldm.zoo.experiment.MetaExperimentManager` that runs the experiment
     :param arguments: the script's command line
     """
     register()
+    made: list[Any] = []
+
+    def make(*args: Any, **kwargs: Any) -> ExperimentManager:
+        made.append(manager(*args, **kwargs))
+        return made[-1]
+
     before = rl_zoo3.train.ExperimentManager, sys.argv
-    rl_zoo3.train.ExperimentManager = manager  # type: ignore[misc, assignment]
+    rl_zoo3.train.ExperimentManager = make  # type: ignore[misc, assignment]
     sys.argv = [sys.argv[0], *arguments]
+    failed = True
     try:
-        rl_zoo3.train.train()
+        with exit_when_terminated():
+            rl_zoo3.train.train()
+        failed = False
     finally:
         rl_zoo3.train.ExperimentManager, sys.argv = before  # type: ignore[misc]
+        for experiment in made:
+            experiment.close(failed)

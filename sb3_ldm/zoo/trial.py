@@ -17,9 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ldm.common.callbacks import MetaEvalCallback
 from sb3_ldm.common.evaluation import task_distribution_of
 from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
+from sb3_ldm.common.vec_env.interrupts import close_env
 from sb3_ldm.envs.tasks import VALIDATION, TaskDistribution
 from sb3_ldm.results import RUN_FILE, newest_file
-from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager, close_env
+from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
 from sb3_ldm.zoo.script import run_script
 
 REFUSED = 3  #: exit status of a trial whose hyperparameters do not go together

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ldm.checks import check_integer
 from sb3_ldm.common.vec_env.batched_meta_vec_env import BatchedMetaVecEnv
+from sb3_ldm.common.vec_env.interrupts import make_undisturbed
 
 BACKENDS = ("auto", "batched", "dummy", "subproc")
 
@@ -86,7 +87,7 @@ def make_meta_vec_env(
     if chosen == "batched":
         return _make_batched(env_id, n_envs, seed, env_kwargs or {}, start_index)
     # A spec carries its entry point, so that a worker process needs no registry.
-    make_env: Any = partial(gym.make, gym.spec(env_id)) if chosen == "subproc" else env_id
+    make_env: Any = partial(make_undisturbed, gym.spec(env_id)) if chosen == "subproc" else env_id
     return make_vec_env(
         make_env,
         n_envs,
