@@ -352,10 +352,12 @@ class MetaExperimentManager(ExperimentManager):
         self._began_at = model.num_timesteps
         try:
             self._train(model)
+            with signals_deferred():
+                self._save_agent(model)  # before all that may fail
         except BaseException as reason:  # also signals: however a run ends, it keeps its agent
             self._interrupted = True
             if model.num_timesteps == self._began_at and not self._goes_on:
-                raise  # there is nothing to keep
+                raise  # nothing was learned
             with signals_deferred():
                 kept = self._save_interrupted(model)
                 if isinstance(reason, Exception):
@@ -369,8 +371,6 @@ class MetaExperimentManager(ExperimentManager):
                 if isinstance(bar, MetaProgressBarCallback):
                     with contextlib.suppress(OSError):  # the terminal may be gone
                         bar.on_training_end()
-        if not self._interrupted:
-            self._save_agent(model)  # before all that may fail
         try:
             self._save_results(model)
         except BaseException as reason:
