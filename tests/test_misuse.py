@@ -1,7 +1,5 @@
 """What goes wrong is named, and what other SB3 algorithms put up with is put up with."""
 
-from collections import Counter
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,9 +7,9 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
+from helpers import Bandit, Drift, differing, parameters, vec_env
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -393,31 +391,6 @@ def test_observations_of_double_precision_are_acted_on(algorithm, policy_kwargs)
 
 def test_an_extractor_of_a_batch_of_observations():
     make(VariBAD, policy_kwargs={"features_extractor_class": FlattenExtractor}).learn(3 * 32)
-
-
-@pytest.mark.parametrize("algorithm", [LDM, VariBAD])
-@pytest.mark.parametrize("make_env", [lambda: vec_env(Drift, 4, horizon=20), lambda: grid_vec_env(4)])
-def test_evaluating_on_the_training_environment_does_not_break_training(algorithm, make_env):
-    """It disturbs the episodes that run, as in SB3; none is stored that the environment does not know."""
-    lengths, stored = [], []
-
-    class Watch(BaseCallback):
-        def _on_step(self):
-            ended = [info["episode_lengths"].sum() for info in self.locals["infos"] if "episode_lengths" in info]
-            lengths.extend(ended)
-            return True
-
-        def _on_rollout_end(self):
-            buffer = self.model.replay_buffer
-            stored[:] = buffer.get(np.arange(len(buffer))).mask.sum(0).tolist() if len(buffer) else []
-
-    model = make(algorithm, make_env(), n_steps=40)
-    evaluation = EvalCallback(model.get_env(), eval_freq=17, n_eval_episodes=1, verbose=0)
-    model.learn(10 * 4 * 40, [Watch(), evaluation])
-    assert not Counter(stored) - Counter(lengths)
-    assert len(stored) < len(lengths)
-    model.learn(3 * 4 * 40)
-    assert len(model.replay_buffer) > len(stored)
 
 
 def test_a_learning_rate_that_is_given_at_loading_is_used(tmp_path):

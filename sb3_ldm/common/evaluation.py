@@ -14,10 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO, MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.common.vec_env.inspection import check_workers, refuse_gymnasium_vector_env
 from sb3_ldm.common.vec_env.transitions import check_whole, original_obs, original_rewards, read_next_states
 from sb3_ldm.envs.tasks import TaskDistribution
 
 N_SAMPLED_TASKS = 20  #: that stand for a split of infinitely many
+N_MADE = 16  #: sub-environments where an id is given
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,20 @@ def evaluation_tasks(env: VecEnv, split: str) -> np.ndarray:
     return task_distribution_of(env).representatives(split, N_SAMPLED_TASKS)
 
 
-def as_vec_env(env: VecEnv | gym.Env) -> VecEnv:
+def as_vec_env(env: VecEnv | gym.Env | str) -> VecEnv:
     """
-    :param env: environments, or one
+    :param env: environments, or one, or a registered id
     :return: the environments, or a ``DummyVecEnv`` of the one
+    :raises ValueError: if it is something else, or sub-environments do not fit together
     """
-    return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    refuse_gymnasium_vector_env(env)
+    if isinstance(env, str):
+        return make_meta_vec_env(env, N_MADE)
+    if not isinstance(env, (VecEnv, gym.Env)):
+        raise ValueError(f"env={env!r} is no environment: give one, a VecEnv (see make_meta_vec_env) or a registered id")
+    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    check_workers(vec_env)
+    return vec_env
 
 
 def is_trained_on(model: BaseAlgorithm, env: VecEnv) -> bool:

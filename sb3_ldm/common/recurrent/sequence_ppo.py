@@ -22,6 +22,7 @@ from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_m
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
 from sb3_ldm.common.recurrent.ppo_loss import PPOLoss, ppo_loss
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.common.vec_env.inspection import Watch, check_workers, refuse_gymnasium_vector_env
 
 _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
 
@@ -123,6 +124,7 @@ class SequencePPO(RecurrentPPO):
             _init_setup_model=False,
         )
         self._n_threads = 1
+        self._watch: Watch | None = None
         #: The seed that random streams of subclasses began with, which is saved with the model.
         self._streams_seed: list[int | None] | None = None
         if _init_setup_model:
@@ -206,10 +208,32 @@ class SequencePPO(RecurrentPPO):
                 stacklevel=stacklevel,
             )
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        refuse_gymnasium_vector_env(env)
+        wrapped = RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
+        check_workers(wrapped)
+        return wrapped
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
         if self.n_steps is not None:  # else the model is not set up yet
             self._warn_of_cuts(stacklevel=3)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self._watch is not None and self._watch.env is self.env and self._watch.has_moved:
+            self._last_obs = None  # somebody evaluated on them since: begin with a reset
+        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self.env is not None
+        self._watch = Watch(self.env)
+        return prepared
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -239,6 +263,8 @@ class SequencePPO(RecurrentPPO):
                 action_tensor, values, log_probs, lstm_states = self.policy(obs_tensor, self._last_lstm_states, episode_starts)
             actions = action_tensor.cpu().numpy()
             new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
+            if self._watch is not None:
+                self._watch.look()
             self.num_timesteps += env.num_envs
             obs, starts = self._last_obs, self._last_episode_starts
             # Before the callback: where it stops training, the next call goes on from where the environments are.
@@ -263,7 +289,7 @@ class SequencePPO(RecurrentPPO):
         return True
 
     def _check_not_evaluated_on(self) -> None:
-        if self._last_obs is None:
+        if self._last_obs is None or (self._watch is not None and self._watch.has_moved):
             raise ValueError(
                 "A callback evaluated the agent on the environments that it is trained in: use environments of their own."
             )
@@ -363,6 +389,9 @@ class SequencePPO(RecurrentPPO):
         shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if in_shards else 1)
         parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), self._n_threads)
         return PPOLoss(*np.sum(parts, axis=0))
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_watch"]
 
     def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:
         """The last observations and episode starts on the policy's device."""
