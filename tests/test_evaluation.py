@@ -1,6 +1,8 @@
 """The meta-evaluation: what it measures, and that it leaves everything as it was."""
 
 import csv
+import random
+import warnings
 from copy import deepcopy
 
 import gymnasium as gym
@@ -13,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ldm import LDM, RL2, make_meta_vec_env
+from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
 from sb3_ldm.common.callbacks import MetaEvalCallback
 from sb3_ldm.common.evaluation import evaluate_meta, record_meta, task_distribution_of
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, drop_evaluations_after, load_evaluations
@@ -225,6 +227,157 @@ def test_a_missing_vec_normalize_is_reported():
     model = random_agent(normalized(2))
     with pytest.raises(ValueError, match="VecNormalize"):
         evaluate_meta(model, vec_env(Drift, 2, 2, 5), tasks=np.array([[0.1]]))
+
+
+def told(action):
+    """The warnings and the error of a call, as one text."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            action()
+        except ValueError as error:
+            return str(error)
+    return " ".join(str(one.message) for one in seen)
+
+
+TASKS = np.array([[0.1], [0.3]])
+OTHERS = {
+    "none": lambda: vec_env(Drift, 2, 2, 5),
+    "of rewards alone": lambda: normalized(2, norm_obs=False),
+    "fresh": lambda: normalized(2),
+    "fresh and frozen": lambda: normalized(2, training=False),
+}
+NORMALISED = ("fresh", "fresh and frozen")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("algorithm", [RL2, Mixreg, LDM, VariBAD])
+def test_a_saved_agent_knows_whether_it_was_trained_with_normalised_observations(algorithm, other, tmp_path):
+    small = {"device": "cpu", "seed": 0, "policy_kwargs": {"lstm_hidden_size": 8}}
+    model = algorithm("MlpLstmPolicy", normalized(2), **small)
+    assert "VecNormalize" not in told(lambda: model.learn(20))
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
+    with pytest.raises(ValueError, match=r"VecNormalize.*the model was trained with"):
+        evaluate_meta(loaded, OTHERS[other](), tasks=TASKS)
+    with pytest.warns(UserWarning, match=r"VecNormalize.*the model was trained with"):
+        again = algorithm.load(tmp_path / "model", env=OTHERS[other](), device="cpu")
+    with pytest.raises(ValueError, match=r"VecNormalize.*the model was trained with"):
+        evaluate_meta(again, OTHERS[other](), tasks=TASKS)
+    with pytest.warns(UserWarning, match=r"VecNormalize.*the model was trained with"):
+        again.learn(20, reset_num_timesteps=False)
+    assert again.trained_normalized == (other in NORMALISED)
+    with pytest.warns(UserWarning, match=r"VecNormalize.*the model was trained with"):
+        model.set_env(OTHERS[other]())
+
+
+def test_the_training_s_statistics_are_all_that_a_loaded_agent_needs(tmp_path):
+    model = random_agent(normalized(2)).learn(40)
+    model.get_env().save(str(tmp_path / "vecnormalize.pkl"))
+    model.save(tmp_path / "model")
+    expected = evaluate_meta(model, normalized(2), tasks=TASKS)
+
+    def with_statistics():
+        return VecNormalize.load(str(tmp_path / "vecnormalize.pkl"), vec_env(Drift, 2, 2, 5))
+
+    def use():
+        alone = RL2.load(tmp_path / "model", device="cpu")
+        np.testing.assert_array_equal(evaluate_meta(alone, with_statistics(), tasks=TASKS).returns, expected.returns)
+        # What it is given for training has nothing to lend yet.
+        for own in (with_statistics(), None):
+            loaded = RL2.load(tmp_path / "model", env=own, device="cpu")
+            np.testing.assert_array_equal(evaluate_meta(loaded, with_statistics(), tasks=TASKS).returns, expected.returns)
+        loaded = RL2.load(tmp_path / "model", env=with_statistics(), device="cpu")
+        np.testing.assert_array_equal(evaluate_meta(loaded, normalized(2), tasks=TASKS).returns, expected.returns)
+        loaded.learn(20, MetaEvalCallback(normalized(2), ("train",)), reset_num_timesteps=False)
+
+    assert told(use) == ""
+    with pytest.warns(UserWarning, match="has seen no observations"):
+        fresh = RL2.load(tmp_path / "model", env=normalized(2), device="cpu")
+    np.testing.assert_array_equal(evaluate_meta(fresh, with_statistics(), tasks=TASKS).returns, expected.returns)
+
+
+@pytest.mark.parametrize("other", NORMALISED)
+def test_an_agent_of_observations_as_they_are_is_not_shown_normalised_ones(other, tmp_path):
+    model = random_agent(normalized(2, norm_obs=False))
+    model.learn(20)
+    model.save(tmp_path / "model")
+    loaded = RL2.load(tmp_path / "model", device="cpu")
+    for agent in (model, loaded):
+        with pytest.raises(ValueError, match="VecNormalize, but the model was trained on observations as they are"):
+            evaluate_meta(agent, OTHERS[other](), tasks=TASKS)
+        for same in ("none", "of rewards alone"):
+            assert evaluate_meta(agent, OTHERS[same](), tasks=TASKS).returns.shape == (2, 2)
+    with pytest.warns(UserWarning, match="trained on observations as they are"):
+        RL2.load(tmp_path / "model", env=OTHERS[other](), device="cpu")
+
+
+def test_files_that_do_not_say_how_an_agent_was_trained_load_as_ever(tmp_path):
+    model = random_agent(normalized(2)).learn(20)
+    model.save(tmp_path / "model", exclude=["trained_normalized"])
+
+    def use():
+        loaded = RL2.load(tmp_path / "model", env=vec_env(Drift, 2, 2, 5), device="cpu")
+        assert loaded.trained_normalized is None
+        for other in OTHERS.values():
+            evaluate_meta(loaded, other(), tasks=TASKS)
+        loaded.learn(20)
+
+    assert told(use) == ""
+
+
+def test_an_evaluation_leaves_every_random_stream_and_statistic_as_it_was():
+    class Careless(Drift):
+        """Draws from everybody's streams."""
+
+        def step(self, action):
+            random.random(), np.random.random(), th.rand(1)
+            return super().step(action)
+
+    model = random_agent(VecNormalize(vec_env(Careless, 2, 2, 5)))
+    model.learn(20)
+    normalizer = model.get_env()
+    env = VecNormalize(vec_env(Careless, 3, 2, 5))
+
+    def everything():
+        rms = normalizer.obs_rms, normalizer.ret_rms
+        numbers = [number for one in rms for number in (one.mean.tolist(), one.var.tolist(), one.count)]
+        streams = random.getstate(), np.random.get_state()[1].tolist(), th.random.get_rng_state().tolist()
+        episodes = [dict(info) for info in model.ep_info_buffer], model.num_timesteps
+        return numbers, streams, episodes, normalizer.training, env.training
+
+    before = everything()
+    evaluate_meta(model, env, tasks=TASKS)
+    assert everything() == before
+
+    class Interrupted(Scripted):
+        def predict(self, obs, **kwargs):
+            random.random(), np.random.random(), th.rand(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_meta(Interrupted(env, None), env, tasks=TASKS)
+    assert everything() == before
+
+
+def test_a_registered_id_is_made():
+    model = random_agent(grid_vec_env(2, horizon=30))
+    result = evaluate_meta(model, "GridNavi-v0", tasks=np.array([[2, 0], [6, 6]]))
+    assert result.lengths.tolist() == [[30] * 4] * 2
+    callback = MetaEvalCallback("GridNavi-v0", ("train",))
+    assert callback.env.num_envs == 16
+    for env in ("CartPole-v1", 3, None, [model]):
+        with pytest.raises(ValueError, match=r"is not that of a meta-episode|is no environment"):
+            evaluate_meta(model, env)
+
+
+@pytest.mark.parametrize(
+    "tasks", [np.array([1.0, 2.0]), np.zeros((2, 1)), np.zeros((2, 3)), np.array([["a", "b"]]), np.array([[None, None]]), 3.0]
+)
+def test_tasks_that_are_no_rows_of_numbers_are_named(tasks):
+    env = grid_vec_env(2)
+    with pytest.raises(ValueError, match=r"tasks have shape .* expected numbers of shape \(n, 2\)"):
+        evaluate_meta(Scripted(env, walk_to_goal), env, tasks=tasks)
 
 
 # Other agents, wrong use

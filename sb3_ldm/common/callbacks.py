@@ -40,7 +40,8 @@ class MetaEvalCallback(BaseCallback):
     ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split. Where training goes on
     in the folders of an interrupted run, its best model stays until a better one comes.
 
-    :param env: environments to evaluate on, others than those of the training; one that is no VecEnv is made one
+    :param env: environments to evaluate on, others than those of the training; one that is no VecEnv is made one, a
+        registered id several
     :param splits: task splits to evaluate, each with all of its tasks; the first one chooses the best model
     :param eval_freq: time steps (of all sub-environments together) between evaluations
     :param n_repeats: meta-episodes per task
@@ -55,7 +56,7 @@ class MetaEvalCallback(BaseCallback):
 
     def __init__(
         self,
-        env: VecEnv | gym.Env,
+        env: VecEnv | gym.Env | str,
         splits: tuple[str, ...] = ("train", "test"),
         eval_freq: int = 100_000,
         n_repeats: int = 1,

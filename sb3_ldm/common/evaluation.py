@@ -1,5 +1,6 @@
 """One meta-evaluation for every algorithm: how an agent does on given tasks, episode by episode, without learning."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -10,13 +11,20 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO, MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.inspection import check_workers, refuse_gymnasium_vector_env
-from sb3_ldm.common.vec_env.transitions import check_whole, original_obs, original_rewards, read_next_states
+from sb3_ldm.common.vec_env.transitions import (
+    check_whole,
+    has_statistics,
+    normalization_problem,
+    original_obs,
+    original_rewards,
+    read_next_states,
+)
 from sb3_ldm.envs.tasks import TaskDistribution
 
 N_SAMPLED_TASKS = 20  #: that stand for a split of infinitely many
@@ -108,16 +116,34 @@ def check_normalized(model: BaseAlgorithm, env: VecEnv) -> None:
     """
     :param model: an agent
     :param env: environments to evaluate it on
-    :raises ValueError: if the agent was trained with a ``VecNormalize`` and the environments have none
+    :raises ValueError: if the agent was trained with normalised observations and the environments have no ``VecNormalize``,
+        or one without statistics; or the other way round
     """
-    trained_with = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
-    if trained_with is not None and unwrap_vec_normalize(env) is None:
-        raise ValueError(f"env={env} has no VecNormalize, but the model was trained with one: wrap it in the same way.")
+    trained = getattr(model, "trained_normalized", None)  # known from the first call of learn on, and saved
+    own = _own_normalizer(model)
+    if trained is None and own is not None and own.norm_obs:
+        trained = True
+    if trained is None:
+        return
+    needs_statistics = _lender(model) is None and model.num_timesteps > 0
+    problem = normalization_problem(trained, env, needs_statistics)
+    if problem is not None:
+        raise ValueError(problem)
+
+
+def _lender(model: BaseAlgorithm) -> VecNormalize | None:
+    """The ``VecNormalize`` of the training, unless it has nothing to lend, as one that a loaded model was just given."""
+    own = _own_normalizer(model)
+    return None if own is None or not has_statistics(own) else own
+
+
+def _own_normalizer(model: BaseAlgorithm) -> VecNormalize | None:
+    return model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
 
 
 def evaluate_meta(
     model: BaseAlgorithm,
-    env: VecEnv | gym.Env,
+    env: VecEnv | gym.Env | str,
     split: str = "test",
     tasks: np.ndarray | None = None,
     n_repeats: int = 1,
@@ -133,7 +159,7 @@ def evaluate_meta(
     that it was trained on, which is for after :meth:`learn`, training goes on with a reset, in tasks that it has not met yet.
 
     :param model: the trained agent
-    :param env: meta-episode environments to run on, of any number; one that is no VecEnv is made one
+    :param env: meta-episode environments to run on, of any number; one that is no VecEnv is made one, a registered id several
     :param split: named split; all of its tasks are run, of infinitely many always the same 20
     :param tasks: run these instead, ``(n, task_dim)``
     :param n_repeats: meta-episodes per task
@@ -141,16 +167,20 @@ def evaluate_meta(
     :param seed: of the agent's random actions and of the environments
     :param recorder: gathers the meta-episodes in the order in which they end
     :return: returns, lengths and successes per task and episode index
-    :raises ValueError: if the env has no meta-episodes, there is no task, ``n_repeats`` is below 1, or the model was trained
-        with a ``VecNormalize`` and ``env`` has none
+    :raises ValueError: if the env has no meta-episodes, there is no task or one that is no vector of numbers, ``n_repeats`` is
+        below 1, or the model was trained with normalised observations and ``env`` has others, or the other way round
     """
+    if isinstance(env, str):
+        made = as_vec_env(env)
+        try:
+            return evaluate_meta(model, made, split, tasks, n_repeats, deterministic, seed, recorder)
+        finally:
+            made.close()
     env = as_vec_env(env)
     observation_layout(env.observation_space)
     if n_repeats < 1:
         raise ValueError(f"n_repeats={n_repeats}: every task needs at least 1 meta-episode.")
-    tasks = evaluation_tasks(env, split) if tasks is None else np.asarray(tasks)
-    if len(tasks) == 0:
-        raise ValueError("tasks=[]: there is nothing to evaluate on.")
+    tasks = evaluation_tasks(env, split) if tasks is None else _checked_tasks(tasks, task_distribution_of(env).task_dim)
     queue = np.repeat(tasks, n_repeats, axis=0)
     results: list[dict[str, Any]] = []
     with _frozen(model, env, seed):
@@ -166,6 +196,17 @@ def evaluate_meta(
         lengths=np.array([info["episode_lengths"] for info in results]),
         successes=np.array([info.get("episode_successes", failures) for info in results]) if has_success else None,
     )
+
+
+def _checked_tasks(tasks: Any, task_dim: int) -> np.ndarray:
+    given = np.asarray(tasks)
+    if given.size == 0:
+        raise ValueError("tasks=[]: there is nothing to evaluate on.")
+    if given.dtype.kind not in "uif" or given.ndim != 2 or given.shape[1] != task_dim:
+        raise ValueError(
+            f"tasks have shape {given.shape} and type {given.dtype}, expected numbers of shape (n, {task_dim}), one row each"
+        )
+    return given
 
 
 def meta_episode_recorder(env: VecEnv, n_meta_episodes: int) -> MetaEpisodeBuffer:
@@ -228,9 +269,9 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
     """Lend the model's normalisation statistics to the env, frozen, and put the global random streams back afterwards."""
     check_normalized(model, env)
     normalizer = unwrap_vec_normalize(env)
-    trained_with = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
+    trained_with = _lender(model)
     training = normalizer.training if normalizer is not None else False
-    numpy_state = np.random.get_state()
+    numpy_state, python_state = np.random.get_state(), random.getstate()
     if normalizer is not None:
         normalizer.training = False
         if trained_with is not None and trained_with is not normalizer:
@@ -243,6 +284,7 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
             yield
     finally:
         np.random.set_state(numpy_state)
+        random.setstate(python_state)
         if normalizer is not None:
             normalizer.training = training
         if is_trained_on(model, env):

@@ -23,6 +23,7 @@ from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
 from sb3_ldm.common.recurrent.ppo_loss import PPOLoss, ppo_loss
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.common.vec_env.inspection import Watch, check_workers, refuse_gymnasium_vector_env
+from sb3_ldm.common.vec_env.transitions import normalization_problem, normalizes_observations
 
 _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
 
@@ -125,6 +126,8 @@ class SequencePPO(RecurrentPPO):
         )
         self._n_threads = 1
         self._watch: Watch | None = None
+        #: Whether it was trained with normalised observations, which is saved; None before the first call of learn.
+        self.trained_normalized: bool | None = None
         #: The seed that random streams of subclasses began with, which is saved with the model.
         self._streams_seed: list[int | None] | None = None
         if _init_setup_model:
@@ -143,6 +146,7 @@ class SequencePPO(RecurrentPPO):
         self._check_parameters()
         super()._setup_model()
         self.rollout_buffer = self._make_rollout_buffer()
+        self._warn_of_normalization(stacklevel=4)  # of a model that is loaded
 
     def _make_rollout_buffer(self) -> SequenceRolloutBuffer:
         return SequenceRolloutBuffer(**self._rollout_buffer_arguments())
@@ -219,6 +223,13 @@ class SequencePPO(RecurrentPPO):
         super().set_env(env, force_reset)
         if self.n_steps is not None:  # else the model is not set up yet
             self._warn_of_cuts(stacklevel=3)
+            self._warn_of_normalization(stacklevel=3)
+
+    def _warn_of_normalization(self, stacklevel: int) -> None:
+        if self.trained_normalized is not None and self.env is not None:
+            problem = normalization_problem(self.trained_normalized, self.env)
+            if problem is not None:
+                warnings.warn(problem, stacklevel=stacklevel + 1)
 
     def _setup_learn(
         self,
@@ -230,6 +241,9 @@ class SequencePPO(RecurrentPPO):
     ) -> tuple[int, BaseCallback]:
         if self._watch is not None and self._watch.env is self.env and self._watch.has_moved:
             self._last_obs = None  # somebody evaluated on them since: begin with a reset
+        if self.env is not None:
+            self._warn_of_normalization(stacklevel=4)
+            self.trained_normalized = normalizes_observations(self.env)
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
         self._watch = Watch(self.env)

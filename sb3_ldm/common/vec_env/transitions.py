@@ -1,9 +1,10 @@
-"""The environment's own transitions, read back from a vectorised step of meta-episodes."""
+"""The environment's own transitions, read back from a vectorised step of meta-episodes, and what agents see of them."""
 
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
 
@@ -66,3 +67,45 @@ def original_rewards(env: VecEnv, rewards: np.ndarray) -> np.ndarray:
     """
     normalizer = unwrap_vec_normalize(env)
     return rewards if normalizer is None else normalizer.get_original_reward()
+
+
+def normalizes_observations(env: VecEnv) -> bool:
+    """
+    :param env: environments, with or without a ``VecNormalize``
+    :return: whether agents see normalised observations
+    """
+    normalizer = unwrap_vec_normalize(env)
+    return normalizer is not None and normalizer.norm_obs
+
+
+def has_statistics(normalizer: VecNormalize) -> bool:
+    """
+    :param normalizer: of environments
+    :return: whether it has seen observations, or need not
+    """
+    rms = getattr(normalizer, "obs_rms", None)
+    return not normalizer.norm_obs or not isinstance(rms, RunningMeanStd) or rms.count >= 1.0
+
+
+def normalization_problem(trained_normalized: bool, env: VecEnv, needs_statistics: bool = True) -> str | None:
+    """
+    :param trained_normalized: whether an agent was trained with normalised observations
+    :param env: environments that it is to act in
+    :param needs_statistics: whether theirs are those that it will see observations by
+    :return: why it would see something else than in its training; None if it would not
+    """
+    normalizer = unwrap_vec_normalize(env)
+    if trained_normalized:
+        wrap = "wrap it in the same way, with VecNormalize.load(path, venv) for the statistics of the training."
+        if normalizer is None:
+            return f"env={env} has no VecNormalize, but the model was trained with one: {wrap}"
+        if not normalizer.norm_obs:
+            return f"env={env} has a VecNormalize with norm_obs=False, but the model was trained with norm_obs=True: {wrap}"
+        if needs_statistics and not has_statistics(normalizer):
+            return f"env={env} has a VecNormalize that has seen no observations, but the model was trained with one: {wrap}"
+    elif normalizer is not None and normalizer.norm_obs:
+        return (
+            f"env={env} has a VecNormalize, but the model was trained on observations as they are: leave it out, or give it "
+            "norm_obs=False."
+        )
+    return None
