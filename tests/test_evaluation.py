@@ -16,11 +16,12 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
-from sb3_ldm.common.callbacks import MetaEvalCallback
+from sb3_ldm.common.callbacks import MetaEvalCallback, split_label
 from sb3_ldm.common.evaluation import evaluate_meta, record_meta, task_distribution_of
 from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, drop_evaluations_after, load_evaluations
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.probes import visited_probes
+from sb3_ldm.envs import FiniteTaskDistribution
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.results import load_paths
 from sb3_ldm.zoo.recordings import has_positions, save_paths
@@ -620,3 +621,26 @@ def test_paths_hold_where_the_robot_was_before_each_step(tmp_path):
     assert (np.diff(ended.astype(int), axis=-1) >= 0).all()
     assert np.nanmax(np.abs(np.diff(saved.paths, axis=2))) < 1.0
     assert model.get_vec_normalize_env().training and not np.array_equal(eval_env.obs_rms.mean, before)
+
+
+class ManySplits(Bandit):
+    """Names of splits that only differ after many letters."""
+
+    names = ("outside_of_the_training_range_below", "outside_of_the_training_range_above", "test")
+
+    def __init__(self):
+        super().__init__()
+        tasks = {"train": np.array([[0], [1]]), **{name: np.array([[2]]) for name in self.names}}
+        self.set_tasks(FiniteTaskDistribution(tasks), "train")
+
+
+def test_long_names_of_splits_have_keys_of_their_own(capsys):
+    env = vec_env(ManySplits, 2, horizon=2)
+    callback = MetaEvalCallback(env, splits=("train", *ManySplits.names), eval_freq=4)
+    model = RL2("MlpLstmPolicy", vec_env(ManySplits, 2, horizon=2), device="cpu", verbose=1, batch_size=8)
+    model.learn(16, callback)
+    table = capsys.readouterr().out.split("eval/")[1].split("rollout/")[0]
+    keys = [line.split("|")[1].strip() for line in table.splitlines()[1:] if line.count("|") == 3]
+    assert len(keys) == len(set(keys)) == 4 * (2 + 1) and not any("..." in key for key in keys)
+    assert {"train_return_1", "test_return_2", "test_reached"} <= set(keys)
+    assert len({split_label(name) for name in ManySplits.names}) == 3

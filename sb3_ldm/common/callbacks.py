@@ -1,5 +1,6 @@
 """Callbacks that every algorithm can use."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,18 @@ CHECKPOINT_FILE = "checkpoint.zip"
 BUFFER_FILE = "checkpoint_replay_buffer.pkl"
 BEST_MODEL = "best_model"
 BEST_NORMALIZER_FILE = "best_vecnormalize.pkl"  #: statistics that the best model was evaluated with
+_LONGEST_LABEL = 18  #: SB3's table cuts keys after 30 characters, of which "_coverage_10" needs 12
+
+
+def split_label(split: str) -> str:
+    """
+    :param split: name of a split
+    :return: what it is called in the keys of the log: the name, or its beginning and a number of its own (the same in every
+        run) where SB3's table would cut the keys of a long one so that they were the same
+    """
+    if len(split) <= _LONGEST_LABEL:
+        return split
+    return f"{split[: _LONGEST_LABEL - 7]}~{hashlib.sha256(split.encode()).hexdigest()[:6]}"
 
 
 class MetaEvalCallback(BaseCallback):
@@ -36,7 +49,8 @@ class MetaEvalCallback(BaseCallback):
     Meta-evaluate the agent during training, at the ends of rollouts.
 
     Logs ``eval/<split>_return_<k>`` for every episode index k and ``eval/<split>_reached``; where tasks can be probed also
-    ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k. Appends every episode to
+    ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k (long names of splits are shortened, see
+    :func:`split_label`). Appends every episode to
     ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split. Where training goes on
     in the folders of an interrupted run, its best model stays until a better one comes.
 
@@ -155,9 +169,9 @@ class MetaEvalCallback(BaseCallback):
 
     def _log(self, split: str, evaluation: MetaEvaluation) -> None:
         for i, value in enumerate(evaluation.mean_returns):
-            self.logger.record(f"eval/{split}_return_{i + 1}", value)
+            self.logger.record(f"eval/{split_label(split)}_return_{i + 1}", value)
         if evaluation.n_reached is not None:
-            self.logger.record(f"eval/{split}_reached", evaluation.n_reached)
+            self.logger.record(f"eval/{split_label(split)}_reached", evaluation.n_reached)
         if self.verbose > 0:
             print(f"{self.num_timesteps} steps, {split}: returns {np.round(evaluation.mean_returns, 2)}")
         if self.log_path is not None:
@@ -168,7 +182,7 @@ class MetaEvalCallback(BaseCallback):
         probes, layout = get_probes(self.env), observation_layout(self.env.observation_space)
         visited = visited_probes(batch, layout, probes)
         for i, value in enumerate(coverage(visited, len(probes.tasks))):
-            self.logger.record(f"eval/{split}_coverage_{i + 1}", value)
+            self.logger.record(f"eval/{split_label(split)}_coverage_{i + 1}", value)
 
 
 class MetaProgressBarCallback(ProgressBarCallback):
