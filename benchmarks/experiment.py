@@ -11,7 +11,7 @@ from benchmarks.imagination import option_words, settings
 from benchmarks.settings import class_defaults, differences
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.summary import display_name
-from sb3_ldm.zoo.configs import load_preset
+from sb3_ldm.zoo.configs import read_preset
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -105,7 +105,7 @@ class Training(Run):
     last_file: ClassVar[str] = FINAL_FILE
 
     def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
-        now = {**load_preset(self.config, self.env), **self.merged_hyperparameters()}
+        now = {**read_preset(self.config, self.env), **self.merged_hyperparameters()}
         recorded = metadata.get("hyperparameters", {})
         changed: list[str] = []
         if "n_envs" in recorded:
@@ -128,7 +128,7 @@ class Training(Run):
 
     def merged_hyperparameters(self) -> dict[str, Any]:
         """:return: the hyperparameters that differ; those that are mappings with what the file has in them besides"""
-        defaults = load_preset(self.config, self.env)
+        defaults = read_preset(self.config, self.env)
         merged = {}
         for name, value in self.hyperparameters.items():
             merged[name] = {**(defaults.get(name) or {}), **value} if isinstance(value, Mapping) else value

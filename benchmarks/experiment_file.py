@@ -44,7 +44,7 @@ from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, TaskDistribution, unseen_split
 from sb3_ldm.ldm.imagination import ImaginationConfig
 from sb3_ldm.registration import make_grid
-from sb3_ldm.zoo.configs import available_configs, load_preset
+from sb3_ldm.zoo.configs import available_configs, read_preset
 from sb3_ldm.zoo.registration import ALGORITHMS
 
 FOLDER = Path(__file__).parent / "experiments"
@@ -203,7 +203,7 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
         env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
         _check_env(env, env_kwargs, variant, path)
         with _naming(f"{path}: config={config!r} of {variant!r}"):
-            preset = load_preset(config, env)
+            preset = read_preset(config, env)
         if not preset:
             raise ValueError(f"{path}: config={config!r} of {variant!r} has no hyperparameters for {env}")
         make = partial(Training, config=config, env_kwargs=env_kwargs)

@@ -34,7 +34,7 @@ from sb3_ldm.common.recurrent import SequencePPO
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
 from sb3_ldm.summary import markdown_table
-from sb3_ldm.zoo.configs import load_preset
+from sb3_ldm.zoo.configs import read_preset
 
 #: LDM's turn comes right after that of physics, which it is compared with.
 ALGORITHMS: dict[str, type[SequencePPO]] = {"ldm": LDM, "rl2": RL2}
@@ -79,7 +79,7 @@ def make_model(algo: str, env_id: str) -> SequencePPO:
     :param env_id: a domain
     :return: the algorithm with its preset, which imagines from the start
     """
-    preset = load_preset(algo, env_id)
+    preset = read_preset(algo, env_id)
     parameters = {name: value for name, value in preset.items() if name not in _NOT_PARAMETERS}
     env = VecNormalize(make_env(env_id, preset["n_envs"]), gamma=preset["gamma"])
     model = ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters)

@@ -14,7 +14,7 @@ from benchmarks.settings import class_defaults, differences, flat
 from benchmarks.statistics import n_reached_in_second_half
 from sb3_ldm.results import RunResult, load_run
 from sb3_ldm.summary import format_frames, markdown_table
-from sb3_ldm.zoo.configs import load_preset
+from sb3_ldm.zoo.configs import read_preset
 
 _COLUMNS = (
     "run",
@@ -34,7 +34,7 @@ def defaults_for(run: RunResult) -> Mapping[str, Any]:
     :param run: a run
     :return: the hyperparameters that its algorithm now has for its environment
     """
-    return load_preset(run.algo, run.env)
+    return read_preset(run.algo, run.env)
 
 
 def changes(run: RunResult) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from sb3_ldm.common.embedding import EmbeddingExtractor
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
-from sb3_ldm.zoo.configs import load_preset
+from sb3_ldm.zoo.configs import read_preset
 
 ENV_ID = "GridNavi-v0"
 
@@ -268,7 +268,7 @@ def hyperparameters(case: Case) -> dict[str, Any]:
         return {**PPO, "policy_kwargs": network}
     if case.algo == "ldm":
         return {**PPO, **GRID_LDM, "policy_kwargs": network, "vae_kwargs": {**GRID_VAE, "encoder_hidden_size": case.hidden}}
-    zoo = {name: value for name, value in load_preset("ldm", ENV_ID).items() if name not in _NOT_FROM_ZOO}
+    zoo = {name: value for name, value in read_preset("ldm", ENV_ID).items() if name not in _NOT_FROM_ZOO}
     if case.algo == "ldm_zoo_2":
         zoo["vae_updates"] = GRID_LDM["vae_updates"]
     return {**PPO, **zoo}

@@ -1,6 +1,9 @@
 """Refusing parameters that cannot be meant, before any work starts."""
 
+import importlib
 import math
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -46,3 +49,40 @@ def check_positive(name: str, value: Any) -> None:
     """
     if not is_number(value) or value <= 0.0:
         raise ValueError(f"{name}={value!r}: use a finite number above 0.")
+
+
+def check_names(what: str, given: Any, known: Collection[str]) -> None:
+    """
+    :param what: of which the names are, for the message
+    :param given: values by their names
+    :param known: the names that there are
+    :raises ValueError: if it is no mapping, or a name is unknown: then with the nearest one
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what}={given!r}: use a mapping of names to values.")
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{what}: {name}={value!r} is not understood: {nearest(str(name), known)}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """
+    :param name: what is unknown
+    :param known: what there is
+    :return: what may have been meant, for a message; all that there is if nothing is near
+    """
+    close = get_close_matches(name, known)
+    return f"did you mean {' or '.join(close)}?" if close else f"use {', '.join(sorted(known)) or 'none'}"
+
+
+def check_installed(extra: str, *modules: str) -> None:
+    """
+    :param extra: name of this package's extra that installs them
+    :param modules: what is needed
+    :raises ImportError: if one cannot be imported, naming the extra
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ImportError(f"{module} is needed: pip install 'sb3_ldm[{extra}]' ({error})") from error

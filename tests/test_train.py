@@ -29,7 +29,7 @@ from sb3_ldm.ldm.imagination import ImaginationConfig
 from sb3_ldm.results import load_run
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
 from sb3_ldm.zoo import experiment, register
-from sb3_ldm.zoo.configs import available_configs, config_path, load_preset, resolve_config
+from sb3_ldm.zoo.configs import available_configs, config_path, read_preset, resolve_config
 
 ROLLOUT = 8 * 120
 
@@ -204,7 +204,7 @@ def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
         shared.remove("target_kl")
     for env_id in [*environments_in(available_configs()["ldm"]), "Unknown-v0"]:
         own, ldm = (
-            {name: value for name, value in load_preset(one, env_id).items() if name in shared} for one in (algo, "ldm")
+            {name: value for name, value in read_preset(one, env_id).items() if name in shared} for one in (algo, "ldm")
         )
         if algo != "varibad" and env_id == "HalfCheetahVelocity-v0":
             assert (own["n_envs"], ldm["n_envs"]) == (16, 128)
@@ -214,7 +214,7 @@ def test_algorithms_are_compared_on_even_terms(algo: str) -> None:
 
 def test_the_paper_s_rl2_has_the_policy_of_the_paper_s_ldm() -> None:
     for env_id in environments_in(available_configs()["ldm-paper"]):
-        own, ldm = (load_preset(f"{algo}-paper", env_id) for algo in ("rl2", "ldm"))
+        own, ldm = (read_preset(f"{algo}-paper", env_id) for algo in ("rl2", "ldm"))
         assert own and {name: ldm[name] for name in own} == own
         assert not set(ldm) - set(own) - set(inspect.signature(LDM).parameters) - {"vae_kwargs"}
         assert not (set(ldm) - set(own)) & set(inspect.signature(SequencePPO).parameters)
@@ -222,7 +222,7 @@ def test_the_paper_s_rl2_has_the_policy_of_the_paper_s_ldm() -> None:
 
 def test_the_paper_s_varibad_has_the_ppo_of_the_paper_s_ldm_on_mujoco() -> None:
     for env_id in DOMAINS:
-        own, ldm = (load_preset(f"{algo}-paper", env_id) for algo in ("varibad", "ldm"))
+        own, ldm = (read_preset(f"{algo}-paper", env_id) for algo in ("varibad", "ldm"))
         shared = {*inspect.signature(SequencePPO).parameters, "n_envs", "n_timesteps", "normalize", "latent_dim"}
         shared.remove("policy_kwargs")
         assert {name: own.get(name) for name in shared} == {name: ldm.get(name) for name in shared}, env_id

@@ -49,8 +49,8 @@ class MetaEvalCallback(BaseCallback):
     Meta-evaluate the agent during training, at the ends of rollouts.
 
     Logs ``eval/<split>_return_<k>`` for every episode index k and ``eval/<split>_reached``; where tasks can be probed also
-    ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k (long names of splits are shortened, see
-    :func:`split_label`). Appends every episode to
+    ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k (:func:`split_label` shortens
+    long names of splits). Appends every episode to
     ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split. Where training goes on
     in the folders of an interrupted run, its best model stays until a better one comes.
 

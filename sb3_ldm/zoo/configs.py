@@ -1,16 +1,23 @@
 """Where hyperparameters are: ``zoo_configs/<name>.yml``, a file for each algorithm and each preset."""
 
+import contextlib
 import runpy
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch as th
 import yaml
+from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_ldm
 
 _REMEDY = "restore it, or give another one with --conf-file"
+#: What files of hyperparameters have besides arguments of the algorithm.
+ZOO_KEYS = ("n_envs", "n_timesteps", "normalize", "env_kwargs", "callback")
+#: Hyperparameters that may be schedules.
+SCHEDULES = {"learning_rate", "clip_range", "clip_range_vf", "vae_learning_rate", "ent_coef"}
 
 
 def config_folder() -> Path:
@@ -94,8 +101,11 @@ def _is_recordable(value: Any) -> bool:
         return False
 
 
-def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
+def read_preset(config: str | Path, env_id: str) -> dict[str, Any]:
     """
+    What a file says of an environment, in rl_zoo3's format: what the commands train with. Besides arguments of the
+    algorithm it has ``n_envs``, ``n_timesteps`` and maybe ``normalize`` (observations and rewards, by SB3's ``VecNormalize``).
+
     :param config: a hyperparameter file, or its name in ``zoo_configs``
     :param env_id: id of the environment
     :return: its hyperparameters: those for environments of which nothing is known if it has none, empty without those too
@@ -106,6 +116,43 @@ def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
         path = config_path(str(config))  # it says what there is
     presets = read_config(path)
     return presets.get(env_id, presets.get("default", {}))
+
+
+def load_preset(config: str | Path, env_id: str) -> dict[str, Any]:
+    """
+    What the algorithm's class takes of a preset: ``LDM(**load_preset("ldm", "GridNavi-v0"), env=env)``.
+
+    Schedules such as ``lin_1e-3`` are SB3's. What is not the class's is left out: it is the environment's or the training's,
+    and :func:`read_preset` has it. ``batch_size`` is made for ``read_preset(...)["n_envs"]`` environments, which are to be in
+    a ``VecNormalize`` with the same ``gamma`` where it has ``normalize``.
+
+    :param config: a hyperparameter file, or its name in ``zoo_configs``
+    :param env_id: id of the environment
+    :return: keyword arguments of the algorithm's class, ``policy`` among them
+    :raises ValueError: if there is no such file, or a schedule is not understood
+    """
+    preset = {name: value for name, value in read_preset(config, env_id).items() if name not in ZOO_KEYS}
+    for name in SCHEDULES & preset.keys():
+        if isinstance(preset[name], str):
+            preset[name] = LinearSchedule(initial_value(name, preset[name]), 0.0, 1.0)
+    for name in ("policy_kwargs", "vae_kwargs"):
+        if isinstance(preset.get(name), str):  # as the zoo does
+            preset[name] = eval(preset[name], {"th": th, "nn": th.nn})
+    return preset
+
+
+def initial_value(name: str, schedule: str) -> float:
+    """
+    :param name: of the hyperparameter
+    :param schedule: in rl_zoo3's form, ``lin_1e-3``: linearly to 0
+    :return: the value at the beginning
+    :raises ValueError: if it is something else
+    """
+    kind, _, number = schedule.partition("_")
+    with contextlib.suppress(ValueError):
+        if kind == "lin":
+            return float(number)
+    raise ValueError(f"{name}={schedule!r}: use a number, or lin_NUMBER for one that goes linearly to 0, such as lin_1e-3.")
 
 
 def resolve_config(config: str | None, algo: str) -> str:

@@ -35,7 +35,7 @@ from sb3_ldm.envs.tasks import VALIDATION
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
 from sb3_ldm.zoo.cluster import RemoteProcess
-from sb3_ldm.zoo.configs import load_preset
+from sb3_ldm.zoo.configs import read_preset
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
 from sb3_ldm.zoo.trial import REFUSED, check_held_out, is_finished, remove_checkpoint, validation_returns
@@ -211,7 +211,7 @@ class TuningManager(MetaExperimentManager):
 
     def _preset(self) -> dict[str, Any] | None:
         """Hyperparameters that trials start from."""
-        return load_preset(self.config, self.env_name.gym_id) or None
+        return read_preset(self.config, self.env_name.gym_id) or None
 
     def _start(self, trial: optuna.Trial) -> TrialRun:
         """Choose a trial's hyperparameters, and say where it is run; one that was lost goes on there, with those it had."""
@@ -460,7 +460,7 @@ def best_config(
     :return: the best trial's hyperparameters as the content of such a file
     """
     return {
-        env_id: {**load_preset(config, env_id), **(given or {}), **json.loads(study.best_trial.user_attrs[_HYPERPARAMETERS])}
+        env_id: {**read_preset(config, env_id), **(given or {}), **json.loads(study.best_trial.user_attrs[_HYPERPARAMETERS])}
     }
 
 
