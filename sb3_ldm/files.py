@@ -87,13 +87,14 @@ def _finished_size(path: Path) -> int:
     return sum(len(line.encode()) for line in finished_lines(path))
 
 
-def append_lines(path: Path, lines: str, header: str = "") -> None:
+def append_lines(path: Path, lines: str, header: str = "", flush: bool = True) -> None:
     """
     Append lines to a text file in one step, since others may be reading: all of them, or none where that fails.
 
     :param path: the file, made if there is none; a last line that was cut when its writer was killed is taken out
     :param lines: each with its end
     :param header: what a file begins with that is new, or of which nothing whole was written
+    :param flush: whether to wait until they are on the disk; else a crash of the machine may lose them
     :raises OSError: if they cannot be written, naming the file
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,8 @@ def append_lines(path: Path, lines: str, header: str = "") -> None:
         try:
             while rest:
                 rest = rest[file.write(rest) :]  # a disk that fills up takes a part
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         except OSError as error:
             file.truncate(kept)
             raise type(error)(error.errno, f"{path} cannot be written, what was there stays: {error.strerror}") from error
