@@ -15,6 +15,7 @@ from sb3_ldm.command import run_command
 from sb3_ldm.results import RUN_FILE, load_metadata
 from sb3_ldm.zoo.configs import available_configs, read_config
 from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
+from sb3_ldm.zoo.options import REFUSED_IN_TRAINING
 from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
@@ -126,14 +127,14 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if set(arguments) & {"-h", "--help"}:
         print(__doc__, _OWN_DEFAULTS)
-    run_script(MetaExperimentManager, with_defaults(arguments, interactive=sys.stdout.isatty()))
+    run_script(MetaExperimentManager, with_defaults(arguments, interactive=sys.stdout.isatty()), REFUSED_IN_TRAINING)
 
 
 _OWN_DEFAULTS = f"""
 Defaults are those of rl_zoo3's script, but {", ".join(f"{name} {value}" for name, value in DEFAULTS.items())}.
 -conf takes the name of a preset, too: {", ".join(available_configs())}.
 --debug shows where an error comes from, of which one line is told otherwise.
--optimize and --trial-id are refused: see python -m sb3_ldm.tune --help.
+Options of rl_zoo3 that have no use are refused; for those of a search see python -m sb3_ldm.tune --help.
 """
 
 if __name__ == "__main__":

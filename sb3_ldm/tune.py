@@ -12,11 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from huggingface_sb3 import EnvironmentName
+
+from sb3_ldm.checks import check_installed
 from sb3_ldm.command import run_command
 from sb3_ldm.train import DEFAULTS
-from sb3_ldm.zoo.cluster import connect, n_at_once
+from sb3_ldm.zoo.cluster import Cluster, connect, n_at_once
+from sb3_ldm.zoo.options import REFUSED_IN_SEARCHES, Parser
 from sb3_ldm.zoo.script import run_script
-from sb3_ldm.zoo.tuning import Cluster, TuningManager
 
 
 def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
@@ -24,7 +27,7 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
     :param arguments: the command line
     :return: the command line of rl_zoo3's train script, and the options that are not its own
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--tune", nargs="+")
     parser.add_argument("--ray-address", nargs="?", const="")
     parser.add_argument("--gpus-per-trial", type=float, default=0.0)
@@ -37,7 +40,7 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
     parser.add_argument("--verbose", default="0")
     parser.add_argument("--num-threads", default="1")
     own, others = parser.parse_known_args(arguments)
-    study = own.study_name or f"{own.algo}_{own.env}"
+    study = own.study_name or f"{own.algo}_{EnvironmentName(own.env)}"
     storage = own.storage or str(Path(own.log_folder) / own.algo / "tune" / f"{study}.log")
     words = [
         "--algo",
@@ -50,7 +53,7 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
         str(1 if own.n_jobs is None else own.n_jobs),
     ]
     words += ["--study-name", study, "--storage", storage, "--verbose", own.verbose, "--num-threads", own.num_threads]
-    return ["-optimize", "--eval-freq", "-1", *words, *others], own
+    return ["-optimize", *words, *others], own
 
 
 def connect_cluster(options: argparse.Namespace) -> Cluster | None:
@@ -76,9 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if set(arguments) & {"-h", "--help"}:
         print(__doc__, _OWN_OPTIONS)
+    check_installed("tune", "optuna", "pandas")  # which writes the table of the trials at the end
+    from sb3_ldm.zoo.tuning import TuningManager
+
     words, options = with_defaults(arguments)
     TuningManager.tuned, TuningManager.cluster = options.tune, connect_cluster(options)
-    run_script(TuningManager, words)
+    run_script(TuningManager, words, REFUSED_IN_SEARCHES)
 
 
 _OWN_OPTIONS = """

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from helpers import evaluated_timesteps, small_run
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.monitor import load_results
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
 from sb3_ldm.common.latent_dynamics import LatentDynamics
@@ -162,7 +163,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
     before = (run / "final_evaluation.csv").read_text()
     result = subprocess.run(command(tmp_path, total, "-i", str(run / "GridNavi-v0.zip")), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1 and f"is finished, with {total} of {total} timesteps" in result.stderr
+    assert len(load_results(str(run))) * 120 == total  # each meta-episode once, of before and after
     assert max(evaluated_timesteps(run)) == total and (run / "final_evaluation.csv").read_text() == before
 
 
@@ -256,11 +258,12 @@ def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypat
     for refused in (["-optimize"], ["--trial-id", "0"]):
         with pytest.raises(ValueError, match=r"search hyperparameters with python -m sb3_ldm\.tune"):
             main([*options, *refused])
+    with pytest.raises(ValueError, match="--eval-episodes has no use: every task"):
+        main([*options, "--eval-episodes", "7"])
     for name, value in (("env_wrapper", "'gymnasium.wrappers.FlattenObservation'"), ("frame_stack", "4")):
         with pytest.raises(ValueError, match=f"{name}=.*inside the MetaEpisodeWrapper"):
             main([*options, f"{name}:{value}"])
-    with pytest.warns(UserWarning, match="--eval-episodes 7 has no use"):
-        main([*options, "--eval-episodes", "7", "--log-interval", "1"])
+    main([*options, "--log-interval", "1"])
     with open(next(tmp_path.glob("rl2/*/progress.csv"))) as file:
         assert [row["time/total_timesteps"] for row in csv.DictReader(file)] == ["40", "80"]  # each rollout
 
@@ -329,13 +332,11 @@ def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path, monk
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.filterwarnings("error:.*has no checkpoint_replay_buffer")
 def test_a_run_that_has_ended_may_be_continued_with_a_progress_bar(tmp_path: Path) -> None:
-    """Its options, its buffer and its curve in TensorBoard are the same; there is nothing to train, or there is."""
+    """Its options, its buffer and its curve in TensorBoard are the same."""
     options = ["--save-replay-buffer", "-tb", str(tmp_path / "tb"), "--eval-env-kwargs", "horizon:5", "episodes_per_task:3"]
     main([*options, *small_run(tmp_path / "logs", "ldm", 80)])
     run = tmp_path / "logs" / "ldm" / "GridNavi-v0_1"
-    main(["-i", str(run / "GridNavi-v0.zip"), "--progress"])
-    assert json.loads((run / "run.json").read_text())["finished"]
-    main(["-i", str(run / "GridNavi-v0.zip"), "-n", "160", "--eval-freq", "40"])
+    main(["-i", str(run / "GridNavi-v0.zip"), "-n", "160", "--eval-freq", "40", "--progress"])
     state = load_run(run)
     assert state.metadata["frames"] == 160 and state.metadata["finished"]
     assert state.evaluations is not None and state.evaluations.episode.max() == 3

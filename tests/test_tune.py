@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -183,9 +184,46 @@ def test_a_trial_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
         raise ValueError("not finite")
 
     monkeypatch.setattr(ALGORITHMS["rl2"], "learn", learn)
-    study = tune(tmp_path, "--n-trials", "2", *PARAMS[:3], algo="rl2")
-    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    with pytest.raises(ChildProcessError, match=r"2 of 2 trials failed.*trial 1: ValueError: not finite"):
+        tune(tmp_path, "--n-trials", "2", *PARAMS[:3], algo="rl2")
+    assert [trial.state for trial in load(tmp_path, "rl2").trials] == [TrialState.PRUNED] * 2
     assert sorted(path.name for path in study_folder(tmp_path, "rl2").iterdir()) == ["trials", "trials.csv"]
+
+
+@pytest.mark.parametrize("lost", [ConnectionError("the simulator went away"), RuntimeError("out of memory")])
+@pytest.mark.parametrize("n_losses", [1, 2])
+def test_a_trial_whose_environment_is_lost_is_tried_once_more(tmp_path, monkeypatch, capsys, lost, n_losses):
+    """From its checkpoint, with what it had; the others are run, as many as were asked for."""
+    collect, losses = ALGORITHMS["rl2"].collect_rollouts, []
+
+    def collect_or_fail(self, *args, **kwargs):
+        if len(losses) < n_losses and self.num_timesteps == 80:
+            losses.append(self.num_timesteps)
+            raise lost
+        return collect(self, *args, **kwargs)
+
+    monkeypatch.setattr(ALGORITHMS["rl2"], "collect_rollouts", collect_or_fail)
+    study = tune(tmp_path, "--n-trials", "2", "--pruner", "none", *PARAMS[:3], algo="rl2")
+    first, again, *others = study.trials
+    ended = TrialState.COMPLETE if n_losses == 1 else TrialState.FAIL
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, ended, *[TrialState.COMPLETE] * len(others)]
+    assert again.params == first.params and len(losses) == n_losses and len(others) == 1
+    trials = study_folder(tmp_path, "rl2") / "trials"
+    assert re.search(r"Continuing after (4|8)0 of 120", (trials / "0" / "log.txt").read_text())
+    assert not (trials / "1").exists()
+    assert f"{n_losses} of 3 trials failed" in (told := capsys.readouterr().out)
+    assert f"trial 0: {type(lost).__name__}: {lost}" in told
+    assert not list(trials.rglob("checkpoint*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"), [(["--n-trials", "1"], "pandas"), (["--n-trials", "1", "--ray-address"], "ray")]
+)
+def test_what_a_search_needs_is_looked_for_before_it_begins(tmp_path, monkeypatch, words, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"sb3_ldm\[{'ray' if missing == 'ray' else 'tune'}\]"):
+        tune(tmp_path, *words, *PARAMS[:3], algo="rl2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trial_is_a_run_that_keeps_its_curves_and_no_agent(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -19,6 +20,21 @@ MAX_LOSSES = 3  #: a command that was lost so often, with no progress in between
 LOST = -1  #: return code of a command that was given up or terminated
 
 Files = dict[str, bytes]  #: names relative to a folder, and contents
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """
+    Trials on the nodes of the connected Ray cluster.
+
+    :param n_trials: at a time
+    :param n_cpus: that a trial needs
+    :param n_gpus: that a trial needs
+    """
+
+    n_trials: int
+    n_cpus: float = 1.0
+    n_gpus: float = 0.0
 
 
 class Update(NamedTuple):

@@ -25,6 +25,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_ldm.checks import check_installed
 from sb3_ldm.command import add_note
 from sb3_ldm.common.callbacks import (
     BEST_MODEL,
@@ -40,7 +41,7 @@ from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation,
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
-from sb3_ldm.common.vec_env import backend_of, make_meta_vec_env
+from sb3_ldm.common.vec_env import backend_of, check_env_kwargs, make_meta_vec_env, monitor_of
 from sb3_ldm.common.vec_env.interrupts import close_env, settle
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.files import PARTIAL, lock_folder, replacing
@@ -48,6 +49,7 @@ from sb3_ldm.ldm import LDM
 from sb3_ldm.results import FINAL_FILE, PATHS_FILE, REWARD_MAPS_FILE, RUN_FILE, TRAJECTORIES_FILE, load_metadata
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import config_text, read_config, resolve_config, unrecordable
+from sb3_ldm.zoo.options import UNUSED_HYPERPARAMETERS, check_hyperparameters
 from sb3_ldm.zoo.recordings import has_positions, save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
 from sb3_ldm.zoo.script import signals_deferred
 
@@ -64,8 +66,6 @@ KEPT_OPTIONS = (
     "gym_packages",
 )
 HYPERPARAMETERS_FILE = "hyperparameters.yml"  #: what a run was made with, to go on with
-#: Hyperparameters of rl_zoo3 that would change the environment.
-UNUSED_HYPERPARAMETERS = ("env_wrapper", "vec_env_wrapper", "frame_stack", "monitor_kwargs")
 BUFFER_FILES = (BUFFER_FILE, "replay_buffer.pkl")  #: of a checkpoint, and with --save-replay-buffer of a finished run
 CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
 
@@ -122,12 +122,12 @@ class MetaExperimentManager(ExperimentManager):
 
     evaluation_repeats = 1  #: meta-episodes on each task, while it trains
     keeps_best_model = True
-    searches = False  #: whether it searches hyperparameters
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._trained_from = Path(self.trained_agent)  #: Path() where it begins anew
-        self._check_options()
+        if self.tensorboard_log is not None:
+            check_installed("tensorboard", "tensorboard")
         self.config = resolve_config(kwargs.get("config"), self.algo)
         self._config_name = Path(self.config).stem
         self._commit = current_commit()
@@ -143,20 +143,8 @@ class MetaExperimentManager(ExperimentManager):
         if self.continue_training and self._trained_from.stem in (Path(CHECKPOINT_FILE).stem, self.env_name):
             self._continue_in(self._trained_from.parent)
 
-    def _check_options(self) -> None:
-        """Refuse options of rl_zoo3 that have another form here, and name those that have no use."""
-        if (self.optimize_hyperparameters and not self.searches) or self.trial_id is not None:
-            raise ValueError(
-                "-optimize and --trial-id: search hyperparameters with python -m sb3_ldm.tune, which writes the best ones to "
-                "a file for train --conf-file."
-            )
-        for option, value, default in (("--eval-episodes", self.n_eval_episodes, 5), ("--n-eval-envs", self.n_eval_envs, 1)):
-            if value != default:
-                warnings.warn(
-                    f"{option} {value} has no use: every task of the evaluated splits is tried, side by side.", stacklevel=2
-                )
-
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        check_hyperparameters(self.algo, hyperparams)
         for name in UNUSED_HYPERPARAMETERS:
             if hyperparams.get(name):
                 raise ValueError(
@@ -166,6 +154,8 @@ class MetaExperimentManager(ExperimentManager):
         preprocessed = super()._preprocess_hyperparams(hyperparams)
         if self._eval_env_kwargs_args is None:  # the zoo forgets those of the file
             self.eval_env_kwargs = self.env_kwargs
+        for env_kwargs in (self.env_kwargs, self.eval_env_kwargs):
+            check_env_kwargs(self.env_name.gym_id, env_kwargs)
         return preprocessed
 
     @staticmethod
@@ -212,6 +202,8 @@ class MetaExperimentManager(ExperimentManager):
         params_path = run_folder / self.env_name
         if not (params_path / "config.yml").is_file():
             return
+        if (run_folder / RUN_FILE).is_file():
+            self._check_unfinished(load_metadata(run_folder / RUN_FILE))
         self._lock = lock_folder(run_folder)
         for partial in run_folder.rglob(f"{PARTIAL}*"):  # of a process that was killed
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
@@ -227,6 +219,14 @@ class MetaExperimentManager(ExperimentManager):
             self._wall_time_before = before["wall_time_s"]
             self._cpu_time_before = before.get("cpu_time_s", before["wall_time_s"] * before.get("threads", 1))
 
+    def _check_unfinished(self, before: dict[str, Any]) -> None:
+        """Refuse to go on where there is nothing to do."""
+        if before.get("finished") and 0 < self.n_timesteps <= before["frames"]:
+            raise ValueError(
+                f"trained_agent={str(self._trained_from)!r} is of a run that is finished, with {before['frames']} of "
+                f"{self.n_timesteps} timesteps: to train it further, give a larger -n, which counts from its beginning."
+            )
+
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         env = make_meta_vec_env(
             self.env_name.gym_id,
@@ -235,6 +235,7 @@ class MetaExperimentManager(ExperimentManager):
             backend="subproc" if self.args.vec_env == "subproc" else "auto",
             env_kwargs=self.eval_env_kwargs if eval_env else self.env_kwargs,
             verbose=0 if eval_env or no_log else self.verbose,
+            monitor_dir=None if eval_env or no_log else self.save_path,
         )
         if not eval_env:
             self._backend = backend_of(env)
@@ -341,6 +342,9 @@ class MetaExperimentManager(ExperimentManager):
                 stacklevel=2,
             )
         drop_evaluations_after(Path(self.save_path) / EVALUATIONS_FILE, model.num_timesteps)
+        monitor = monitor_of(env)
+        assert monitor is not None
+        monitor.continue_from(model.num_timesteps)
         # Else each continuation would meet the run's first tasks again, with the first actions' noise.
         seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))
         env.seed(seed)

@@ -4,12 +4,15 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 
+from sb3_ldm.zoo.options import Parser
 from sb3_ldm.zoo.registration import register
 
 #: Signals that end a process: of schedulers that take the machine back, and of terminals that are closed.
@@ -58,10 +61,11 @@ def signals_deferred() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def run_script(manager: Callable[..., Any], arguments: Sequence[str]) -> None:
+def run_script(manager: Callable[..., Any], arguments: Sequence[str], refused: Mapping[str, str] | None = None) -> None:
     """
     :param manager: makes the :class:`~sb3_ldm.zoo.experiment.MetaExperimentManager` that runs the experiment
     :param arguments: the script's command line
+    :param refused: options that have no use, and why
     """
     register()
     made: list[Any] = []
@@ -70,15 +74,16 @@ def run_script(manager: Callable[..., Any], arguments: Sequence[str]) -> None:
         made.append(manager(*args, **kwargs))
         return made[-1]
 
-    before = rl_zoo3.train.ExperimentManager, sys.argv
-    rl_zoo3.train.ExperimentManager = make  # type: ignore[misc, assignment]
+    script: Any = rl_zoo3.train
+    before = script.ExperimentManager, script.argparse, sys.argv
+    script.ExperimentManager, script.argparse = make, SimpleNamespace(ArgumentParser=partial(Parser, refused=refused))
     sys.argv = [sys.argv[0], *arguments]
     failed = True
     try:
         with exit_when_terminated():
-            rl_zoo3.train.train()
+            script.train()
         failed = False
     finally:
-        rl_zoo3.train.ExperimentManager, sys.argv = before  # type: ignore[misc]
+        script.ExperimentManager, script.argparse, sys.argv = before
         for experiment in made:
             experiment.close(failed)

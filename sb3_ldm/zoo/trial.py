@@ -21,6 +21,7 @@ from sb3_ldm.common.vec_env.interrupts import close_env
 from sb3_ldm.envs.tasks import VALIDATION, TaskDistribution
 from sb3_ldm.results import RUN_FILE, newest_file
 from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
+from sb3_ldm.zoo.options import REFUSED_IN_TRAINING
 from sb3_ldm.zoo.script import run_script
 
 REFUSED = 3  #: exit status of a trial whose hyperparameters do not go together
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None, should_stop: Callable[[], bool]
     def manager(*args: Any, **kwargs: Any) -> TrialManager:
         return TrialManager(*args, should_stop=should_stop, **kwargs)
 
-    run_script(manager, sys.argv[1:] if arguments is None else arguments)
+    run_script(manager, sys.argv[1:] if arguments is None else arguments, REFUSED_IN_TRAINING)
 
 
 if __name__ == "__main__":

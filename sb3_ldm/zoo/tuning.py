@@ -8,9 +8,9 @@ import shutil
 import socket
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.envs.tasks import VALIDATION
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
-from sb3_ldm.zoo.cluster import RemoteProcess
+from sb3_ldm.zoo.cluster import Cluster, RemoteProcess
 from sb3_ldm.zoo.configs import read_preset
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
@@ -47,23 +47,13 @@ _WORKER = "worker"  #: user attribute of a trial: host and process that run it
 _CONTINUES = "continues"  #: user attribute of a trial: number of the first one that was lost, in whose folder it goes on
 _HYPERPARAMETERS = "hyperparameters"  #: user attribute of a trial: in zoo_configs' format, what it changes
 _SEED = "seed"  #: user attribute of a trial
+_RETRIES = "retries"  #: user attribute of a trial: whether it is the second try of one that failed
 _POLL_S = 2.0
 _LOG = "log.txt"
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """
-    Trials on the nodes of the connected Ray cluster.
-
-    :param n_trials: at a time
-    :param n_cpus: that a trial needs
-    :param n_gpus: that a trial needs
-    """
-
-    n_trials: int
-    n_cpus: float = 1.0
-    n_gpus: float = 0.0
+class TrialFailedError(Exception):
+    """A trial ended by an error that its hyperparameters are not to blame for, such as a simulator that was lost."""
 
 
 class TrialRun:
@@ -141,8 +131,13 @@ class TuningManager(MetaExperimentManager):
 
     tuned: ClassVar[Sequence[str] | None] = None  #: parameters to vary, None for the default ones
     cluster: ClassVar[Cluster | None] = None  #: where trials are run, None for this process
-    searches = True
     _next_trial = 0  #: number of the next trial, if nobody else searches
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._failures: dict[int, str] = {}  #: trials of this search that failed or were refused, and why
+        self._n_retries = 0  #: failed trials that are to be tried once more
+        self._n_started = 0  #: trials that were begun by this search
 
     def create_log_folder(self) -> None:
         """Trials leave no models."""
@@ -236,6 +231,7 @@ class TuningManager(MetaExperimentManager):
             )
             seed = self.seed + number  # another one for each trial: what is good with one seed alone is no good
         self._next_trial = trial.number + 1
+        self._n_started += 1
         trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
         trial.set_user_attr(_SEED, seed)
         # What imagination is worth cannot be seen before there is any, nor at once.
@@ -255,6 +251,7 @@ class TuningManager(MetaExperimentManager):
         words = ["--algo", self.algo, "--env", self.env_name.gym_id, "--seed", str(seed), "-n", str(self.n_timesteps)]
         words += ["--eval-freq", every, "--save-freq", every, "--verbose", "0", "--vec-env", self.args.vec_env]
         words += ["--device", str(self.device), "--num-threads", str(self.args.num_threads)]
+        words += ["--log-interval", str(self.log_interval)]
         words += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
         given = {**(self.custom_hyperparams or {}), **overrides}
         words += ["--hyperparams", *(f"{name}:{value!r}" for name, value in given.items())]
@@ -275,12 +272,55 @@ class TuningManager(MetaExperimentManager):
                 trial_module.main(run.arguments(run.folder), run.report_and_should_prune)
         except (AssertionError, ValueError) as error:  # as in the RL Zoo: it did not get along with what was sampled
             print(f"Trial {trial.number} with {trial.params}: {error}")
+            self._failures[trial.number] = _in_words(error)
             remove_checkpoint(run.folder)
             raise optuna.TrialPruned from error
+        except Exception as error:
+            with run.log_path.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            self._fail(trial.study, trial.study.trials[trial.number], run, _in_words(error))
+            raise TrialFailedError(f"{_in_words(error)}, see {run.log_path}") from None
         except KeyboardInterrupt:
             continue_later(trial.study, trial.study.trials[trial.number])
             raise
         return run.value()
+
+    def _fail(self, study: optuna.Study, trial: optuna.trial.FrozenTrial, run: TrialRun, why: str) -> None:
+        """Try a trial that failed once more, from its last checkpoint; a second time it is given up."""
+        self._failures[trial.number] = why
+        if _RETRIES in trial.user_attrs:
+            remove_checkpoint(run.folder)
+            return
+        self._n_retries += 1
+        continue_later(study, trial, is_retry=True)
+
+    def _take_retries(self) -> int:
+        """How many trials are to be run besides, in the place of those that failed."""
+        n, self._n_retries = self._n_retries, 0
+        return n
+
+    def _search_here(self, study: optuna.Study, wanted: int) -> None:
+        """Trials in this process, one after the other."""
+        most = self.max_total_trials
+        callbacks = [] if most is None else [MaxTrialsCallback(most, states=_COUNTED)]
+        while wanted > 0 and (most is None or n_counted(study) < most):
+            options: dict[str, Any] = {"n_jobs": 1, "callbacks": callbacks, "gc_after_trial": True}
+            study.optimize(self.objective, n_trials=wanted, catch=(TrialFailedError,), **options)
+            wanted = self._take_retries()
+
+    def _report_failures(self) -> None:
+        """
+        Say which trials of this search failed.
+
+        :raises ChildProcessError: if all did
+        """
+        if not self._failures:
+            return
+        lines = [f"trial {number}: {why}" for number, why in self._failures.items()]
+        summary = f"{len(lines)} of {self._n_started} trials failed"
+        print(f"{summary}, their logs are in {self.folder / 'trials'}:", *lines, sep="\n  ")
+        if len(lines) == self._n_started:
+            raise ChildProcessError(f"{summary}, nothing was found out; the last one was {lines[-1]}")
 
     def _search_on_cluster(self, study: optuna.Study, wanted: int, cluster: Cluster) -> None:
         """Trials as processes on the nodes of a cluster; this process alone reads and writes the study."""
@@ -298,9 +338,15 @@ class TuningManager(MetaExperimentManager):
                         running.append(self._submit(run, cluster))
                 for run, process in list(running):
                     state = _look_after(run, process)
-                    if state is not TrialState.RUNNING:
-                        running.remove((run, process))
-                        _tell(study, run, state)
+                    if state is TrialState.RUNNING:
+                        continue
+                    running.remove((run, process))
+                    _tell(study, run, state)
+                    if state is TrialState.FAIL:
+                        self._fail(study, study.trials[run.trial.number], run, _last_line(run.log_path))
+                        wanted += self._take_retries()
+                    elif process.returncode == REFUSED:
+                        self._failures[run.trial.number] = _last_line(run.log_path)
                 time.sleep(_POLL_S)
         finally:  # of an interrupted search
             for run, process in running:
@@ -351,12 +397,12 @@ class TuningManager(MetaExperimentManager):
         with contextlib.suppress(KeyboardInterrupt):
             if self.cluster is not None:
                 self._search_on_cluster(study, wanted, self.cluster)
-            elif wanted > 0:
-                most = self.max_total_trials
-                callbacks = [] if most is None else [MaxTrialsCallback(most, states=_COUNTED)]
-                study.optimize(self.objective, n_trials=wanted, n_jobs=1, callbacks=callbacks, gc_after_trial=True)
-        for path in write_study(study, self.folder, self.algo, self.env_name.gym_id, self.config, self.custom_hyperparams):
+            else:
+                self._search_here(study, wanted)
+        env_id, plots = self.env_name.gym_id, not self.no_optim_plots
+        for path in write_study(study, self.folder, self.algo, env_id, self.config, self.custom_hyperparams, plots):
             print(path)
+        self._report_failures()
 
     @property
     def folder(self) -> Path:
@@ -386,21 +432,36 @@ def _tell(study: optuna.Study, run: TrialRun, state: TrialState) -> None:
         print(f"Trial {number} with {run.trial.params}: {value:.2f}")
         return
     study.tell(run.trial, state=state)
-    remove_checkpoint(run.folder)
+    if state is not TrialState.FAIL:  # which may be tried once more
+        remove_checkpoint(run.folder)
     ended = "pruned" if run.is_pruned else f"failed, see {run.log_path}"
     print(f"Trial {number} with {run.trial.params}: {ended}")
 
 
-def continue_later(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _last_line(log: Path) -> str:
+    """What a process said at last, which is its error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def continue_later(study: optuna.Study, trial: optuna.trial.FrozenTrial, is_retry: bool = False) -> None:
     """
     Put a trial that was not trained to its end in front of those to come, to go on from its last checkpoint.
 
     :param study: its study
     :param trial: the trial
+    :param is_retry: whether it failed, so that it must not fail once more
     """
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     first = trial.user_attrs.get(_CONTINUES, trial.number if _HYPERPARAMETERS in trial.user_attrs else None)
-    study.enqueue_trial(params, user_attrs=None if first is None else {_CONTINUES: first})
+    attributes = {} if first is None else {_CONTINUES: first}
+    if is_retry or _RETRIES in trial.user_attrs:
+        attributes[_RETRIES] = 1
+    study.enqueue_trial(params, user_attrs=attributes)
 
 
 def open_storage(storage: str) -> Any:
@@ -471,6 +532,7 @@ def write_study(
     env_id: str,
     config: str | Path,
     given: Mapping[str, Any] | None = None,
+    plots: bool = True,
 ) -> list[Path]:
     """
     :param study: a study
@@ -479,6 +541,7 @@ def write_study(
     :param env_id: id of the environment
     :param config: the file of hyperparameters that the trials started from
     :param given: hyperparameters that were given besides
+    :param plots: whether to draw the search
     :return: files: ``trials.csv``, and if a trial is finished ``best.yml`` (for ``train --conf-file``), ``history.png`` and,
         of two or more, ``importances.png``
     """
@@ -492,6 +555,8 @@ def write_study(
     written.append(folder / "best.yml")
     text = yaml.safe_dump(best_config(study, env_id, config, given), sort_keys=False)
     written[-1].write_text(header + text, encoding="utf-8")
+    if not plots:
+        return written
     written.append(folder / "history.png")
     # Its plots are marked as experimental, years after they came.
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
