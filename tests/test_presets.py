@@ -39,7 +39,8 @@ def test_an_agent_of_a_preset_can_be_trained_and_saved(name: str, env_id: str, t
     model.save(tmp_path / "agent")
     other = type(model).load(tmp_path / "agent", device="cpu")
     obs = env.reset()
-    assert np.array_equal(*(one.predict(obs, deterministic=True)[0] for one in (model, other)))
+    assert isinstance(obs, np.ndarray)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], other.predict(obs, deterministic=True)[0])
     if name == "varibad-paper":
         assert model.policy.optimizer_class is th.optim.RMSprop
 

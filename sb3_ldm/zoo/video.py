@@ -1,26 +1,20 @@
 """Videos of trained agents."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_sb3 import EnvironmentName
 from PIL import Image, ImageDraw
-from rl_zoo3.utils import get_model_path
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ldm.common.callbacks import BEST_NORMALIZER_FILE
 from sb3_ldm.common.evaluation import evaluate_meta
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.vec_env import make_meta_vec_env
 from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
 from sb3_ldm.files import replacing
-from sb3_ldm.results import RUN_FILE
 
 
 class FrameRecorder(VecEnvWrapper):
@@ -68,44 +62,6 @@ def caption(picture: np.ndarray, text: str) -> np.ndarray:
     image.paste(Image.fromarray(picture), (0, 16))
     ImageDraw.Draw(image).text((3, 2), text, fill="black")
     return np.asarray(image)
-
-
-@dataclass(frozen=True)
-class TrainedAgent:
-    """
-    What a run's folder in the zoo's layout holds of its agent.
-
-    :param model: path of the agent
-    :param statistics: of the ``VecNormalize`` that it was trained with, None if it was trained without
-    :param env_kwargs: of the environment that it was trained on
-    """
-
-    model: Path
-    statistics: Path | None
-    env_kwargs: dict[str, Any]
-
-
-def find_trained(algo: str, env_id: str, folder: str, exp_id: int = 0, best: bool = False) -> TrainedAgent:
-    """
-    :param algo: name of the algorithm
-    :param env_id: id of the environment
-    :param folder: the log folder
-    :param exp_id: number of the run, 0 for the latest
-    :param best: the best model of the evaluations instead of the last
-    :return: the agent
-    :raises ValueError: if there is no such run, or it lacks the statistics that its observations were normalised by
-    """
-    try:
-        _, model_path, log_path = get_model_path(exp_id, folder, algo, EnvironmentName(env_id), load_best=best)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"folder={folder!r} has no trained {algo} for {env_id}: {error}") from None
-    statistics = Path(log_path) / (BEST_NORMALIZER_FILE if best else f"{env_id}/vecnormalize.pkl")
-    run = Path(log_path) / RUN_FILE
-    metadata = json.loads(run.read_text(encoding="utf-8")) if run.is_file() else {}
-    is_normalized = statistics.is_file()
-    if metadata.get("hyperparameters", {}).get("normalize") and not is_normalized:
-        raise ValueError(f"{statistics} is missing: the agent was trained on normalised observations")
-    return TrainedAgent(Path(model_path), statistics if is_normalized else None, metadata.get("env_kwargs") or {})
 
 
 def record_video(
