@@ -307,9 +307,10 @@ def _label_part(run: RunResult, key: str, parent: Path) -> str:
     raise ValueError(f"{run.path / RUN_FILE} has no {key!r} to label runs by, it has {', '.join(dict.fromkeys(known))}")
 
 
-def load_metadata(path: Path) -> dict[str, Any]:
+def load_metadata(path: Path, required: Sequence[str] = REQUIRED_METADATA) -> dict[str, Any]:
     """
     :param path: a ``run.json``
+    :param required: keys that it must have
     :return: what it says
     :raises FileNotFoundError: if there is none
     :raises ValueError: if it is no JSON object or lacks a key
@@ -322,7 +323,7 @@ def load_metadata(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON, it was damaged: {error}; {_REMEDY}.") from None
     if not isinstance(metadata, dict):
         raise ValueError(f"{path} holds a {type(metadata).__name__}, expected an object; {_REMEDY}.")
-    missing = [key for key in REQUIRED_METADATA if key not in metadata]
+    missing = [key for key in required if key not in metadata]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; {_REMEDY}.")
     return metadata

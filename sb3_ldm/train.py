@@ -20,6 +20,7 @@ from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
 _CONFIG = ("-conf", "--conf-file")
+_STATE = ("algo", "env", "seed", "n_timesteps", "hyperparameters")
 #: What an agent was trained with, if there is nothing else that says it.
 _NEEDED = (("--algo",), ("--env",), ("--seed",), ("-n", "--n-timesteps"), _CONFIG)
 _SHORT = {"tensorboard_log": ("-tb",)}  #: other names of the options that are kept as such in ``run.json``
@@ -52,11 +53,11 @@ def options_of_run(arguments: list[str]) -> list[str]:
     :raises ValueError: if files that say them are missing or damaged, and the command line does not say them all
     """
     agent = next((after for word, after in itertools.pairwise(arguments) if word in _AGENT), None)
-    if agent is None or not Path(agent).is_file():
+    state_file = None if agent is None else Path(agent).with_name(RUN_FILE)
+    if state_file is None or not (state_file.is_file() or Path(str(agent)).is_file()):
         return []
-    state_file = Path(agent).with_name(RUN_FILE)
     try:
-        state = load_metadata(state_file)
+        state = load_metadata(state_file, _STATE)
     except (FileNotFoundError, ValueError) as error:
         if missing := [names[-1] for names in _NEEDED if not set(names) & set(arguments)]:
             raise ValueError(f"{error} It says how {agent} was trained: without it, give {', '.join(missing)}, too.") from None

@@ -151,8 +151,9 @@ def test_an_agent_that_has_broken_does_not_replace_a_sound_one(tmp_path, monkeyp
     with pytest.raises(ValueError, match="NaN") as raised:
         main([*small_run(tmp_path, "rl2", 200), "--save-freq", "40"])
     run = tmp_path / "rl2" / "GridNavi-v0_1"
-    told = "The agent of step 80 has weights that are not finite and is not saved; what was saved before: "
-    assert notes_of(raised.value) == [f"{told}{run / 'checkpoint.zip'}."]
+    checkpoint = run / "checkpoint.zip"
+    told = "The agent of step 80 has weights that are not finite and is not saved. "
+    assert notes_of(raised.value) == [f"{told}Saved before: {checkpoint}; go on with -i {checkpoint}."]
     assert RL2.load(run / "checkpoint.zip", device="cpu").num_timesteps == 40
 
 
@@ -287,12 +288,16 @@ def test_damaged_files_of_a_run_are_named_with_a_way_out(name, damage, told, int
 
 
 @pytest.mark.usefixtures("in_process")
-def test_without_its_run_json_an_agent_goes_on_as_it_is_told(interrupted_run, tmp_path):
+@pytest.mark.parametrize("content", [None, ""])
+def test_without_its_run_json_an_agent_goes_on_as_it_is_told(content, interrupted_run, tmp_path):
     run = tmp_path / "ldm" / "GridNavi-v0_1"
     shutil.copytree(interrupted_run, run)
     (run / "run.json").unlink()
+    if content is not None:
+        (run / "run.json").write_text(content)
     options = ["--algo", "ldm", "--env", "GridNavi-v0", "--seed", "0", "-n", "120", "--eval-freq", "-1"]
-    main(["-i", str(run / "checkpoint.zip"), *options, "-conf", str(run / "hyperparameters.yml"), "-f", str(tmp_path)])
+    with pytest.warns(UserWarning, match="times that the run has taken so far are not known"):
+        main(["-i", str(run / "checkpoint.zip"), *options, "-conf", str(run / "hyperparameters.yml"), "-f", str(tmp_path)])
     assert json.loads((run / "run.json").read_text())["frames"] == 120
 
 

@@ -86,7 +86,7 @@ def test_a_run_is_continued_with_its_own_options(tmp_path: Path) -> None:
     short = with_defaults([f"-i={tmp_path / 'checkpoint.zip'}", "-n=900"], interactive=False)
     assert short[short.index("-n") + 1] == "900" and "--n-timesteps" not in short
     assert all(continued.count(name) == 1 for name in ("--n-timesteps", "--seed", "--hyperparams"))
-    (tmp_path / "hyperparameters.yml").write_text("GridNavi-v0: {beta: 2.0}")
+    (tmp_path / "hyperparameters.yml").write_text("GridNavi-v0: {beta: 2.0, policy: MlpLstmPolicy}\n")
     complete = ["--conf-file", str(tmp_path / "hyperparameters.yml")]
     assert options_of_run(agent) == [*given, *complete]
     assert options_of_run([*agent, "-params", "beta:1.0"]) == [*given, *complete]  # on top of the run's own

@@ -209,9 +209,11 @@ class MetaExperimentManager(ExperimentManager):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         self._goes_on = True
         self.save_path, self.params_path = str(run_folder), str(params_path)
-        state = run_folder / RUN_FILE
-        if state.is_file():
-            before = load_metadata(state)
+        try:
+            before = load_metadata(run_folder / RUN_FILE)
+        except (FileNotFoundError, ValueError) as error:
+            warnings.warn(f"{error} The times that the run has taken so far are not known.", stacklevel=2)
+        else:
             if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
                 self._config_name = before["config"]
             commits = [*before.get("commits_before", []), before.get("commit")]
@@ -396,7 +398,7 @@ class MetaExperimentManager(ExperimentManager):
         if self._goes_on and steps == self._began_at:
             return f"Nothing was learned since {self._trained_from}."
         if not all(bool(th.isfinite(parameter).all()) for parameter in model.policy.parameters()):
-            return f"The agent of step {steps} has weights that are not finite and is not saved; {self._left_behind()}"
+            return f"The agent of step {steps} has weights that are not finite and is not saved. {self._left_behind()}"
         if model.env is not None:
             settle(model.env)
         self._checkpoint.init_callback(model)
@@ -413,8 +415,10 @@ class MetaExperimentManager(ExperimentManager):
 
     def _left_behind(self) -> str:
         """Which agents the run has saved before."""
-        there = ", ".join(map(str, sorted(Path(self.save_path).glob("*.zip")))) or "nothing"
-        return f"what was saved before: {there}."
+        there = sorted(Path(self.save_path).glob("*.zip"), key=lambda path: path.name != CHECKPOINT_FILE)
+        if not there:
+            return "Nothing was saved before."
+        return f"Saved before: {', '.join(map(str, there))}; go on with -i {there[0]}."
 
     def _save_agent(self, model: BaseAlgorithm) -> None:
         """What ``save_trained_model`` of rl_zoo3 saves, whole at any time."""
@@ -516,7 +520,7 @@ class MetaExperimentManager(ExperimentManager):
             "n_envs": self.n_envs,
             "backend": self._backend,
             "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
-            "hyperparameters": self._saved_hyperparams,
+            "hyperparameters": {name: value for name, value in self._saved_hyperparams.items() if name != "env_kwargs"},
             "options": {name: value for name in KEPT_OPTIONS if (value := getattr(self.args, name)) not in (None, "", [])},
             "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),
             # Tells the cost on a machine that does other things besides; processes of environments are not counted.
