@@ -361,6 +361,20 @@ def test_an_evaluation_leaves_every_random_stream_and_statistic_as_it_was():
     assert everything() == before
 
 
+def test_the_statistics_of_every_vec_normalize_are_frozen():
+    inner = normalized(2, norm_obs=False)
+    outer = VecNormalize(inner, norm_reward=False)
+    model = random_agent(outer).learn(20)
+
+    def statistics():
+        counts = inner.ret_rms.count, outer.ret_rms.count, outer.obs_rms.count
+        return *counts, inner.ret_rms.var.tolist(), outer.obs_rms.mean.tolist(), inner.training, outer.training
+
+    before = statistics()
+    evaluate_meta(model, outer, tasks=TASKS)
+    assert statistics() == before and inner.training
+
+
 def test_a_registered_id_is_made():
     model = random_agent(grid_vec_env(2, horizon=30))
     result = evaluate_meta(model, "GridNavi-v0", tasks=np.array([[2, 0], [6, 6]]))

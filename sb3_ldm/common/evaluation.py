@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO, MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.common.meta_episode import observation_layout
@@ -264,29 +264,37 @@ def _run_meta_episodes(
     return [info for info in last_infos if info is not None]
 
 
+def _normalizers(env: VecEnv) -> Iterator[VecNormalize]:
+    """Every ``VecNormalize`` around environments, of which one may be for observations and another for rewards."""
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            yield env
+        env = env.venv
+
+
 @contextmanager
 def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
     """Lend the model's normalisation statistics to the env, frozen, and put the global random streams back afterwards."""
     check_normalized(model, env)
     normalizer = unwrap_vec_normalize(env)
     trained_with = _lender(model)
-    training = normalizer.training if normalizer is not None else False
+    training = [(one, one.training) for one in _normalizers(env)]
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    if normalizer is not None:
-        normalizer.training = False
-        if trained_with is not None and trained_with is not normalizer:
-            # SB3's sync_envs_normalization wants the same wrappers around both; a recorder may be around this one.
-            normalizer.ret_rms = deepcopy(trained_with.ret_rms)
-            if hasattr(trained_with, "obs_rms"):  # observations are normalised, too
-                normalizer.obs_rms = deepcopy(trained_with.obs_rms)
+    for one, _ in training:
+        one.training = False
+    if normalizer is not None and trained_with is not None and trained_with is not normalizer:
+        # SB3's sync_envs_normalization wants the same wrappers around both; a recorder may be around this one.
+        normalizer.ret_rms = deepcopy(trained_with.ret_rms)
+        if hasattr(trained_with, "obs_rms"):  # observations are normalised, too
+            normalizer.obs_rms = deepcopy(trained_with.obs_rms)
     try:
         with _random_stream(getattr(model, "device", th.device("cpu")), seed):
             yield
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
-        if normalizer is not None:
-            normalizer.training = training
+        for one, was_training in training:
+            one.training = was_training
         if is_trained_on(model, env):
             _leave_training_env(model)
 
