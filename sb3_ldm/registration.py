@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import torch as th
 
+from sb3_ldm.checks import check_installed
 from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.common.vec_env import BatchedMetaVecEnv, register_batched_backend
 from sb3_ldm.envs import locomotion
@@ -116,7 +117,9 @@ def make_locomotion(
     :param render_mode: None or one of gymnasium's
     :param kwargs: of the gymnasium environment, for instance the size of pictures
     :return: the environment
+    :raises ImportError: if MuJoCo is not installed
     """
+    check_installed("mujoco", "mujoco")
     env: gym.Env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, validation_tasks, **kwargs)
     return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
 
@@ -143,6 +146,7 @@ def make_batched_locomotion(
     """
     if kwargs:
         raise ValueError(f"env_kwargs={kwargs!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'.")
+    check_installed("envpool", "envpool")
     physics = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads(), validation_tasks)
     backend = _observed(physics, observe_task)
     return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))

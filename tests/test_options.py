@@ -218,3 +218,11 @@ def test_a_batched_backend_stands_for_the_environment_that_it_was_offered_for(mo
     assert backend_of(env) == "dummy" and env.action_space == gym.spaces.Discrete(3)
     with pytest.raises(ValueError, match="'batched' is not offered for env_id='GridNavi-v0'"):
         make_meta_vec_env("GridNavi-v0", 2, backend="batched")
+
+
+@pytest.mark.parametrize(("missing", "backend"), [("mujoco", "dummy"), ("envpool", "batched")])
+def test_what_robots_need_is_named(monkeypatch: pytest.MonkeyPatch, missing: str, backend: str) -> None:
+    register()
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"{missing} is needed: pip install 'sb3_ldm\[{missing}\]'"):
+        make_meta_vec_env("AntGoal-v0", 2, backend=backend)
