@@ -1,6 +1,11 @@
 """The latent dynamics network: its objective, its networks and its buffer of meta-episodes."""
 
+import io
+import os
 import pickle
+import re
+import sys
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from sb3_ldm import memory
 from sb3_ldm.common.latent_dynamics import (
     LatentDynamics,
     MetaEpisodeBatch,
@@ -460,6 +466,17 @@ def scripted_buffer(capacity=10, n_workers=2, n_meta_episodes=3):
     return buffer
 
 
+def through_a_file(buffer):
+    file = io.BytesIO()
+    buffer.save(file)
+    file.seek(0)
+    return MetaEpisodeBuffer.load(file, "buffer.pkl")
+
+
+def through_an_old_file(buffer):
+    return MetaEpisodeBuffer.load(io.BytesIO(pickle.dumps(buffer)), "buffer.pkl")
+
+
 def first_rewards(buffer):
     return buffer.get(np.arange(len(buffer))).rewards[0].tolist()
 
@@ -485,11 +502,53 @@ def test_a_uniform_sample_keeps_early_and_late_meta_episodes_alike():
     assert kept.sum() == 900 and kept.min() > 45 and kept.max() < 105  # 75 each, with a deviation of 7.5
 
 
-def test_a_uniform_sample_goes_on_after_pickling():
+def test_a_copy_goes_on_with_what_runs():
+    buffer = scripted_buffer(n_workers=2, n_meta_episodes=1)
+    add_steps(buffer, 50.0, 3)
+    again = pickle.loads(pickle.dumps(buffer))
+    for one in (buffer, again):
+        add_steps(one, 53.0, 5, done_after=5)
+    assert first_rewards(again) == first_rewards(buffer) == [0.0, 100.0, 50.0, 150.0]
+
+
+def test_a_damaged_file_is_named_whatever_is_wrong_with_it():
+    for written in (scripted_buffer().save, lambda file: file.write(pickle.dumps(scripted_buffer())[:-200])):
+        file = io.BytesIO()
+        written(file)
+        whole = file.getvalue()
+        rng = np.random.default_rng(0)
+        if whole.startswith(b"PK"):
+            damaged = [whole[:n] for n in (0, 1, 70, len(whole) // 2, len(whole) - 1)] + [whole + b"0"]
+            for place in rng.integers(len(whole), size=60):
+                flipped = bytearray(whole)
+                flipped[place] ^= 1 << rng.integers(8)
+                damaged.append(bytes(flipped))
+        else:  # a pickle, as buffers were saved before, has no checksum
+            damaged = [whole]
+        for one in damaged:
+            with pytest.raises(ValueError, match=r"runs/buffer\.pkl is damaged.*load the buffer of an earlier checkpoint"):
+                MetaEpisodeBuffer.load(io.BytesIO(one), "runs/buffer.pkl")
+
+
+def test_reading_a_file_runs_nothing(monkeypatch):
+    file = io.BytesIO()
+    scripted_buffer().save(file)
+    monkeypatch.setattr(pickle, "load", lambda file: pytest.fail("unpickled"))
+    file.seek(0)
+    assert len(MetaEpisodeBuffer.load(file, "buffer.pkl")) == 6
+
+
+def test_a_file_of_something_else_is_named():
+    with pytest.raises(ValueError, match=r"buffer\.pkl holds no buffer of meta-episodes, but dict"):
+        MetaEpisodeBuffer.load(io.BytesIO(pickle.dumps({})), "buffer.pkl")
+
+
+@pytest.mark.parametrize("way", [through_a_file, lambda buffer: pickle.loads(pickle.dumps(buffer))])
+def test_a_uniform_sample_goes_on_after_saving(way):
     buffer = MetaEpisodeBuffer(3, LAYOUT, 1, keeps="uniform", seed=0)
     for index in range(6):
         add_steps(buffer, float(index), 8, done_after=8)
-    again = pickle.loads(pickle.dumps(buffer))
+    again = way(buffer)
     for one in (buffer, again):
         one.discard_running()
         for index in range(6, 20):
@@ -586,15 +645,17 @@ def test_discrete_actions_come_back_one_hot():
     assert batch.next_states[:, 0].tolist() == path[1:] * 2
 
 
-@pytest.mark.parametrize("n_meta_episodes", [2, 9])
-def test_pickling_keeps_what_is_stored_and_drops_what_runs(n_meta_episodes):
+@pytest.mark.parametrize("way", [through_a_file, through_an_old_file])
+@pytest.mark.parametrize("n_meta_episodes", [0, 2, 9])
+def test_files_keep_what_is_stored(way, n_meta_episodes):
     buffer = scripted_buffer(capacity=5, n_workers=2, n_meta_episodes=n_meta_episodes)
     add_steps(buffer, 500.0, 3)
     buffer.agent_view = lambda obs: obs  # an environment's, which runs
-    again = pickle.loads(pickle.dumps(buffer))
+    again = way(buffer)
+    again.set_workers(2)
     buffer.agent_view = None
     assert len(again) == len(buffer) == min(5, 2 * n_meta_episodes)
-    for name in ("states", "actions", "rewards", "next_states", "mask"):
+    for name in ("states", "actions", "rewards", "next_states", "mask") if n_meta_episodes else ():
         indices = np.arange(len(buffer))
         assert th.equal(getattr(again.get(indices), name), getattr(buffer.get(indices), name))
     buffer.discard_running()
@@ -602,6 +663,39 @@ def test_pickling_keeps_what_is_stored_and_drops_what_runs(n_meta_episodes):
         add_steps(one, 900.0, 8, done_after=8)
     assert first_rewards(again) == first_rewards(buffer)
     assert {900.0, 1000.0} <= set(first_rewards(again))
+
+
+@pytest.mark.parametrize("available", [10**6, None])
+def test_a_buffer_that_does_not_fit_is_told_of_before_it_fills(available, monkeypatch):
+    """Zeros take no memory until they are written, so that the process would be killed hours later."""
+    monkeypatch.setattr(memory, "available_memory", lambda: available)
+    one = MetaEpisodeBuffer(1, LAYOUT, 1).nbytes - 4  # its length besides
+    expected = {
+        10**6: rf"vae_buffer_size=100000: .* {one:,} bytes needs .*{100_000 * one:,} bytes.* 0.001 GB \(1,000,000 bytes\).*"
+        rf"at most {500_000 // one:,}",
+        None: None,
+    }[available]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        MetaEpisodeBuffer(100_000, LAYOUT, 1)
+    assert len(told) == (expected is not None)
+    if expected is not None:
+        assert re.search(expected, str(told[0].message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(MemoryError, match=r"vae_buffer_size=1000000000000000: .*GB"):
+            MetaEpisodeBuffer(10**15, LAYOUT, 1)
+
+
+def test_memory_that_is_available_is_no_more_than_there_is(monkeypatch, tmp_path):
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < memory.available_memory() <= whole
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert 0 < memory.available_memory() <= whole
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)  # a container's limit
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.stat").write_text("anon 3000000\nfile 1000000\n")
+    assert memory.available_memory() == 2_000_000
 
 
 def test_a_pickle_holds_no_more_than_what_is_stored():

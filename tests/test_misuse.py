@@ -1,5 +1,6 @@
 """What goes wrong is named, and what other SB3 algorithms put up with is put up with."""
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from helpers import Bandit, Drift, differing, parameters, vec_env
+from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -435,6 +438,59 @@ def test_the_entropy_coefficient_may_follow_a_schedule(algorithm, tmp_path):
     assert algorithm.load(tmp_path / "model", device="cpu").ent_coef(0.5) == pytest.approx(0.05)
     with pytest.raises(ValueError, match="ent_coef=nan"):
         make(algorithm, ent_coef=lambda progress: float("nan")).learn(32)
+
+
+ALGORITHMS = (RL2, Mixreg, LDM, VariBAD)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A file of each algorithm, two of others, and some that are no models."""
+    folder = tmp_path_factory.mktemp("models")
+    for algorithm in ALGORITHMS:
+        make(algorithm).save(folder / algorithm.__name__)
+    RecurrentPPO("MlpLstmPolicy", vec_env(Bandit, 2), device="cpu").save(folder / "RecurrentPPO")
+    SAC("MlpPolicy", vec_env(Drift, 1), device="cpu", buffer_size=10).save(folder / "SAC")
+    (folder / "text.zip").write_text("no model")
+    whole = (folder / "LDM.zip").read_bytes()
+    (folder / "cut.zip").write_bytes(whole[:-500])
+    flipped = bytearray(whole)
+    flipped[whole.index(b"policy.pth") + 2000] ^= 4
+    (folder / "flipped.zip").write_bytes(flipped)
+    return folder
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("saved", [*(one.__name__ for one in ALGORITHMS), "RecurrentPPO", "SAC"])
+def test_a_file_of_another_algorithm_names_it(algorithm, saved, files):
+    if saved == algorithm.__name__:
+        assert type(algorithm.load(files / saved, device="cpu")) is algorithm
+        return
+    with pytest.raises(ValueError, match=rf"{saved} holds a model of .*{saved}: load it with .*not with {algorithm.__name__}"):
+        algorithm.load(files / saved, device="cpu")
+
+
+@pytest.mark.parametrize("damaged", ["text", "cut", "flipped"])
+def test_a_file_that_is_no_model_or_a_damaged_one_is_named(damaged, files):
+    with pytest.raises(ValueError, match=rf"{damaged}(\.zip)? is no model, or a damaged one .*load another checkpoint"):
+        LDM.load(files / damaged, device="cpu")
+    with (files / f"{damaged}.zip").open("rb") as file, pytest.raises(ValueError, match="is no model, or a damaged one"):
+        LDM.load(file, device="cpu")
+
+
+def test_a_file_is_not_run_to_see_whose_it_is(files, monkeypatch):
+    monkeypatch.setattr(cloudpickle, "loads", lambda text: pytest.fail("unpickled"))
+    with pytest.raises(ValueError, match="holds a model of LDM"):
+        RL2.load(files / "LDM", device="cpu")
+
+
+def test_a_class_of_ones_own_is_loaded_as_what_it_derives_from(files):
+    class Mine(LDM):
+        pass
+
+    assert isinstance(Mine.load(files / "LDM", device="cpu"), Mine)
+    with pytest.raises(ValueError, match="holds a model of RL2"):
+        Mine.load(files / "RL2", device="cpu")
 
 
 class Rows(KVWriter):

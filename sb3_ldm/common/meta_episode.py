@@ -20,6 +20,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.wrappers.common import TimeLimit  # the class itself, which rl_zoo3 puts a subclass in the place of
 
 from sb3_ldm.checks import check_integer
+from sb3_ldm.common import env_state
 from sb3_ldm.envs.tasks import Task, check_task_env
 
 
@@ -361,6 +362,7 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         #: Resets and steps so far: who has moved the environment before can tell whether somebody else has since.
         self.n_moves = 0
         self._started = time.time()
+        self._description: str | None = None
         self._options: dict[str, Any] = {}
         self._task: Task | None = None
         self._running = False
@@ -467,6 +469,22 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
                 "select_task(options) in reset; tasks that are names or objects must be numbered"
             )
         return task
+
+    def describe(self) -> str:
+        """:return: a text that is equal for environments that were made in the same way, and sample the same split"""
+        if self._description is None:
+            self._description = env_state.describe(self)
+        return f"{self._description} {self.env.get_wrapper_attr('task_split')}"
+
+    def get_env_state(self) -> bytes | None:
+        """:return: where the meta-episode is, with all random streams; None where the environment cannot tell all of it"""
+        return env_state.get_state(self)
+
+    def set_env_state(self, state: bytes) -> None:
+        """
+        :param state: from :meth:`get_env_state` of an environment that was made in the same way; what is pickled in it is run
+        """
+        env_state.set_state(self, state)
 
     def _check_task(self) -> None:
         """Refuse environments that draw another task than they are told to, as most would."""

@@ -274,6 +274,17 @@ class BatchedGridNavi:
             successes=self._found.copy(),
         )
 
+    def get_state(self) -> dict[str, np.ndarray]:
+        """:return: where every environment is, shape [num_envs] each"""
+        return {name: getattr(self, f"_{name}").copy() for name in ("cells", "goals", "found", "elapsed")}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """
+        :param state: from :meth:`get_state`
+        """
+        for name, array in state.items():
+            setattr(self, f"_{name}", array.copy())
+
     def draw(self, index: int) -> np.ndarray:
         """
         :param index: a sub-environment

@@ -1,7 +1,7 @@
 """Imaginary tasks: what the mixture workers are rewarded for (paper section 3.3)."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -17,6 +17,9 @@ IMAGINARY_REWARDS = ("mean", "sample", "threshold")
 IMAGINATION_DROPOUTS = ("off", "step", "meta_episode")
 
 _N_MASKS_COMPARED = 8  #: masks that candidates are judged by on average, where there is a new one at every step
+
+#: What is believed of the normal workers' tasks, and which of them have finished a meta-episode.
+_BELIEFS = ("mu", "logvar", "final_mu", "final_logvar", "finished")
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -141,12 +144,54 @@ class Imagination:
         self.config = config
         self.generator = generator
         self.device = generator.device
+        self._pending: list[Arrays] = []
         self._finished = th.zeros(n_normal, dtype=th.bool, device=generator.device)
 
     @property
     def has_final_beliefs(self) -> bool:
         """Whether every normal worker has finished a meta-episode: else there would be priors among the final beliefs."""
         return bool(self._finished.all())
+
+    def get_state(self) -> dict[str, Any]:
+        """:return: beliefs and imaginary tasks, as arrays and tensors"""
+        beliefs = {name: getattr(self, f"_{name}") for name in _BELIEFS}
+        return {
+            "made": self._made,
+            "pending": list(self._pending),
+            "encoder_states": self._encoder_states,
+            "tasks": tuple(self.tasks),
+            **{name: belief.clone() for name, belief in beliefs.items()},
+        }
+
+    def fits(self, state: dict[str, Any]) -> bool:
+        """
+        :param state: from :meth:`get_state`
+        :return: whether it is that of as many workers, with the same options
+        """
+        return state["made"] == self._made
+
+    @property
+    def _made(self) -> list[Any]:
+        return [self.n_normal, self.n_mixture, self.latent_dynamics.latent_dim, *map(str, astuple(self.config))]
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`get_state`, which fits
+        """
+        self._pending = list(state["pending"])
+        self._encoder_states = tuple(part.to(self.device) for part in state["encoder_states"])
+        self.tasks = ImaginaryTasks(*[None if part is None else part.to(self.device) for part in state["tasks"]])  # type: ignore[arg-type]
+        for name in _BELIEFS:
+            setattr(self, f"_{name}", state[name].to(self.device))
+
+    def set_final_beliefs(self, state: dict[str, Any]) -> None:
+        """
+        Mix the final beliefs of before, where meta-episodes begin anew.
+
+        :param state: from :meth:`get_state`, of as many normal workers
+        """
+        for name in ("final_mu", "final_logvar", "finished"):
+            setattr(self, f"_{name}", state[name].to(self.device))
 
     @th.no_grad()
     def start(self, experience: Transitions | None = None) -> np.ndarray:
@@ -156,7 +201,7 @@ class Imagination:
         :param experience: see :meth:`new_tasks`
         :return: whether each mixture worker got an imaginary task, ``(n_mixture,)``
         """
-        self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._pending = []
         self._encoder_states = self.encoder.initial_states(self.n_normal)
         self._mu, self._logvar = self.encoder.belief(self._encoder_states[0][-1])
         if not self._finished.any():

@@ -267,6 +267,15 @@ class LDM(LatentDynamicsPPO, RL2):
             )
         return prepared
 
+    def _recall(self, recording: dict[str, Any], resumes: bool) -> bool:
+        assert self.mixture_env is not None
+        imagination, beliefs = self.mixture_env.imagination, recording["imagination"]
+        if not imagination.fits(beliefs):
+            return False
+        self.mixture_env.waits = self.imagination_starts - self.num_timesteps
+        imagination.set_final_beliefs(beliefs)  # to be mixed at once, where meta-episodes begin anew
+        return super()._recall(recording, resumes)
+
     def _start_recording(self) -> None:
         assert self.mixture_env is not None
         self.mixture_env.waits = self.imagination_starts - self.num_timesteps

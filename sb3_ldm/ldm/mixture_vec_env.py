@@ -4,7 +4,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer, RecordingVecEnv, Transitions
@@ -32,7 +32,6 @@ class MixtureVecEnv(RecordingVecEnv):
     def __init__(self, venv: VecEnv, imagination: Imagination, buffer: MetaEpisodeBuffer, stats_window_size: int = 100):
         super().__init__(venv, buffer, imagination.latent_dynamics)
         self.imagination = imagination
-        self.normalizer = unwrap_vec_normalize(venv)
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
         self.imaginary_returns: deque[np.ndarray] = deque(maxlen=stats_window_size)
@@ -41,9 +40,34 @@ class MixtureVecEnv(RecordingVecEnv):
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.restart_stream()
 
+    @property
+    def normalizer(self) -> VecNormalize | None:
+        """What normalises observations and rewards, if anything does."""
+        return unwrap_vec_normalize(self.venv)
+
     def restart_stream(self) -> None:
         """Draw what imaginary tasks are compared with as if nothing had been drawn yet, by the seed of the imagination."""
         self._rng = np.random.default_rng(self.imagination.generator.initial_seed())
+
+    def get_state(self) -> dict[str, Any]:
+        return super().get_state() | {
+            "episode": self._episode.copy(),
+            "returns": self._returns.copy(),
+            "imaginary_returns": list(self.imaginary_returns),
+            "final_tasks": list(self.final_tasks),
+            "rng": self._rng.bit_generator.state,
+            "imagining": self.imagining.copy(),
+            "imagination": self.imagination.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._episode, self._returns = state["episode"].copy(), state["returns"].copy()
+        self.imaginary_returns.extend(state["imaginary_returns"])
+        self.final_tasks = state["final_tasks"]
+        self._rng.bit_generator.state = state["rng"]
+        self.imagining = state["imagining"].copy()
+        self.imagination.set_state(state["imagination"])
 
     def start(self, obs: np.ndarray, episode_starts: np.ndarray | None = None) -> None:
         super().start(obs, episode_starts)

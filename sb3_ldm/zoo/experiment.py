@@ -41,6 +41,7 @@ from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation,
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.probes import has_probes
+from sb3_ldm.common.recurrent import SequencePPO
 from sb3_ldm.common.vec_env import backend_of, check_env_kwargs, make_meta_vec_env, monitor_of
 from sb3_ldm.common.vec_env.interrupts import close_env, settle
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
@@ -347,10 +348,11 @@ class MetaExperimentManager(ExperimentManager):
         monitor = monitor_of(env)
         assert monitor is not None
         monitor.continue_from(model.num_timesteps)
-        # Else each continuation would meet the run's first tasks again, with the first actions' noise.
-        seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))
-        env.seed(seed)
-        set_random_seed(seed)
+        if not (isinstance(model, SequencePPO) and model.resumes):
+            # Else each continuation would meet the run's first tasks again, with the first actions' noise.
+            seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))
+            env.seed(seed)
+            set_random_seed(seed)
         print(f"Continuing after {model.num_timesteps} of {self.n_timesteps} steps in {self.save_path}")
         return model
 

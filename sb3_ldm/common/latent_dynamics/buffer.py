@@ -1,13 +1,16 @@
 """Whole meta-episodes for training the latent dynamics network."""
 
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
+from sb3_ldm.common.array_file import read_arrays, read_pickle, write_arrays
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout
+from sb3_ldm.memory import fitting, gigabytes, warn_if_too_large
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Transitions(NamedTuple):
     next_states: np.ndarray  #: s_{t+1}, ``(n, state_dim)``
 
 
+#: What is saved besides arrays, the layout and the random stream.
+_SAVED_NUMBERS = ("capacity", "n_workers", "keeps", "n_seen", "position", "full")
+#: Where each worker's meta-episode is.
+_COUNTERS = ("step", "episode", "at_reset", "whole")
 BUFFER_KEEPS = ("latest", "uniform")
 
 
@@ -81,9 +88,20 @@ class MetaEpisodeBuffer:
         self.full = False
         #: What the agent is shown of observations ``(..., obs_dim)``; where it is set, batches hold observations.
         self.agent_view: Callable[[np.ndarray], np.ndarray] | None = None
-        self._ring = self._allocate(capacity)
+        self._ring = self._allocate_ring()
         self._lengths = np.zeros(capacity, dtype=np.int32)
         self.set_workers(n_workers)
+
+    def _allocate_ring(self) -> dict[str, np.ndarray]:
+        """Room for ``capacity`` meta-episodes, of which there may be more than memory for."""
+        one = sum(array.nbytes for array in self._allocate(1).values())
+        what = f"vae_buffer_size={self.capacity}: a buffer of as many meta-episodes of {one:,} bytes"
+        remedy = f"Use a vae_buffer_size of at most {fitting(one):,}."
+        warn_if_too_large(what, self.capacity * one, remedy, stacklevel=3)
+        try:
+            return self._allocate(self.capacity)
+        except (MemoryError, ValueError) as error:  # of NumPy, whose arrays have a largest size, too
+            raise MemoryError(f"{what} needs {gigabytes(self.capacity * one)}, which there are not. {remedy}") from error
 
     def _allocate(self, rows: int) -> dict[str, np.ndarray]:
         layout = self.layout
@@ -116,6 +134,20 @@ class MetaEpisodeBuffer:
         self.n_workers = n_workers
         self._running = self._allocate(n_workers)
         self.discard_running()
+
+    def running_state(self) -> dict[str, Any]:
+        """:return: the meta-episodes that have not ended, which :meth:`save` leaves out, as arrays"""
+        counters = {name: getattr(self, f"_{name}").copy() for name in _COUNTERS}
+        return {"running": {name: array.copy() for name, array in self._running.items()}, **counters}
+
+    def set_running_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`running_state` of a buffer with as many workers
+        """
+        for name, array in state["running"].items():
+            self._running[name][:] = array
+        for name in _COUNTERS:
+            setattr(self, f"_{name}", state[name].copy())
 
     def discard_running(self, at_start: np.ndarray | None = None) -> None:
         """
@@ -305,13 +337,47 @@ class MetaEpisodeBuffer:
         states[rows, steps] = self._ring["reset_states"][indices[rows], episode]
         return states
 
+    def save(self, file: io.BufferedIOBase) -> None:
+        """
+        Write the meta-episodes that are there, without those that run.
+
+        :param file: open for writing and reading
+        """
+        arrays = {name: array[: len(self)] for name, array in self._ring.items()}
+        numbers = {name: getattr(self, name) for name in _SAVED_NUMBERS}
+        numbers |= {"layout": asdict(self.layout), "rng": self._rng.bit_generator.state}
+        write_arrays(file, {**arrays, "lengths": self._lengths[: len(self)]}, numbers)
+
+    @classmethod
+    def load(cls, file: io.BufferedIOBase, path: Any) -> "MetaEpisodeBuffer":
+        """
+        :param file: of :meth:`save`, or a pickled buffer, open for reading
+        :param path: its name, for messages
+        :return: the buffer
+        :raises ValueError: if the file is damaged or holds something else
+        """
+        read = read_arrays(file, path)
+        if read is None:
+            buffer = read_pickle(file, path)
+            if not isinstance(buffer, cls):
+                raise ValueError(f"{path} holds no buffer of meta-episodes, but {type(buffer).__name__}.")
+            return buffer
+        arrays, numbers = read
+        layout = MetaEpisodeLayout(**numbers.pop("layout"))
+        buffer = cls(numbers["capacity"], layout, numbers["n_workers"], numbers["keeps"])
+        buffer._rng.bit_generator.state = numbers.pop("rng")
+        vars(buffer).update(numbers)
+        lengths = arrays.pop("lengths")
+        buffer._lengths[: len(lengths)] = lengths
+        for name, array in arrays.items():
+            buffer._ring[name][: len(array)] = array
+        return buffer
+
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle only the meta-episodes that are there; running ones cannot be continued elsewhere."""
+        """Pickle only the meta-episodes that are there, and those that run."""
         state = dict(self.__dict__)
         state["_ring"] = {name: array[: len(self)] for name, array in self._ring.items()}
-        for name in ("_running", "_step", "_episode", "_at_reset", "_whole"):
-            del state[name]
-        state["agent_view"] = None
+        state["agent_view"] = None  # of the environments, which may be others
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -324,7 +390,8 @@ class MetaEpisodeBuffer:
             "_rng": np.random.default_rng(),
         }
         self.__dict__.update(missing | state)
-        self._ring = self._allocate(self.capacity)
+        self._ring = self._allocate_ring()
         for name, array in stored.items():
             self._ring[name][: len(array)] = array
-        self.set_workers(self.n_workers)
+        if "_running" not in state:  # saved before
+            self.set_workers(self.n_workers)

@@ -10,12 +10,12 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.checks import check_integer, check_number
+from sb3_ldm.common.array_file import with_suffix
 from sb3_ldm.common.latent_dynamics.buffer import MetaEpisodeBuffer
 from sb3_ldm.common.latent_dynamics.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.common.latent_dynamics.recording_vec_env import RecordingVecEnv
@@ -184,6 +184,14 @@ class LatentDynamicsPPO(SequencePPO):
             **kwargs,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.env is None:
+            self.recording_env = None
+        elif self.recording_env is not None:
+            self.replay_buffer.agent_view = self.agent_view(self.env)
+            self.recording_env.set_venv(self.env)
+
     def _setup_recording_env(self) -> None:
         """Wrap the user's env, for collecting rollouts only."""
         if self.env is None:
@@ -234,12 +242,36 @@ class LatentDynamicsPPO(SequencePPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        obs_before = self._last_obs
+        obs_before, state = self._last_obs, self._saved_state
+        resumes = self.resumes and not reset_num_timesteps
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.recording_env is not None
-        if self._last_obs is not obs_before or not self.recording_env.started:
+        recording = None if state is None or reset_num_timesteps else state["recording"]
+        recalled = recording is not None and self._recall(recording, resumes)
+        if not recalled and (self._last_obs is not obs_before or not self.recording_env.started):
             self._start_recording()
         return prepared
+
+    def _recall(self, recording: dict[str, Any], resumes: bool) -> bool:
+        """
+        Recall what was known of the meta-episodes.
+
+        :param recording: from :meth:`RecordingVecEnv.get_state`
+        :param resumes: whether the environments are where they were, or begin anew
+        :return: whether recording goes on with the meta-episodes that run
+        """
+        assert self.recording_env is not None
+        fits = resumes and len(recording["running"]["step"]) == self.n_recorded
+        if fits:
+            self.recording_env.set_state(recording)
+        return fits
+
+    def _training_state(self) -> dict[str, Any] | None:
+        state = super()._training_state()
+        if state is not None:
+            started = self.recording_env is not None and self.recording_env.started
+            state["recording"] = self.recording_env.get_state() if started else None  # type: ignore[union-attr]
+        return state
 
     def _start_recording(self) -> None:
         assert self.recording_env is not None
@@ -275,21 +307,33 @@ class LatentDynamicsPPO(SequencePPO):
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Save the buffer of meta-episodes to its own file, as SB3 does with replay buffers (``CheckpointCallback`` too).
+        Save the buffer of meta-episodes to its own file, as SB3 does with replay buffers (``CheckpointCallback`` too): arrays
+        alone, which nothing is run to read, with a checksum.
 
-        :param path: file, or its path
+        :param path: its path, or a file that is open for writing and reading
         """
-        save_to_pkl(path, self.replay_buffer, self.verbose)
+        if not isinstance(path, (str, pathlib.Path)):
+            self.replay_buffer.save(path)
+            return
+        path = with_suffix(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w+b") as file:
+            self.replay_buffer.save(file)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
         Load a buffer of meta-episodes, with its size; between two calls of :meth:`learn`.
 
         :param path: file, or its path
-        :raises ValueError: if its meta-episodes have another layout than the model's
+        :raises ValueError: if the file is damaged, or its meta-episodes have another layout than the model's
         """
-        buffer = load_from_pkl(path, self.verbose)
-        if not isinstance(buffer, MetaEpisodeBuffer) or buffer.layout != self.layout:
+        if isinstance(path, (str, pathlib.Path)):
+            path = path if pathlib.Path(path).is_file() else with_suffix(path)
+            with pathlib.Path(path).open("rb") as file:
+                buffer = MetaEpisodeBuffer.load(file, path)
+        else:
+            buffer = MetaEpisodeBuffer.load(path, path)
+        if buffer.layout != self.layout:
             raise ValueError(f"{path} holds no meta-episodes of the model's layout {self.layout}.")
         if buffer.capacity != self.vae_buffer_size:
             warnings.warn(

@@ -1,5 +1,6 @@
 """A VecEnv whose meta-episodes are gathered for the latent dynamics network."""
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,20 @@ class RecordingVecEnv(VecEnvWrapper):
         self.latent_dynamics = latent_dynamics
         self.started = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the environments, which :meth:`set_venv` gives back."""
+        return {name: value for name, value in vars(self).items() if name not in ("venv", "class_attributes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def set_venv(self, venv: VecEnv) -> None:
+        """
+        :param venv: the environments of a copy
+        """
+        self.venv = venv
+        self.class_attributes = dict(inspect.getmembers(type(self)))
+
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
         self.start(obs)  # type: ignore[arg-type]
@@ -57,6 +72,22 @@ class RecordingVecEnv(VecEnvWrapper):
         self._states = original_obs(self.venv, obs)[:, self.layout.state]
         self._is_first_step = True
         self.buffer.discard_running(None if episode_starts is None else episode_starts[: self.buffer.n_workers])
+        self.started = True
+
+    def get_state(self) -> dict[str, Any]:
+        """:return: what is known of the meta-episodes that run, as arrays"""
+        return {
+            "states": self._states.copy(),
+            "is_first_step": self._is_first_step,
+            "running": self.buffer.running_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`get_state`, with environments that are where they were then
+        """
+        self._states, self._is_first_step = state["states"].copy(), state["is_first_step"]
+        self.buffer.set_running_state(state["running"])
         self.started = True
 
     def step_async(self, actions: np.ndarray) -> None:

@@ -1,6 +1,10 @@
 """RecurrentPPO that collects and trains on whole sequences: the core of every recurrent algorithm of this package."""
 
+import io
+import pathlib
 import warnings
+import zipfile
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -11,19 +15,34 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
 from sb3_ldm.checks import check_integer, check_number, check_positive
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
+from sb3_ldm.common.model_file import check_model_file
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.common.recurrent.policies import MetaLstmPolicy
 from sb3_ldm.common.recurrent.ppo_loss import PPOLoss, ppo_loss
 from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.common.training_state import (
+    ENTRY,
+    State,
+    normalizer_state,
+    pack,
+    random_state,
+    read_state,
+    set_normalizer_state,
+    set_random_state,
+)
+from sb3_ldm.common.vec_env import state as vec_state
+from sb3_ldm.common.vec_env.copying import CopiedEnv, is_copied_as_it_runs
 from sb3_ldm.common.vec_env.inspection import Watch, check_workers, refuse_gymnasium_vector_env
 from sb3_ldm.common.vec_env.transitions import normalization_problem, normalizes_observations
+from sb3_ldm.memory import warn_if_too_large
 
 _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
 
@@ -128,6 +147,10 @@ class SequencePPO(RecurrentPPO):
         self._watch: Watch | None = None
         #: Whether it was trained with normalised observations, which is saved; None before the first call of learn.
         self.trained_normalized: bool | None = None
+        #: Where training was when the model that was loaded was saved, until it goes on.
+        self._saved_state: State | None = None
+        self._seeds_at_loading: list[int | None] | None = None
+        self._is_stepping = False  #: whether the environments are ahead of what is known of them
         #: The seed that random streams of subclasses began with, which is saved with the model.
         self._streams_seed: list[int | None] | None = None
         if _init_setup_model:
@@ -188,6 +211,7 @@ class SequencePPO(RecurrentPPO):
         if not callable(self.learning_rate):
             check_number("learning_rate", self.learning_rate, 0.0)
         self._warn_of_cuts(stacklevel=5)
+        self._check_memory()
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1)
             if self.batch_size < self.n_steps:
@@ -202,6 +226,17 @@ class SequencePPO(RecurrentPPO):
                     f"steps; it is cut into {n_minibatches} minibatches of whole sequences.",
                     stacklevel=4,
                 )
+
+    def _check_memory(self) -> None:
+        """Warn of a rollout that does not fit into memory."""
+        # Observations and the like as arrays, and once more as tensors.
+        n_bytes = 2 * 4 * self.n_steps * self.n_envs * (self.layout.dim + self.layout.action_dim + 6)
+        warn_if_too_large(
+            f"n_steps={self.n_steps}: a rollout of as many steps of {self.n_envs} sub-environments",
+            n_bytes,
+            "Use fewer steps or sub-environments.",
+            stacklevel=5,
+        )
 
     def _warn_of_cuts(self, stacklevel: int) -> None:
         meta_episode = self.layout.meta_episode_steps
@@ -219,8 +254,133 @@ class SequencePPO(RecurrentPPO):
         check_workers(wrapped)
         return wrapped
 
+    @classmethod
+    def load(
+        cls: type[SelfSequencePPO],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool | None = None,
+        **kwargs: Any,
+    ) -> SelfSequencePPO:
+        """
+        Load a model from a file of :meth:`save`; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
+
+        ``learn(..., reset_num_timesteps=False)`` then goes on as if the run had not been stopped, bit for bit where it was
+        saved at the end or the start of a rollout (in the midst of one, what there was of it is not trained on): with the
+        global random streams, and with the environments where they were, if ``env`` was made in the same way. It cannot where
+        environments do not tell their states, as the physics of MuJoCo and EnvPool do not, which are in C; then these are
+        reset, as they are if they are seeded after loading. A buffer of meta-episodes is loaded by itself.
+
+        :param path: the file, or its path
+        :param env: environments to go on in; None to predict alone, or to give some with :meth:`set_env`
+        :param device: device of the networks
+        :param custom_objects: in place of what the file cannot be read without
+        :param print_system_info: whether to print what it was saved with
+        :param force_reset: True to begin with a reset of the environments in any case; False to leave environments that run
+            where they are, which is where the model knows them to be
+        :param kwargs: parameters to change
+        :return: the model
+        :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
+        """
+        check_model_file(path, cls)
+        forced = force_reset is not False
+        model = super().load(path, env, device, custom_objects, print_system_info, forced, **kwargs)
+        if force_reset is None:
+            model._last_obs = None  # without environments it would not be dropped
+        if model._continues_streams:
+            model._saved_state = read_state(path)
+            if model._saved_state is not None and (force_reset or (force_reset is False and model._env_runs())):
+                model._saved_state["env"] = None
+        model._seeds_at_loading = model._env_seeds()
+        return model
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model, and where training is, to go on there: see :meth:`load`.
+
+        :param path: file, or its path
+        :param exclude: attributes to leave out besides the usual ones
+        :param include: attributes to save that are left out otherwise
+        """
+        file = io.BytesIO()
+        super().save(file, exclude, include)
+        state = self._saved_state if self._saved_state is not None else self._training_state()
+        if state is not None:
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.writestr(ENTRY, pack(state))
+        target = open_path(path, "w", suffix="zip")
+        target.write(file.getbuffer())
+        if target is not path:
+            target.close()
+
+    @property
+    def resumes(self) -> bool:
+        """Whether training that goes on now begins where the environments were when the model that was loaded was saved."""
+        if self._saved_state is None or self.env is None or self._is_seeded_anew():
+            return False
+        return vec_state.fits(self.env, self._saved_state["env"])
+
+    def _env_runs(self) -> bool:
+        return self.env is not None and any(task is not None for task in self.env.get_attr("task"))
+
+    def _env_seeds(self) -> list[int | None] | None:
+        return None if self.env is None else list(self.env.unwrapped._seeds)
+
+    def _is_seeded_anew(self) -> bool:
+        """Whether somebody seeded the environments after loading, and so wants others."""
+        seeds, before = self._env_seeds(), self._seeds_at_loading
+        return seeds is not None and before is not None and seeds != before and any(seed is not None for seed in seeds)
+
+    def _training_state(self) -> State | None:
+        """What :meth:`save` does not save else; None before training has begun."""
+        if self._last_obs is None or self.env is None:
+            return None
+        assert self._last_episode_starts is not None
+        return {
+            "random": random_state(self.device),
+            "lstm_states": [tuple(states) for states in self._last_lstm_states],
+            "last_obs": np.asarray(self._last_obs),
+            "last_episode_starts": np.asarray(self._last_episode_starts),
+            "normalizer": normalizer_state(self._vec_normalize_env),
+            "env": None if self._is_stepping else vec_state.get_state(self.env),
+        }
+
+    def _resume(self, state: State) -> None:
+        """Put the environments where they were, and what was known of them."""
+        assert self.env is not None
+        vec_state.set_state(self.env, state["env"])
+        if self._vec_normalize_env is not None and state["normalizer"] is not None:
+            set_normalizer_state(self._vec_normalize_env, state["normalizer"])
+        self._last_obs, self._last_episode_starts = state["last_obs"], state["last_episode_starts"]
+        states = [tuple(part.to(self.device) for part in one) for one in state["lstm_states"]]
+        self._last_lstm_states = RNNStates(*states)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy`` and ``pickle``: the copy has environments of its own, or none; and it logs anew."""
+        state = dict(self.__dict__)
+        state["env"] = CopiedEnv(state.get("env"))
+        for name in ("_logger", "_vec_normalize_env"):
+            state.pop(name, None)
+        return state | {"_custom_logger": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.env = state["env"].env
+        self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
+        if self.env is None or not is_copied_as_it_runs(self.env):
+            self._last_obs = None
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
+        self._seeds_at_loading = self._env_seeds()
         if self.n_steps is not None:  # else the model is not set up yet
             self._warn_of_cuts(stacklevel=3)
             self._warn_of_normalization(stacklevel=3)
@@ -239,14 +399,21 @@ class SequencePPO(RecurrentPPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        resumes = self.resumes and not reset_num_timesteps
+        goes_on = not self._is_seeded_anew() and not reset_num_timesteps
+        state, self._saved_state = self._saved_state, None
         if self._watch is not None and self._watch.env is self.env and self._watch.has_moved:
             self._last_obs = None  # somebody evaluated on them since: begin with a reset
+        if state is not None and resumes:
+            self._resume(state)
         if self.env is not None:
             self._warn_of_normalization(stacklevel=4)
             self.trained_normalized = normalizes_observations(self.env)
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
         self._watch = Watch(self.env)
+        if state is not None and goes_on:
+            set_random_state(state["random"], self.device)
         return prepared
 
     def collect_rollouts(
@@ -265,9 +432,9 @@ class SequencePPO(RecurrentPPO):
         self._check_not_evaluated_on()
         self.policy.set_training_mode(False)
         rollout_buffer.start(self._last_lstm_states)
-        if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
+        if self.use_sde:  # after a checkpoint, whose random streams go on here
+            self.policy.reset_noise(env.num_envs)
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -276,13 +443,16 @@ class SequencePPO(RecurrentPPO):
                 obs_tensor, episode_starts = self._policy_inputs()
                 action_tensor, values, log_probs, lstm_states = self.policy(obs_tensor, self._last_lstm_states, episode_starts)
             actions = action_tensor.cpu().numpy()
-            new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
+            clipped_actions = self._env_actions(actions)
+            self._is_stepping = True
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
             if self._watch is not None:
                 self._watch.look()
             self.num_timesteps += env.num_envs
             obs, starts = self._last_obs, self._last_episode_starts
             # Before the callback: where it stops training, the next call goes on from where the environments are.
             self._last_obs, self._last_episode_starts, self._last_lstm_states = new_obs, dones, lstm_states  # type: ignore[assignment]
+            self._is_stepping = False
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -405,7 +575,7 @@ class SequencePPO(RecurrentPPO):
         return PPOLoss(*np.sum(parts, axis=0))
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_watch"]
+        return [*super()._excluded_save_params(), "_watch", "_saved_state", "_seeds_at_loading", "_is_stepping"]
 
     def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:
         """The last observations and episode starts on the policy's device."""

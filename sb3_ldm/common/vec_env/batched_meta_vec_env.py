@@ -11,6 +11,7 @@ from gymnasium.utils.seeding import np_random
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
+from sb3_ldm.common.env_state import description
 from sb3_ldm.common.meta_episode import (
     MetaEpisodeWrapper,
     MetaObservationSpace,
@@ -23,6 +24,8 @@ from sb3_ldm.common.meta_episode import (
 )
 from sb3_ldm.envs.tasks import BatchedTaskEnv, Task
 
+#: What is kept of each environment, besides its task and its random stream.
+_PER_ENVIRONMENT = ("episode", "length", "return", "returns", "lengths", "successes")
 _STANDS_FOR = (Monitor, MetaEpisodeWrapper, gym.wrappers.TimeLimit)
 
 
@@ -203,6 +206,41 @@ class BatchedMetaVecEnv(VecEnv):
         states = self.backend.reset(indices, np.array([self._tasks[index] for index in indices]))
         when = f"at the reset after step {self._steps}"
         return checked_states(states, (len(indices), self.layout.state_dim), self.backend, when)
+
+    def describe(self) -> str:
+        """:return: a text that is equal for environments that were made in the same way, and sample the same splits"""
+        backend = self.backend
+        spec = None if self.spec is None else (self.spec.id, repr(self.spec.kwargs))
+        spaces = repr(self.observation_space), repr(self.action_space)
+        made = description(type(backend).__qualname__, spec, *spaces, self.layout, self.num_envs, self.task_distribution)
+        return f"{made} {' '.join(self._task_splits)}"
+
+    def get_state(self) -> dict[str, Any] | None:
+        """:return: where the meta-episodes are, with all random streams, as arrays; None where the backend cannot tell"""
+        get_state = getattr(self.backend, "get_state", None)
+        if get_state is None or self._tasks[-1] is None:
+            return None
+        return {
+            "backend": get_state(),
+            "tasks": np.array(self._tasks),
+            "rngs": [None if rng is None else rng.bit_generator.state for rng in self._rngs],
+            "steps": self._steps,
+            **{name: getattr(self, f"_{name}").copy() for name in _PER_ENVIRONMENT},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`get_state` of environments that were made in the same way
+        """
+        self.backend.set_state(state["backend"])  # type: ignore[attr-defined]
+        self._tasks = [np.array(task) for task in state["tasks"]]
+        self.reset_infos = [{"task": task.copy()} for task in self._tasks if task is not None]
+        for rng, saved in zip(self._rngs, state["rngs"], strict=True):
+            assert rng is not None, "set the state after a reset"
+            rng.bit_generator.state = saved
+        self._steps = state["steps"]
+        for name in _PER_ENVIRONMENT:
+            setattr(self, f"_{name}", state[name].copy())
 
     def close(self) -> None:
         close = getattr(self.backend, "close", None)
