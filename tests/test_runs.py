@@ -179,17 +179,19 @@ def test_a_full_disk_ends_a_run_with_what_was_saved_before(tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("in_process")
-def test_an_interrupt_of_the_final_evaluation_says_how_to_make_up_for_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("reason", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupt_of_the_final_evaluation_says_how_to_make_up_for_it(reason, tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+        raise reason
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "evaluate_meta", interrupted)
-        with pytest.raises(KeyboardInterrupt) as raised:
+        with pytest.raises(type(reason)):
             main(small_run(tmp_path, "rl2", 40))
     run = tmp_path / "rl2" / "GridNavi-v0_1"
-    assert notes_of(raised.value)[0].endswith(f"make up for it with -i {run / 'GridNavi-v0.zip'}")
-    assert sorted(path.name for path in run.iterdir() if "final" in path.name) == []
+    told = "".join(notes_of(reason)) + capsys.readouterr().out.splitlines()[-1]
+    assert f"make up for it with -i {run / 'GridNavi-v0.zip'}" in told
+    assert [path.name for path in run.iterdir() if "final" in path.name] == []
     main(["-i", str(run / "GridNavi-v0.zip")])
     assert json.loads((run / "run.json").read_text())["finished"] and (run / "final_evaluation.csv").is_file()
 
@@ -301,9 +303,8 @@ def test_without_its_run_json_an_agent_goes_on_as_it_is_told(content, interrupte
     assert json.loads((run / "run.json").read_text())["frames"] == 120
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
-def test_ctrl_c_reaches_all_processes_and_ends_a_run_as_it_should(vec_env, tmp_path):
-    options = ["imagination_starts:40", "n_envs:2", "--vec-env", vec_env, "--eval-freq", "400", "--save-freq", "-1"]
+def test_ctrl_c_reaches_all_processes_and_ends_a_run_as_it_should(tmp_path):
+    options = ["imagination_starts:40", "n_envs:2", "--vec-env", "subproc", "--eval-freq", "400", "--save-freq", "-1"]
     code = """if __name__ == "__main__":
         import sys
         from sb3_ldm.command import run_command

@@ -109,6 +109,14 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
+def _tell(reason: BaseException, text: str) -> None:
+    """Tell behind an error what became of the run, or at once where the process is asked to end, which prints no error."""
+    if isinstance(reason, SystemExit):
+        _say(f"Interrupted. {text}")
+    else:
+        add_note(reason, text)
+
+
 class MetaExperimentManager(ExperimentManager):
     """
     An experiment in the RL Zoo's style and folder layout, with meta-evaluation on the training and the unseen tasks.
@@ -368,10 +376,10 @@ class MetaExperimentManager(ExperimentManager):
                 raise  # nothing was learned
             with signals_deferred():
                 kept = self._save_interrupted(model)
-                if isinstance(reason, Exception):
-                    add_note(reason, kept)
-                else:
+                if isinstance(reason, KeyboardInterrupt):  # the run goes on to its evaluation
                     _say(f"Interrupted. {kept}")
+                else:
+                    _tell(reason, kept)
             if not isinstance(reason, KeyboardInterrupt):  # who terminates does not wait for the evaluation
                 raise
         finally:
@@ -383,7 +391,7 @@ class MetaExperimentManager(ExperimentManager):
             self._save_results(model)
         except BaseException as reason:
             agent = Path(self.save_path) / (CHECKPOINT_FILE if self._interrupted else self._agent_file)
-            add_note(reason, f"The agent is saved, its final evaluation is not complete; make up for it with -i {agent}")
+            _tell(reason, f"The agent is saved, its final evaluation is not complete; make up for it with -i {agent}")
             raise
 
     @property
