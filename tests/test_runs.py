@@ -77,10 +77,10 @@ def test_what_no_file_can_hold_is_told_at_the_start(tmp_path, monkeypatch):
     run = tmp_path / "rl2" / "GridNavi-v0_1"
     assert not (run / "hyperparameters.yml").exists() and (run / "GridNavi-v0.zip").is_file()
     with pytest.raises(ValueError, match=r"GridNavi-v0.zip was trained with policy_kwargs, which no file can hold"):
-        main(["-i", str(run / "GridNavi-v0.zip"), "-n", "80"])
+        main(["-i", str(run / "GridNavi-v0.zip"), "-n", "160"])
     with pytest.warns(UserWarning, match="cannot hold"):
-        main(["-i", str(run / "GridNavi-v0.zip"), "-n", "80", "-conf", str(own)])
-    assert RL2.load(run / "GridNavi-v0.zip", device="cpu").num_timesteps == 80
+        main(["-i", str(run / "GridNavi-v0.zip"), "-n", "160", "-conf", str(own)])
+    assert RL2.load(run / "GridNavi-v0.zip", device="cpu").num_timesteps == 160
 
 
 class Ending:

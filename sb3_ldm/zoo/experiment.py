@@ -211,18 +211,18 @@ class MetaExperimentManager(ExperimentManager):
         params_path = run_folder / self.env_name
         if not (params_path / "config.yml").is_file():
             return
-        if (run_folder / RUN_FILE).is_file():
-            self._check_unfinished(load_metadata(run_folder / RUN_FILE))
+        before: dict[str, Any] = {}
+        try:
+            before = load_metadata(run_folder / RUN_FILE)
+        except (FileNotFoundError, ValueError) as error:
+            warnings.warn(f"{error} The times that the run has taken so far are not known.", stacklevel=2)
+        self._check_unfinished(before)
         self._lock = lock_folder(run_folder)
         for partial in run_folder.rglob(f"{PARTIAL}*"):  # of a process that was killed
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         self._goes_on = True
         self.save_path, self.params_path = str(run_folder), str(params_path)
-        try:
-            before = load_metadata(run_folder / RUN_FILE)
-        except (FileNotFoundError, ValueError) as error:
-            warnings.warn(f"{error} The times that the run has taken so far are not known.", stacklevel=2)
-        else:
+        if before:
             if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
                 self._config_name = before["config"]
             commits = [*before.get("commits_before", []), before.get("commit")]
