@@ -43,6 +43,7 @@ NETWORK = {
     "dropout_rate": 0.7,
     "kl_weight": 10.0,
     "n_elbo_terms": 24,
+    "n_decoded_steps": None,
     "reward_likelihood": "bernoulli",
     "bernoulli_rewards": (-0.1, 1.0),
     "decoder_inputs": ("next_state",),

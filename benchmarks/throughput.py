@@ -82,6 +82,7 @@ GRID_LDM: dict[str, Any] = {
     "dropout_rate": 0.7,
     "kl_weight": 10.0,
     "n_elbo_terms": 24,
+    "n_decoded_steps": None,
     "reward_likelihood": "bernoulli",
     "bernoulli_rewards": (-0.1, 1.0),
     "decoder_inputs": ("next_state",),

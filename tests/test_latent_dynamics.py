@@ -158,6 +158,18 @@ def test_the_mean_over_all_random_subsets_is_the_whole_elbo(lengths):
     assert divergences.mean() == pytest.approx(full["kl"].item(), rel=1e-4)
 
 
+@pytest.mark.parametrize(("n_terms", "n_steps"), [(16, 50), (3, 7)])
+def test_memory_does_not_grow_with_the_square_of_the_length_unless_asked_to(n_terms, n_steps):
+    layout = MetaEpisodeLayout(state_dim=2, action_dim=3, discrete=True, episodes_per_task=4, max_episode_steps=1000)
+    options = {} if n_terms == 16 else {"n_elbo_terms": n_terms, "n_decoded_steps": n_steps}
+    T, model = layout.meta_episode_steps, network(layout, **options)
+    arrays = [th.zeros(T, 1, size) for size in (2, 3)]
+    batch = MetaEpisodeBatch(arrays[0], arrays[1], th.zeros(T, 1), arrays[0], th.ones(T, 1))
+    draws = model.draw(batch, generator())
+    assert (len(draws.terms), len(draws.steps)) == (n_terms, n_steps)
+    assert draws.term_scale == (T + 1) / n_terms and draws.step_scale == T / n_steps
+
+
 def test_more_terms_and_steps_than_there_are_means_all():
     batch = random_batch([5, 3])
     few, all_ = network(n_elbo_terms=99, n_decoded_steps=99), network()

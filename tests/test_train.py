@@ -250,6 +250,12 @@ def test_options_have_one_default() -> None:
     assert differing(VariBAD, LatentDynamics) == {"dropout_rate", "kl_weight", "latent_dim"}
 
 
+@pytest.mark.parametrize("name", [name for name in available_configs() if name.startswith(("ldm", "varibad"))])
+def test_no_default_decides_what_the_elbo_of_a_preset_is_estimated_from(name: str) -> None:
+    for env_id, options in yaml.safe_load(available_configs()[name].read_text()).items():
+        assert {"n_elbo_terms", "n_decoded_steps"} <= options.keys(), env_id
+
+
 def test_options_of_rl_zoo3_that_have_no_use_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)

@@ -55,8 +55,9 @@ class LDM(LatentDynamicsPPO, RL2):
         ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
     :param latent_dim: dimension of the latent model m
     :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
-    :param n_elbo_terms: random ELBO terms per update, None for all
-    :param n_decoded_steps: random decoded steps per update, None for all
+    :param n_elbo_terms: random ELBO terms per update, an unbiased estimate; None for all
+    :param n_decoded_steps: random decoded steps per update, the same; with None for both, memory grows with the square of a
+        meta-episode's length
     :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any
     :param bernoulli_rewards: the two values, lower first
     :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
@@ -90,8 +91,8 @@ class LDM(LatentDynamicsPPO, RL2):
         dropout_rate: float = 0.5,
         latent_dim: int = 32,
         kl_weight: float = 1.0,
-        n_elbo_terms: int | None = None,
-        n_decoded_steps: int | None = None,
+        n_elbo_terms: int | None = 16,
+        n_decoded_steps: int | None = 50,
         reward_likelihood: str = "gaussian",
         bernoulli_rewards: Sequence[float] = (0.0, 1.0),
         decoder_inputs: Sequence[str] = ("state", "action", "next_state"),

@@ -48,7 +48,8 @@ class LatentDynamics(nn.Module):
     :param dropout_rate: p_drop, dropout on the decoder's inputs other than m
     :param kl_weight: weight of the KL terms in the ELBO, which is summed over decoded steps
     :param n_elbo_terms: random ELBO terms t per update out of the H+ + 1, an unbiased estimate; None for all
-    :param n_decoded_steps: random steps decoded per update, an unbiased estimate; None for all
+    :param n_decoded_steps: random steps decoded per update, an unbiased estimate; None for all: with None for both, memory
+        grows with the square of a meta-episode's length
     :param reward_likelihood: ``"bernoulli"`` for rewards of two values, ``"gaussian"`` (squared error) for any
     :param bernoulli_rewards: the two rewards (low, high) of the Bernoulli likelihood
     :param decoder_inputs: which of ``state``, ``action``, ``next_state`` the decoder sees beside m
@@ -70,8 +71,8 @@ class LatentDynamics(nn.Module):
         latent_dim: int = 32,
         dropout_rate: float = 0.5,
         kl_weight: float = 1.0,
-        n_elbo_terms: int | None = None,
-        n_decoded_steps: int | None = None,
+        n_elbo_terms: int | None = 16,
+        n_decoded_steps: int | None = 50,
         reward_likelihood: str = "gaussian",
         bernoulli_rewards: Sequence[float] = (0.0, 1.0),
         decoder_inputs: Sequence[str] = DECODER_INPUTS,

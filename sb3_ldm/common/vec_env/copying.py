@@ -65,7 +65,8 @@ def _layers(env: VecEnv) -> list[Any]:
     """The environments, and then what each wrapper around them holds, from the inside outwards."""
     layers: list[Any] = []
     while isinstance(env, VecEnvWrapper):
-        held = {name: value for name, value in vars(env).items() if name not in _NOT_COPIED}
+        own = getattr(type(env), "__getstate__", vars)(env)  # of VecNormalize without its returns
+        held = {name: value for name, value in (vars(env) | own).items() if name not in _NOT_COPIED}
         layers.append((type(env), held))
         env = env.venv
     return [env, *reversed(layers)]
