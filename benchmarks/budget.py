@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.experiment import RESULTS, Experiment, Run
+from benchmarks.experiment import Experiment, Run
 from benchmarks.imagination import IMAGINATION
+from benchmarks.tables import RESULTS
 from benchmarks.verdicts import Variants
-from sb3_ldm.results import RUN_FILE, load_metadata
 from sb3_ldm.summary import markdown_table
 
 N_CORES = 2  #: runs side by side that the budget is told for
@@ -53,8 +53,9 @@ class Paces:
         :param results: where all results are
         """
         for run in experiment.finished(results):
-            if run.experiment == experiment.name:
-                self.add(run, load_metadata(run.results(results) / RUN_FILE))
+            metadata = run.kept(results)
+            if run.experiment == experiment.name and metadata is not None:
+                self.add(run, metadata)
 
     def add(self, run: Run, metadata: Mapping[str, Any]) -> None:
         """

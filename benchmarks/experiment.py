@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 
 from benchmarks.imagination import option_words, settings
 from benchmarks.settings import class_defaults, differences
+from benchmarks.tables import RESULTS, kept_metadata
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.summary import display_name
 from sb3_ldm.zoo.configs import read_preset
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -45,34 +44,32 @@ class Run(ABC):
         """Name of the run in its experiment."""
         return f"{self.variant}_seed{self.seed}"
 
-    def results(self, root: Path = RESULTS) -> Path:
+    def kept(self, root: Path = RESULTS) -> dict[str, Any] | None:
         """
         :param root: where all results are
-        :return: the folder of this run's results
+        :return: what its results say of it, None without results of a run that came to its end
         """
-        return root / self.experiment / self.name
+        metadata = kept_metadata(root / self.experiment).get(self.name)
+        return metadata if metadata is not None and self.has_ended(metadata) else None
 
-    def is_finished(self, folder: Path) -> bool:
+    def has_ended(self, metadata: Mapping[str, Any]) -> bool:
         """
-        :param folder: of this run's results, or where it is run
+        :param metadata: that the run left
         :return: whether it came to its end, that of its own budget: another one is one of :meth:`changed_settings`
         """
-        if not (folder / RUN_FILE).is_file() or not (folder / self.last_file).is_file():
-            return False
-        state = load_metadata(folder / RUN_FILE)
-        # Runs from before this was written down had their files copied by hand once they had ended.
-        return state.get("finished", True) and state["frames"] >= state.get("n_timesteps", state["frames"])
-
-    def changed_settings(self, folder: Path) -> list[str]:
-        """
-        :param folder: of this run's results, or where it is run
-        :return: settings that it was started with and now has others for; none of a folder without a run
-        """
-        return self._changed(load_metadata(folder / RUN_FILE)) if (folder / RUN_FILE).is_file() else []
+        # Runs from before this was written down had their results kept by hand once they had ended.
+        return metadata.get("finished", True) and metadata["frames"] >= metadata.get("n_timesteps", metadata["frames"])
 
     @abstractmethod
-    def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
-        """Settings that a run with these metadata has not as this one would have them now."""
+    def changed_settings(self, metadata: Mapping[str, Any]) -> list[str]:
+        """
+        :param metadata: that the run left
+        :return: settings that it was started with and now has others for
+        """
+
+    def changed_in(self, folder: Path) -> list[str]:
+        """:return: :meth:`changed_settings` of a run in a folder, none without one"""
+        return self.changed_settings(load_metadata(folder / RUN_FILE)) if (folder / RUN_FILE).is_file() else []
 
     @abstractmethod
     def attempts(self, folder: Path) -> list[Path]:
@@ -104,7 +101,7 @@ class Training(Run):
 
     last_file: ClassVar[str] = FINAL_FILE
 
-    def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
+    def changed_settings(self, metadata: Mapping[str, Any]) -> list[str]:
         now = {**read_preset(self.config, self.env), **self.merged_hyperparameters()}
         recorded = metadata.get("hyperparameters", {})
         changed: list[str] = []
@@ -141,7 +138,7 @@ class Study(Run):
 
     last_file: ClassVar[str] = RUN_FILE
 
-    def _changed(self, metadata: Mapping[str, Any]) -> list[str]:
+    def changed_settings(self, metadata: Mapping[str, Any]) -> list[str]:
         recorded = {**metadata["hyperparameters"], "env": metadata["env"], "n_timesteps": metadata["frames"]}
         now = {**settings(self.hyperparameters), "env": self.env, "n_timesteps": self.n_timesteps}
         return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
@@ -240,4 +237,5 @@ class Experiment:
         :param root: where all results are
         :return: the runs that have results, of the settings that the experiment has now
         """
-        return [run for run in self.runs if run.is_finished(run.results(root)) and not run.changed_settings(run.results(root))]
+        found = [(run, run.kept(root)) for run in self.runs]
+        return [run for run, metadata in found if metadata is not None and not run.changed_settings(metadata)]

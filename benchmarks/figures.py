@@ -5,6 +5,7 @@ of every task.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +15,24 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.experiment import RESULTS, Experiment
+from benchmarks.experiment import Experiment
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.statistics import iqm_interval, task_scores
+from benchmarks.tables import RESULTS, load_results
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import MUTED, STYLE, Plan, do_nothing_return, draw_figures
 from sb3_ldm.figures.curves import draw_curve, frames_label, show_frames, smoothing_window
+from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.figures.plan import evaluations_of
-from sb3_ldm.results import RunResult, load_run
+from sb3_ldm.results import RunResult
 from sb3_ldm.summary import markdown_table, ordered_splits, split_name
 
 FIGURES = Path(__file__).parent / "figures"
+#: Shown by RESULTS.md where an experiment has them, in this order.
+SHOWN = ("comparison*.png", "learning_curves.png", "return_map.png", "reward_maps*.png", "imagination.png", "paths*.png")
+#: Of ablations, which have many variants.
+SHOWN_OF_ABLATIONS = ("comparison*.png", "against_baseline.png")
+_PAGES = (Path(__file__).parents[1] / "README.md", Path(__file__).with_name("README.md"))  # which show others
 _JUDGED = ("test", "eval")  # splits that the paper's curves show, the last of them that there is
 _SMOOTHED = 5  # evaluations, as in the paper
 _PANELS_A_ROW = 4
@@ -38,7 +46,7 @@ def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, 
     """
     variants: dict[str, list[RunResult]] = {variant: [] for variant in experiment.variants}
     for run in experiment.finished(results):
-        variants[run.variant].append(load_run(run.results(results)))
+        variants[run.variant].append(load_results(results / run.experiment)[run.name])
     return {variant: runs for variant, runs in variants.items() if runs}
 
 
@@ -155,11 +163,21 @@ def task_table(
     return markdown_table(["task", *map(experiment.label, scores)], rows, "l" + "r" * len(scores))
 
 
+def shown(experiment: Experiment) -> list[str]:
+    """
+    :param experiment: an experiment
+    :return: patterns of its figures that the pages of the repository show
+    """
+    pages = "".join(page.read_text(encoding="utf-8") for page in _PAGES if page.is_file())
+    linked = re.findall(rf"\(\S*figures/{re.escape(experiment.name)}/([^/)]+\.png)\)", pages)
+    return [*(SHOWN if experiment.baseline is None else SHOWN_OF_ABLATIONS), *linked]
+
+
 def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path = FIGURES) -> list[Path]:
     """
     :param experiment: an experiment
     :param results: where all results are
-    :param out: where the figures of all experiments are
+    :param out: where the figures of all experiments are; in the repository only those are that its pages show
     :return: the files that were written; others of earlier figures are removed
     :raises ValueError: if no run is finished
     """
@@ -168,9 +186,11 @@ def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path =
         raise ValueError(f"No run of {experiment.name} is finished: python -m benchmarks.run {experiment.name}")
     runs = [run for members in variants.values() for run in members]
     folder = out / experiment.name
-    written = draw_figures([run.path for run in runs], folder, label_by=("name",), names=experiment.labels)
+    written = draw_figures(runs, folder, label_by=("name",), names=experiment.labels)
     if not experiment.is_study:
         written += _compare(experiment, variants, folder)
+    patterns = shown(experiment) if out.resolve() == FIGURES.resolve() else ["*"]
+    written = [path for path in written if any(path.match(pattern) for pattern in (*patterns, "*.md"))]
     remove_figures(folder, keep=written)
     return written
 
@@ -195,7 +215,7 @@ def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], fo
     written = [folder / f"{name}.png" for name in figures]
     with mpl.rc_context(STYLE):  # has the resolution
         for path, figure in zip(written, figures.values(), strict=True):
-            figure.savefig(path)
+            save_figure(figure, path)
     last = max(run.episodes_per_task for run in runs)
     tables = [
         f"## {split_name(split)} tasks\n\n{task_table(experiment, variants, split, last)}" for split in ordered_splits(runs)
@@ -212,7 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
-    parser.add_argument("--out", type=Path, default=FIGURES, help="where all figures are")
+    parser.add_argument(
+        "--out", type=Path, default=FIGURES, help="where all figures are; elsewhere than by default, all that can be drawn"
+    )
     options = parser.parse_args(arguments)
     try:
         for name in options.experiment:

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks import diversity
 from benchmarks.budget import budget_section, budgets
-from benchmarks.experiment import RESULTS, Experiment, Run
+from benchmarks.experiment import Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
-from benchmarks.figures import FIGURES, draw_experiment, load_variants, remove_figures
+from benchmarks.figures import FIGURES, SHOWN, SHOWN_OF_ABLATIONS, draw_experiment, load_variants, remove_figures
 from benchmarks.statistics import (
     against_baseline,
     failed_seeds,
@@ -29,23 +29,15 @@ from benchmarks.statistics import (
     n_reached_in_second_half,
     task_scores,
 )
+from benchmarks.tables import RESULTS
 from benchmarks.verdicts import Outcome, Variants, Verdict, judge
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures import STYLE
+from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.results import RunResult
 from sb3_ldm.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
-#: Shown on the page where an experiment has them, in this order.
-_SHOWN_FIGURES = (
-    "comparison*.png",
-    "learning_curves.png",
-    "return_map.png",
-    "reward_maps*.png",
-    "imagination.png",
-    "paths*.png",
-)
-#: Of ablations, which have many variants.
-_SHOWN_OF_ABLATIONS = ("comparison*.png", "against_baseline.png")
 
 INTRODUCTION = """# Results
 
@@ -106,6 +98,7 @@ def columns(splits: Sequence[str], learned: float | None) -> list[Column]:
     told += [
         Column(f"{split_name(split)} tasks solved, second half of training", partial(_solved_in_second_half, split))
         for split in splits[1:]
+        if split in (*SPLITS, VALIDATION)
     ]
     return told
 
@@ -262,7 +255,7 @@ def section(
     lines.append(table(experiment, variants).rstrip())
     claims = [one.claim for one in experiment.expectations]
     lines.append("\n".join(f"- {claim}: {verdict.text}" for claim, verdict in zip(claims, verdicts, strict=True)))
-    shown = _SHOWN_FIGURES if experiment.baseline is None else _SHOWN_OF_ABLATIONS
+    shown = SHOWN if experiment.baseline is None else SHOWN_OF_ABLATIONS
     for figure in [path for pattern in shown for path in sorted(figures.glob(pattern))]:
         path = Path(os.path.relpath(figure, page.parent)).as_posix()
         lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
@@ -304,7 +297,7 @@ def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list
 
 def _changed(runs: Sequence[Run], results: Path) -> list[str]:
     """Paragraphs on the runs whose results are of other settings."""
-    changed = [(run.name, run.changed_settings(run.results(results))) for run in runs]
+    changed = [(run.name, run.changed_settings(kept)) for run in runs if (kept := run.kept(results)) is not None]
     return [
         f"Left out: results of {name}, which had other settings than it has now ({', '.join(settings)})."
         for name, settings in changed
@@ -342,7 +335,7 @@ def _diversity_section(
     path = figures / diversity.FIGURE
     if draw and points:
         with mpl.rc_context(STYLE):  # has the resolution
-            diversity.draw(points).savefig(path)
+            save_figure(diversity.draw(points), path)
     return diversity.section(points, Path(os.path.relpath(path, page.parent)).as_posix())
 
 

@@ -3,12 +3,11 @@ Run what is missing of an experiment: ``python -m benchmarks.run <experiment> [-
 
 Runs are processes of one thread each, several at a time, on this machine or on the nodes of a Ray cluster (``--ray-address``).
 Killed and called again, it goes on from the last checkpoints; a run whose node is lost goes on by itself on another one.
-Results of a finished run are copied to ``benchmarks/results/<experiment>/<variant>_seed<k>``.
+Results of a finished run go into the tables in ``benchmarks/results/<experiment>``.
 """
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -28,27 +27,17 @@ from rich.live import Live
 from rich.table import Table
 
 from benchmarks.budget import Paces, wall_hours
-from benchmarks.experiment import RESULTS, Experiment, Run, Study
+from benchmarks.experiment import Experiment, Run, Study
 from benchmarks.experiment_file import available_experiments, load_experiment
+from benchmarks.tables import RESULTS, keep_run, load_results
 from sb3_ldm.common.callbacks import CHECKPOINT_FILE
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
-from sb3_ldm.results import (
-    FINAL_FILE,
-    PATHS_FILE,
-    PROGRESS_FILE,
-    REWARD_MAPS_FILE,
-    RUN_FILE,
-    TRAJECTORIES_FILE,
-    files_of_attempts,
-    newest_file,
-)
+from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, EvaluationTable, load_evaluations
+from sb3_ldm.results import RUN_FILE, files_of_attempts, load_metadata, newest_file
 from sb3_ldm.summary import format_frames
 from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once
 from sb3_ldm.zoo.script import exit_when_terminated
 
 RUNS = Path("runs")  #: where agents are trained
-#: What is kept of a run; progress of a continued run is in several files.
-RESULT_FILES = (RUN_FILE, EVALUATIONS_FILE, FINAL_FILE, REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE)
 _POLL_S = 2.0
 _FILE_WIDTH = 160  # characters of the status table where nobody looks at a terminal
 
@@ -60,31 +49,10 @@ def finished_folder(run: Run, folder: Path) -> Path | None:
     :return: the attempt that was trained to the end, None if there is none
     """
     for attempt in run.attempts(folder)[::-1]:
-        if run.is_finished(attempt) and not run.changed_settings(attempt):
+        metadata = load_metadata(attempt / RUN_FILE) if (attempt / RUN_FILE).is_file() else None
+        if metadata is not None and run.has_ended(metadata) and not run.changed_settings(metadata):
             return attempt
     return None
-
-
-def collect(attempt: Path, results: Path) -> None:
-    """
-    Copy what is kept of a run, in the place of what was there; what an interrupted copy leaves is no run, as its last file is
-    missing.
-
-    :param attempt: the attempt that was trained to the end
-    :param results: folder of the results
-    """
-    results.mkdir(parents=True, exist_ok=True)
-    for name in _kept(results)[::-1]:
-        (results / name).unlink()
-    for name in _kept(attempt):
-        shutil.copyfile(attempt / name, results / name)
-
-
-def _kept(folder: Path) -> list[str]:
-    """Names of the files of a run that are kept, that which tells that it is one last."""
-    progress = [path.name for path in sorted(folder.glob(f"{Path(PROGRESS_FILE).stem}*.csv"))]
-    others = [name for name in RESULT_FILES if name != RUN_FILE and (folder / name).is_file()]
-    return [*progress, *others, *([RUN_FILE] if (folder / RUN_FILE).is_file() else [])]
 
 
 @dataclass
@@ -94,7 +62,8 @@ class Job:
 
     :param run: the run
     :param folder: its own folder, where agents are trained
-    :param results: folder of its results
+    :param results: where all results are
+    :param records: whether recordings are kept, too
     :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
         run by someone else, ``late``, which would not end in the time that there is, or ``changed``: it has results of other
         settings or another budget, which stay until someone deletes them
@@ -103,6 +72,7 @@ class Job:
     run: Run
     folder: Path
     results: Path
+    records: bool = True
     state: str = "waiting"
     process: subprocess.Popen[bytes] | RemoteProcess | None = None
     log: IO[bytes] | None = None
@@ -140,7 +110,7 @@ class Job:
     def checkpoint(self) -> Path | None:
         """:return: where to go on from, None to begin anew: there is none, or all were trained with other settings"""
         for found in files_of_attempts(self.folder, CHECKPOINT_FILE)[::-1]:
-            if not self.run.changed_settings(found.parent):
+            if not self.run.changed_in(found.parent):
                 return found
         return None
 
@@ -161,14 +131,14 @@ class Job:
 
     def keep_results(self) -> bool:
         """
-        Copy what is kept of the run if it was trained to the end, whoever did it.
+        Put the run into the tables of its experiment if it was trained to the end, whoever did it.
 
         :return: whether it was
         """
         attempt = finished_folder(self.run, self.folder)
         if attempt is None:
             return False
-        collect(attempt, self.results)
+        keep_run(attempt, self.results / self.run.experiment, self.run.name, self.records)
         self.state = "done"
         return True
 
@@ -190,13 +160,13 @@ class Job:
 
     def last_evaluation(self) -> tuple[int, dict[str, float]]:
         """:return: frames at the last evaluation (of a finished run, its final one), and the last episode's mean returns"""
-        is_done = self.state in ("done", "changed")
-        if isinstance(self.run, Study):
-            return self.run.n_timesteps if is_done else 0, {}
-        path = self.results / FINAL_FILE if is_done else newest_file(self.folder, EVALUATIONS_FILE)
+        if self.state in ("done", "changed"):
+            kept = load_results(self.results / self.run.experiment)[self.run.name]
+            return (self.run.n_timesteps, {}) if kept.final_evaluation is None else _last(kept.final_evaluation)
+        path = None if isinstance(self.run, Study) else newest_file(self.folder, EVALUATIONS_FILE)
         if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
             self._looked_at = path, path.stat().st_mtime
-            self._last = _read_last(path)
+            self._last = _last(load_evaluations(path))
         return self._last
 
 
@@ -232,8 +202,8 @@ def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> subprocess.Popen[bytes] 
     return RemoteProcess(command, job.folder, job.log, keep=[job.log_path.name], progress=CHECKPOINT_FILE, n_gpus=n_gpus)
 
 
-def _read_last(path: Path) -> tuple[int, dict[str, float]]:
-    table = load_evaluations(path).last().select(deterministic=False)
+def _last(evaluations: EvaluationTable) -> tuple[int, dict[str, float]]:
+    table = evaluations.last().select(deterministic=False)
     if len(table) == 0:
         return 0, {}
     return int(table.timesteps[0]), {split: float(table.select(split).last_returns()[1][-1]) for split in table.splits}
@@ -255,15 +225,16 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     :param experiment: an experiment
     :param root: where agents are trained
     :param results: where all results are
-    :return: its runs; those that have results are done, and so are those that only lacked the copying
+    :return: its runs; those that have results are done, and so are those whose results were not in the tables yet
     """
     jobs = []
     for run in experiment.runs:
-        job = Job(run, root / run.experiment / run.name, run.results(results))
-        if not run.is_finished(job.results):
+        job = Job(run, root / run.experiment / run.name, results, experiment.baseline is None)
+        kept = run.kept(results)
+        if kept is not None:
+            job.state = "changed" if run.changed_settings(kept) else "done"
+        else:
             job.keep_results()
-        if run.is_finished(job.results):
-            job.state = "changed" if run.changed_settings(job.results) else "done"
         jobs.append(job)
     return jobs
 
@@ -323,7 +294,7 @@ class TimeLimit:
         """
         checkpoint = job.checkpoint()
         evaluations = None if checkpoint is None else checkpoint.parent / EVALUATIONS_FILE
-        frames = _read_last(evaluations)[0] if evaluations is not None and evaluations.is_file() else 0
+        frames = _last(load_evaluations(evaluations))[0] if evaluations is not None and evaluations.is_file() else 0
         return self._paces.hours(job.run) * max(0.0, 1.0 - frames / job.run.n_timesteps)
 
     def allows(self, job: Job) -> bool:
@@ -455,10 +426,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if late := [job for job in jobs if job.state == "late"]:
         console.print(f"{len(late)} runs were not started: they would have ended later, or no run tells how long they take.")
     for job in [job for job in jobs if job.state == "changed"]:
-        settings = ", ".join(job.run.changed_settings(job.results))
+        settings = ", ".join(job.run.changed_settings(job.run.kept(job.results) or {}))
+        one = f"{job.run.experiment} {job.run.name}"
         console.print(
-            f"{job.run.experiment}/{job.run.name} has results of other settings ({settings}), which are kept and reported "
-            f"nowhere: move or delete {job.results} to train it again."
+            f"{one} has results of other settings ({settings}), which are kept and reported nowhere: "
+            f"to train it again, remove them by python -m benchmarks.tables {one} --forget"
         )
     if not options.status and any(job.state == "failed" for job in jobs):
         sys.exit(1)

@@ -1,6 +1,6 @@
 """
 A table of many runs, one row each, with what their hyperparameters have that the defaults have not:
-``python -m benchmarks.sweep benchmarks/results/gridworld/* --out FILE``.
+``python -m benchmarks.sweep gridworld dropout --out FILE``.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.settings import class_defaults, differences, flat
 from benchmarks.statistics import n_reached_in_second_half
-from sb3_ldm.results import RunResult, load_run
+from benchmarks.tables import RESULTS, kept_metadata, load_results
+from sb3_ldm.results import RunResult
 from sb3_ldm.summary import format_frames, markdown_table
 from sb3_ldm.zoo.configs import read_preset
 
@@ -72,8 +73,7 @@ def row(run: RunResult, name: str) -> list[str]:
     unseen = sampled.select(split=next(split for split in sampled.splits if split != "train"))
     return [
         *cells,
-        f"{sampled.select(split='train').returns.mean():.2f}",
-        f"{unseen.returns.mean():.2f}",
+        *(f"{run.metadata['returned'][split]:.2f}" for split in ("train", str(unseen.split[0]))),
         f"{unseen.n_reached:.1f} of {unseen.n_tasks}" if unseen.has_successes else "-",
         _reached_in_second_half(run, str(unseen.split[0])),
         # The last quarter of the looks: single ones are noisy.
@@ -86,12 +86,13 @@ def _reached_in_second_half(run: RunResult, split: str) -> str:
     return "-" if reached is None else f"{reached:.1f}"
 
 
-def sweep_table(run_dirs: Sequence[Path]) -> str:
+def sweep_table(experiments: Sequence[str], results: Path = RESULTS) -> str:
     """
-    :param run_dirs: folders of runs
+    :param experiments: names of folders of results
+    :param results: where all results are
     :return: a markdown table, one row each
     """
-    rows = [row(load_run(path), f"{path.parent.name}/{path.name}") for path in run_dirs]
+    rows = [row(run, f"{one}/{name}") for one in experiments for name, run in load_results(results / one).items()]
     return markdown_table(_COLUMNS, rows, "llrlrrrrr")
 
 
@@ -100,10 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("experiments", nargs="+", help="names of folders in the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     parser.add_argument("--out", type=Path, help="markdown file to write besides")
     options = parser.parse_args(arguments)
-    table = sweep_table(options.runs)
+    unknown = [name for name in options.experiments if not kept_metadata(options.results / name)]
+    if unknown:
+        parser.error(f"no results of {', '.join(unknown)} in {options.results}")
+    table = sweep_table(options.experiments, options.results)
     print(table)
     if options.out is not None:
         options.out.write_text(table, encoding="utf-8")

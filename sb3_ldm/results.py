@@ -231,17 +231,20 @@ def load_run(path: str | Path) -> RunResult:
     return RunResult(path=folder, metadata=metadata, progress=load_progress(folder), **loaded)
 
 
-def load_runs(paths: Iterable[str | Path]) -> list[RunResult]:
+def load_runs(paths: Iterable[str | Path | RunResult]) -> list[RunResult]:
     """
     Read the folders of runs; those that have no results are left out, with a warning that names them.
 
-    :param paths: folders, as of a pattern like ``logs/*/*``
+    :param paths: folders, as of a pattern like ``logs/*/*``; runs that are loaded already are kept as they are
     :return: what is in those that are runs with results
     :raises FileNotFoundError: if there is none
     :raises ValueError: if a file is damaged, see :func:`load_run`
     """
     runs, without = [], []
     for path in paths:
+        if isinstance(path, RunResult):
+            runs.append(path)
+            continue
         try:
             run = load_run(path)
         except FileNotFoundError as error:

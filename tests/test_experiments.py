@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import budget, experiment_file, imagination, report, run
+from benchmarks import budget, experiment_file, imagination, report, run, tables
 from benchmarks.experiment import Expectation, Experiment, Study, Training
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import comparison, curves_against_baseline, draw_experiment, load_variants, task_table
@@ -50,7 +49,7 @@ partial.write_text(json.dumps({"algo": algo, "env": "GridNavi-v0", "seed": seed,
 partial.replace(attempt / "run.json")
 (attempt / "progress.csv").touch()
 (attempt / "progress_from_50.csv").touch()
-(attempt / "final_evaluation.csv").touch()
+(attempt / "final_evaluation.csv").write_text("timesteps,split,deterministic,task,episode,return,length,success\\n")
 (attempt / "secret.zip").touch()
 if mode == "crash":
     sys.exit(4)
@@ -99,7 +98,7 @@ def test_every_experiment_can_be_read(name):
 def test_runs_of_another_experiment_are_not_run_again(tmp_path):
     folder = write(write(tmp_path, "another"), variants={"ldm": {"experiment": "another"}, "rl2": None}, seeds=[0])
     ldm, rl2 = load_experiment("tiny", folder).runs
-    assert ldm.results(Path("r")) == Path("r/another/ldm_seed0") and rl2.results(Path("r")) == Path("r/tiny/rl2_seed0")
+    assert (ldm.experiment, rl2.experiment) == ("another", "tiny")
 
 
 def test_an_algorithm_is_one_line(tmp_path):
@@ -302,11 +301,9 @@ def test_nothing_is_said_of_splits_of_other_environments():
 def test_what_is_missing_is_run_once(scripted, tmp_path):
     experiment, _ = scripted
     assert run.run_jobs(jobs_of(experiment, tmp_path), 2) == []
-    results = tmp_path / "results" / "tiny"
-    assert sorted(path.name for path in results.iterdir()) == ["ldm_seed0", "ldm_seed1", "rl2_seed0", "rl2_seed1"]
-    kept = sorted(path.name for path in (results / "ldm_seed1").iterdir())
-    assert kept == ["final_evaluation.csv", "progress.csv", "progress_from_50.csv", "run.json"]
-    state = json.loads((results / "ldm_seed1" / "run.json").read_text())
+    kept = tables.kept_metadata(tmp_path / "results" / "tiny")
+    assert list(kept) == ["ldm_seed0", "ldm_seed1", "rl2_seed0", "rl2_seed1"]
+    state = kept["ldm_seed1"]
     assert (state["frames"], state["seed"], state["resumed"]) == (100, 1, False)
     again = jobs_of(experiment, tmp_path)
     assert [job.state for job in again] == ["done"] * 4
@@ -329,7 +326,7 @@ def test_results_of_another_budget_are_kept_until_they_are_deleted(scripted, tmp
     other = replace(experiment, runs=[replace(one, n_timesteps=n_timesteps) for one in experiment.runs])
     jobs = jobs_of(other, tmp_path)
     assert [job.state for job in jobs] == ["changed"] * 4 and other.finished(tmp_path / "results") == []
-    shutil.rmtree(jobs[0].results)
+    tables.forget_run(jobs[0].results / "tiny", jobs[0].run.name)
     jobs = jobs_of(other, tmp_path)
     assert [job.state for job in jobs] == ["waiting", *["changed"] * 3]
     run.run_jobs(jobs, 4)
@@ -354,7 +351,7 @@ def test_a_run_that_ended_in_its_final_evaluation_is_not_done(scripted, tmp_path
     modes["ldm"] = mode
     failed = run.run_jobs(jobs_of(experiment, tmp_path), 4)
     assert [job.run.name for job in failed] == ["ldm_seed0", "ldm_seed1"]
-    assert not any(job.results.exists() for job in failed)
+    assert not any(job.run.kept(job.results) for job in failed)
 
 
 def test_two_runners_do_not_run_the_same(scripted, tmp_path):
@@ -384,7 +381,7 @@ def test_results_of_other_settings_are_told_and_kept(scripted, tmp_path):
     experiment, modes = scripted
     run.run_jobs(jobs_of(experiment, tmp_path), 4)
     changed = replace(experiment, runs=[replace(one, env_kwargs={"observe_task": True}) for one in experiment.runs])
-    assert changed.runs[0].changed_settings(changed.runs[0].results(tmp_path / "results")) == ["env_kwargs"]
+    assert changed.runs[0].changed_settings(changed.runs[0].kept(tmp_path / "results")) == ["env_kwargs"]
     jobs = jobs_of(changed, tmp_path)
     assert [job.state for job in jobs] == ["changed"] * 4
     run.run_jobs(jobs, 4)
@@ -401,16 +398,14 @@ def test_settings_are_compared_with_all_that_was_recorded(tmp_path):
     preset = yaml.safe_load(config_path("ldm").read_text())["GridNavi-v0"]
     state = {"algo": "ldm", "env": "GridNavi-v0", "seed": 0, "frames": 100, "episodes_per_task": 4, "n_timesteps": 100}
     for given, expected in (({"beta": 2.0}, []), ({}, ["beta"]), ({"beta": 2.0, "kl_weight": 3.0}, ["kl_weight"])):
-        (tmp_path / "run.json").write_text(json.dumps({**state, "hyperparameters": {**preset, **given}}))
-        assert one.changed_settings(tmp_path) == expected
-    assert one.changed_settings(tmp_path / "nothing") == []
+        assert one.changed_settings({**state, "hyperparameters": {**preset, **given}}) == expected
+    assert one.changed_in(tmp_path / "nothing") == []
     # Options that the preset got since then, with and without a default that is a value.
     older = {name: value for name, value in preset.items() if name not in ("n_elbo_terms", "vae_kwargs")}
-    (tmp_path / "run.json").write_text(json.dumps({**state, "hyperparameters": {**older, "beta": 2.0}}))
     sizes = {f"vae_kwargs.{name}" for name in preset["vae_kwargs"] if name != "decoder_embeddings"}  # those are the default
-    assert set(one.changed_settings(tmp_path)) == {"n_elbo_terms", *sizes}
-    (tmp_path / "run.json").write_text(json.dumps({**state, "n_timesteps": 50, "hyperparameters": {**preset, "beta": 2.0}}))
-    assert one.changed_settings(tmp_path) == ["n_timesteps"]
+    assert set(one.changed_settings({**state, "hyperparameters": {**older, "beta": 2.0}})) == {"n_elbo_terms", *sizes}
+    shorter = {**state, "n_timesteps": 50, "hyperparameters": {**preset, "beta": 2.0}}
+    assert one.changed_settings(shorter) == ["n_timesteps"]
 
 
 def test_no_more_runs_at_a_time_than_asked_for(scripted, tmp_path, monkeypatch):
@@ -475,12 +470,12 @@ def test_runs_of_others_are_not_late(scripted, tmp_path):
     done, locked, waiting = jobs = jobs_of(experiment, tmp_path)[:3]
     (elsewhere,) = [job for job in jobs_of(experiment, tmp_path) if job.folder == done.folder]
     run.run_jobs([elsewhere], 1)
-    shutil.rmtree(done.results)
+    tables.forget_run(done.results / "tiny", done.run.name)
     locked.folder.mkdir(parents=True)
     with locked.log_path.open("ab") as log:
         assert run._lock(log)
         run.run_jobs(jobs, 1, limit=limit)
-    assert [job.state for job in jobs] == ["done", "elsewhere", "late"] and done.results.is_dir() and waiting.process is None
+    assert [job.state for job in jobs] == ["done", "elsewhere", "late"] and waiting.process is None
 
 
 def test_the_hours_that_there_are_is_an_option(tmp_path, monkeypatch, capsys):
@@ -528,25 +523,8 @@ def test_an_interrupted_experiment_goes_on_from_the_checkpoints(scripted, tmp_pa
     again = jobs_of(experiment, tmp_path)
     assert {job.run.name: job.state for job in again}["ldm_seed0"] == "waiting"
     assert run.run_jobs(again, 4) == []
-    resumed = {job.run.name: json.loads((job.results / "run.json").read_text())["resumed"] for job in again}
+    resumed = {name: state["resumed"] for name, state in tables.kept_metadata(tmp_path / "results" / "tiny").items()}
     assert resumed["ldm_seed0"] and resumed["ldm_seed1"] and not resumed["rl2_seed0"]
-
-
-def test_results_of_a_longer_run_take_the_place_of_shorter_ones(scripted, tmp_path):
-    """Curves of the earlier run must not be read as a part of the later one's."""
-    experiment, _ = scripted
-    job = jobs_of(experiment, tmp_path)[0]
-    job.results.mkdir(parents=True)
-    for name in ("run.json", "progress_from_70.csv", "paths.npz", "notes.txt"):
-        (job.results / name).touch()
-    attempt = job.folder / "ldm" / "GridNavi-v0_1"
-    attempt.mkdir(parents=True)
-    for name in ("run.json", "progress.csv", "final_evaluation.csv"):
-        (attempt / name).write_text(name)
-    run.collect(attempt, job.results)
-    kept = {path.name: path.read_text() for path in job.results.iterdir()}
-    assert kept.pop("notes.txt") == ""
-    assert kept == {name: name for name in ("run.json", "progress.csv", "final_evaluation.csv")}
 
 
 def test_an_earlier_attempt_with_the_present_settings_is_gone_on_with(scripted, tmp_path):
@@ -565,8 +543,7 @@ def test_an_earlier_attempt_with_the_present_settings_is_gone_on_with(scripted, 
 def test_what_was_trained_but_not_copied_is_not_trained_again(scripted, tmp_path):
     experiment, _ = scripted
     run.run_jobs(jobs_of(experiment, tmp_path), 4)
-    for path in (tmp_path / "results").glob("*/*/run.json"):
-        path.unlink()
+    (tmp_path / "results" / "tiny" / "runs.jsonl").unlink()
     assert [job.state for job in jobs_of(experiment, tmp_path)] == ["done"] * 4
 
 
@@ -596,7 +573,7 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     write(tmp_path / "yml", variants=variants, **{**options, "n_timesteps": 10_000})
     run.main(["tiny", *folders])
     told = " ".join(capsys.readouterr().out.split())
-    assert "has results of other settings (n_timesteps)" in told and "to train it again" in told
+    assert "has results of other settings (n_timesteps)" in told and "benchmarks.tables tiny rl2_seed0 --forget" in told
     with pytest.raises(SystemExit, match="does not exist"):
         run.main(["tny", *folders])
 
@@ -664,7 +641,7 @@ def test_the_budget_of_the_first_seed_is_told(made_up):
 
 def made_up_run(folder: Path, seed: int, returns, variant="ldm", env="GridNavi-v0", reached=None) -> None:
     """A finished run with given returns in the last of two episodes on three train and three test tasks."""
-    path = folder / "tiny" / f"{variant}_seed{seed}"
+    path = folder.parent / f"{folder.name}_raw" / f"{variant}_seed{seed}"
     path.mkdir(parents=True)
     state = {"algo": "rl2" if variant == "rl2" else "ldm", "env": env, "seed": seed, "frames": 100, "episodes_per_task": 2}
     (path / "run.json").write_text(json.dumps({**state, "hyperparameters": {}, "wall_time_s": 120.0}))
@@ -677,6 +654,7 @@ def made_up_run(folder: Path, seed: int, returns, variant="ldm", env="GridNavi-v
                     value = returns[split] + 0.1 * i if episode == 2 else -3.0
                     solved = "" if reached is None else int(i < reached)
                     writer.writerow([100, split, 0, f"{offset + i} 6", episode, value, 30, solved])
+    tables.keep_run(path, folder / "tiny", path.name)
 
 
 @pytest.fixture
@@ -722,8 +700,8 @@ def test_scores_are_by_seed_and_task(made_up, tmp_path):
     np.testing.assert_allclose(scores, [[10.0, 10.1, 10.2], [10.1, 10.2, 10.3], [10.2, 10.3, 10.4]])
     assert (task_scores(variants["ldm"], "test", 1) == -3.0).all()
     made_up_run(tmp_path / "other", 0, {"train": 0.0, "test": 0.0})
-    path = tmp_path / "other" / "tiny" / "ldm_seed0" / "final_evaluation.csv"
-    path.write_text(path.read_text().replace("5 6", "5 5"))
+    path = tmp_path / "other" / "tiny" / "final.csv"
+    path.write_text(path.read_text().replace(",5 6,", ",5 5,"))
     moved = load_variants(load_experiment("tiny", write(tmp_path / "yml2", seeds=[0])), tmp_path / "other")
     with pytest.raises(ValueError, match="different tasks"):
         task_scores([variants["ldm"][0], moved["ldm"][0]], "test", 2)
@@ -934,15 +912,10 @@ def test_curves_of_ablations_are_drawn_over_those_of_the_same_seeds(made_up):
 
 
 def test_comparisons_of_robots_show_what_standing_still_returns(tmp_path):
-    tasks = {"train": "0.1", "eval": "1.0"}
     made_up_run(tmp_path / "results", 0, {"train": -50.0, "test": -60.0}, env="HalfCheetahVelocity-v0")
-    path = tmp_path / "results" / "tiny" / "ldm_seed0" / "final_evaluation.csv"
-    rows = list(csv.reader(path.open()))
-    for row in rows[1:]:
-        row[1] = "train" if row[1] == "train" else "eval"
-        row[3] = str(float(tasks[row[1]]) + 0.01 * int(row[3].split()[0]))
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    path = tmp_path / "results" / "tiny" / "final.csv"
+    renamed = re.sub(r",test,0,(\d) 6,", lambda row: f",eval,0,{1.0 + 0.01 * int(row[1])},", path.read_text())
+    path.write_text(re.sub(r",train,0,(\d) 6,", lambda row: f",train,0,{0.1 + 0.01 * int(row[1])},", renamed))
     experiment = load_experiment("tiny", write(tmp_path / "yml", env="HalfCheetahVelocity-v0", seeds=[0]))
     figure = comparison(experiment, load_variants(experiment, tmp_path / "results"))
     assert "dashed: doing nothing" in figure.get_suptitle()
@@ -1005,12 +978,12 @@ def test_what_mixtures_imagine_is_an_experiment(study, tmp_path):
 def test_studies_with_other_options_are_told(study, tmp_path):
     experiment, results = study
     first = experiment.runs[0]
-    folder = first.results(results)
-    assert first.is_finished(folder) and first.changed_settings(folder) == []
+    kept = first.kept(results)
+    assert kept is not None and first.changed_settings(kept) == []
     other = replace(first, hyperparameters={**first.hyperparameters, "updates": 4, "dropout_rate": 0.5})
-    assert other.changed_settings(folder) == ["dropout_rate", "updates"]
-    assert replace(first, n_timesteps=10**6).is_finished(folder), "but changed"
-    assert replace(first, n_timesteps=1000).changed_settings(folder) == ["n_timesteps"]
+    assert other.changed_settings(kept) == ["dropout_rate", "updates"]
+    assert replace(first, n_timesteps=10**6).kept(results), "but changed"
+    assert replace(first, n_timesteps=1000).changed_settings(kept) == ["n_timesteps"]
     changed = replace(experiment, runs=[other, *experiment.runs[1:]])
     text = report.section(changed, {}, [], tmp_path, tmp_path / "page.md", results)
     assert "other settings than it has now (dropout_rate, updates)." in text and "Not run yet" not in text

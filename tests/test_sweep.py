@@ -9,9 +9,7 @@ import pytest
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.settings import differences
 from benchmarks.sweep import changes, is_complete, main, sweep_table
-from sb3_ldm.results import load_run
-
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+from benchmarks.tables import RESULTS, load_results
 
 
 def test_only_what_differs_is_shown() -> None:
@@ -24,39 +22,39 @@ def test_only_what_differs_is_shown() -> None:
 def test_the_committed_runs_are_what_the_experiments_say(name: str) -> None:
     """What is reported is what the configurations that ship do."""
     for run in load_experiment(name).runs:
-        assert run.changed_settings(run.results()) == [], run.results()
+        kept = run.kept()
+        assert kept is None or run.changed_settings(kept) == [], run.name
 
 
 def test_the_table_has_a_row_for_each_run_with_its_numbers(tmp_path: Path) -> None:
-    source = sorted((RESULTS / "gridworld").glob("ldm_*"))[0]
-    run = shutil.copytree(source, tmp_path / "group" / "one")
-    main([str(run), "--out", str(tmp_path / "table.md")])
+    shutil.copytree(RESULTS / "gridworld", tmp_path / "group")
+    main(["group", "--results", str(tmp_path), "--out", str(tmp_path / "table.md")])
     written = (tmp_path / "table.md").read_text()
-    assert written == sweep_table([run])
-    header, _, line = written.splitlines()
-    cells = dict(zip(header.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True))
-    final = load_run(run).final_evaluation
+    assert written == sweep_table(["group"], tmp_path)
+    header, _, *lines = written.splitlines()
+    rows = [dict(zip(header.strip("| ").split(" | "), line.strip("| ").split(" | "), strict=True)) for line in lines]
+    cells = next(row for row in rows if row["run"] == "group/ldm_seed0")
+    final = load_results(RESULTS / "gridworld")["ldm_seed0"].final_evaluation
     assert final is not None
     sampled = final.select("test", deterministic=False, episode=4)
-    assert cells["run"] == "group/one" and cells["other than the default"] == "-"
-    assert cells["unseen solved"] == f"{sampled.n_reached:.1f} of 27"
-    assert 0 < float(cells["imagined unseen"]) < 1
+    assert cells["other than the default"] == "-" and cells["unseen solved"] == f"{sampled.n_reached:.1f} of 27"
+    assert cells["unseen"] == f"{sampled.returns.mean():.2f}" and 0 < float(cells["imagined unseen"]) < 1
 
 
 def test_the_committed_table_has_every_run() -> None:
-    groups = ("gridworld*", "dropout", "mixture_workers")
-    folders = [path for group in groups for path in sorted(RESULTS.glob(f"{group}/*")) if path.is_dir()]
-    assert (RESULTS / "gridworld_sweep.md").read_text() == sweep_table(folders)
+    groups = ["dropout", *(path.name for path in sorted(RESULTS.glob("gridworld*")) if path.is_dir()), "mixture_workers"]
+    rows, expected = (set(text.splitlines()) for text in ((RESULTS / "gridworld_sweep.md").read_text(), sweep_table(groups)))
+    assert rows == expected
 
 
 def test_what_was_not_written_down_is_not_made_up() -> None:
-    partly = load_run(RESULTS / "gridworld_exploration" / "mixed_current_beliefs")
-    assert not is_complete(partly)
-    assert "reward_likelihood" not in changes(partly) and "others were not recorded" in sweep_table([partly.path])
+    partly = load_results(RESULTS / "gridworld_exploration")["mixed_current_beliefs"]
+    assert not is_complete(partly) and "reward_likelihood" not in changes(partly)
+    assert "others were not recorded" in sweep_table(["gridworld_exploration"])
 
 
 def test_nested_defaults_and_the_environment_count() -> None:
-    run = load_run(RESULTS / "gridworld" / "ldm_seed2")
+    run = load_results(RESULTS / "gridworld")["ldm_seed2"]
     options = {**run.hyperparameters, "vae_kwargs": {**run.hyperparameters["vae_kwargs"], "dropout_place": "embeddings"}}
     same = replace(run, metadata={**run.metadata, "hyperparameters": options, "env_kwargs": {"horizon": 20}})
     assert changes(same) == {"env_kwargs.horizon": 20}

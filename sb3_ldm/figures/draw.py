@@ -1,11 +1,14 @@
 """Every figure that result files allow."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import matplotlib as mpl
+from matplotlib.figure import Figure
+from PIL import Image
 
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.figures.curves import imagination, learning_curves
@@ -25,6 +28,7 @@ FIGURES: dict[str, Callable[[Plan], Drawing]] = {
     "paths": paths,
     "imagination": imagination,
 }
+_COLOURS = 256  # in a PNG
 #: Numbers of the paper's figures.
 ALIASES = {
     "fig3": "learning_curves",
@@ -40,7 +44,7 @@ ALIASES = {
 
 
 def draw_figures(
-    run_dirs: Sequence[str | Path],
+    run_dirs: Sequence[str | Path | RunResult],
     out: str | Path,
     only: Sequence[str] | None = None,
     label_by: Sequence[str] = ("algo",),
@@ -52,7 +56,7 @@ def draw_figures(
     """
     Draw what the run folders allow, and write ``summary.md``.
 
-    :param run_dirs: folders of runs; those that differ only in their seed become one line
+    :param run_dirs: folders of runs, or runs that are loaded already; those that differ only in their seed become one line
     :param out: folder to write to; with several environments, one folder inside it for each
     :param only: names of figures (``"learning_curves"`` or ``"fig3"``, ...); None for all that can be drawn
     :param label_by: what tells groups of runs apart, see :func:`~sb3_ldm.results.group_runs`
@@ -98,9 +102,23 @@ def _write(name: str, plan: Plan, folder: Path, file_format: str) -> list[Path]:
     with mpl.rc_context(STYLE):
         for stem, figure in FIGURES[name](plan):
             written.append(folder / f"{stem}.{file_format}")
-            with replacing(written[-1]) as path:
-                figure.savefig(path)
+            save_figure(figure, written[-1])
     return written
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """
+    :param figure: a figure
+    :param path: where to write it, a PNG with a palette, which is a third as large
+    """
+    with replacing(path) as partial:
+        if path.suffix != ".png":
+            figure.savefig(partial)
+            return
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+        with Image.open(drawn) as image:
+            image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(partial, optimize=True)
 
 
 def _figure_name(name: str) -> str:

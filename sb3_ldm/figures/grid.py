@@ -178,12 +178,12 @@ def trajectories(plan: Plan) -> Drawing:
     chosen = first_with(plan, lambda run: run.trajectories, TRAJECTORIES_FILE)
     for label, run in chosen.items():
         assert run.trajectories is not None
-        for i in _spread(len(run.trajectories.tasks), MAX_TRAJECTORIES):
+        for i in spread_evenly(len(run.trajectories.tasks), MAX_TRAJECTORIES):
             figure = _trajectory_figure(run.trajectories, i, tasks, f"{plan.name(label)} (seed {run.seed})")
             yield f"{stem('trajectory', label, chosen)}_{i}", figure
 
 
-def _spread(count: int, limit: int) -> list[int]:
+def spread_evenly(count: int, limit: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, limit)).round().astype(int).tolist()))
 
 

@@ -1,0 +1,355 @@
+"""
+Results as small tables, a folder of them for each experiment in ``benchmarks/results``:
+
+- ``runs.jsonl``: what ``run.json`` says, a line for each run, and the mean returns in the last episode, actions sampled;
+- ``evaluations.csv``: evaluations during training, sums over the ``n`` tasks of a split;
+- ``final.csv``: the final evaluation (of a run that was stopped, its last one), sums over the ``n`` repetitions of each task;
+- ``imagination.csv``: what figures show of a run's ``progress.csv``, with five digits;
+- ``<run>_<file>.npz``: recordings of a variant's first seed, as far as they are drawn.
+
+``python -m benchmarks.tables EXPERIMENT RUN FOLDER`` puts what ``sb3_ldm.train`` left in a folder into them, as
+:mod:`benchmarks.run` does at the end of each run; with ``--forget`` instead of a folder a run's rows are taken out.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from sb3_ldm.common.evaluation_table import EvaluationTable
+from sb3_ldm.figures.grid import MAX_TRAJECTORIES, spread_evenly
+from sb3_ldm.files import LOCK_FILE, replacing
+from sb3_ldm.results import (
+    PATHS_FILE,
+    REWARD_MAPS_FILE,
+    TIMESTEPS,
+    TRAJECTORIES_FILE,
+    RunResult,
+    SavedRewardMaps,
+    load_paths,
+    load_reward_maps,
+    load_run,
+    load_trajectories,
+)
+
+RESULTS = Path(__file__).parent / "results"
+RUNS_FILE, EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE = "runs.jsonl", "evaluations.csv", "final.csv", "imagination.csv"
+_DRAWN_MAPS = 6
+_LOGGED = ("share_unseen", "distinct_unseen", "peak_reward", "share_imagining", "return_1")  # and return_<last episode>
+
+
+def _exact(value: float) -> str:
+    """The shortest text that is read as the same number."""
+    return repr(float(value)).removesuffix(".0")
+
+
+#: Of numbers in the files. The final evaluation's sums, which tables are made of, are those of the machine, with its errors.
+_DIGITS: Mapping[str, Any] = {EVALUATIONS_FILE: "%.10g", FINAL_FILE: _exact, IMAGINATION_FILE: "%.5g"}
+
+
+@dataclass(frozen=True)
+class KeptRewardMaps(SavedRewardMaps):
+    """Reward maps of which only those that are drawn were kept, and of the others where they peak."""
+
+    kept_peaks: np.ndarray
+
+    def peaks(self) -> np.ndarray:
+        """:return: the cell of the maximum of each map that there was, shape [k, 2]"""
+        return self.kept_peaks
+
+
+# Writing
+
+
+def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) -> None:
+    """
+    Put a finished run into the tables of its experiment, in the place of an earlier one of that name.
+
+    :param folder: of the run, with what it wrote
+    :param results: folder of the experiment's tables
+    :param name: ``<variant>_seed<k>``
+    :param recordings: whether to keep those that are drawn, too
+    """
+    run = load_run(folder)
+    final = run.last_evaluation if run.final_evaluation is None else run.final_evaluation
+    tables = {EVALUATIONS_FILE: _sums(_with_parts(run), per_task=False), FINAL_FILE: _sums(final, per_task=True)}
+    tables[IMAGINATION_FILE] = _logged(run)
+    told: dict[str, Any] = {}
+    if final is not None and len(final):
+        sampled = final.select(deterministic=False, episode=run.episodes_per_task)
+        told["longest_episode"] = int(final.lengths.max())
+        told["returned"] = {split: float(sampled.select(split).returns.mean()) for split in sampled.splits}
+    results.mkdir(parents=True, exist_ok=True)
+    with _alone_in(results):
+        for file, table in tables.items():
+            _replace_rows(results / file, name, table)
+        if recordings:
+            _keep_recordings(run, results, name)
+        _replace_line(results / RUNS_FILE, name, {**run.metadata, **told})  # last: it tells that there is such a run
+
+
+def forget_run(results: Path, name: str) -> None:
+    """
+    :param results: folder of an experiment's tables
+    :param name: of a run, whose rows and recordings are removed
+    """
+    with _alone_in(results):
+        _replace_line(results / RUNS_FILE, name, None)
+        for file in (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE):
+            _replace_rows(results / file, name, pd.DataFrame())
+        for file in (REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE):
+            (results / f"{name}_{file}").unlink(missing_ok=True)
+
+
+def _alone_in(folder: Path) -> filelock.BaseFileLock:
+    """No other process changes the tables meanwhile."""
+    return filelock.FileLock(folder.with_name(LOCK_FILE))
+
+
+def _with_parts(run: RunResult) -> EvaluationTable | None:
+    """Evaluations during training, those of parts of the test tasks, which only the final evaluation names, once more."""
+    table = run.evaluations
+    if table is None or run.final_evaluation is None:
+        return table
+    test = table.select("test")
+    for split in [one for one in run.final_evaluation.splits if one not in table.splits]:
+        tasks = run.final_evaluation.select(split).tasks
+        if {*map(tuple, tasks)} <= {*map(tuple, test.tasks)}:
+            part = test.where((test.tasks[:, None] == np.unique(tasks, axis=0)[None]).all(-1).any(1))
+            part = replace(part, split=np.full(len(part), split))
+            columns = zip(*map(_columns, (table, part)), strict=True)
+            table = EvaluationTable(table.path, *map(np.concatenate, columns))
+    return table
+
+
+def _columns(table: EvaluationTable) -> list[np.ndarray]:
+    return [value for name, value in vars(table).items() if name != "path"]
+
+
+def _sums(table: EvaluationTable | None, per_task: bool) -> pd.DataFrame:
+    """Returns and successes of each episode of the meta-episode, summed over tasks or over the repetitions of each."""
+    if table is None or len(table) == 0:
+        return pd.DataFrame()
+    rows = pd.DataFrame({"timesteps": table.timesteps, "split": table.split, "deterministic": table.deterministic.astype(int)})
+    if per_task:
+        rows["task"] = [" ".join(f"{number:g}" for number in task) for task in table.tasks]
+    keys, rows["episode"] = list(rows.columns), table.episode
+    groups = rows.groupby([*rows.columns], sort=False)
+    sums, group = groups.size().rename("n").reset_index(), groups.ngroup().to_numpy()
+    # Neither pandas' sums, which compensate errors, nor others: those of EvaluationTable.per_task, which results are made of.
+    sums = sums.assign(return_=np.bincount(group, table.returns), success_=np.bincount(group, table.successes))
+    sums = sums.set_index([*keys, "episode"]).unstack("episode", sort=False)
+    sums.insert(0, ("n", ""), sums.pop(("n", 1)))
+    sums = sums[["n", "return_", "success_"]].drop(columns=[("n", episode) for episode in sums["n"].columns if episode])
+    sums.columns = [f"{quantity}{episode}" for quantity, episode in sums.columns]
+    return sums.reset_index().dropna(axis=1, how="all")
+
+
+def _logged(run: RunResult) -> pd.DataFrame:
+    columns = {name: f"imagination/{name}" for name in dict.fromkeys([*_LOGGED, f"return_{run.episodes_per_task}"])}
+    found = {name: run.progress[column] for name, column in columns.items() if column in run.progress}
+    if not found:
+        return pd.DataFrame()
+    table = pd.DataFrame({"timesteps": run.progress[TIMESTEPS], **found})
+    return table.dropna(subset=[*found], how="all").dropna(subset="timesteps").astype({"timesteps": int})
+
+
+def _replace_rows(path: Path, name: str, table: pd.DataFrame) -> None:
+    """Write a run's rows in the place of those that it had; the runs stay in alphabetical order."""
+    old = _read(path)
+    others = [old[old["run"] != name]]
+    if len(table):
+        others.append(table.assign(run=name)[["run", *table.columns]])
+    rows = pd.concat([one for one in others if len(one)] or others).sort_values("run", kind="stable")
+    if not len(rows):
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as partial:
+        rows.to_csv(partial, index=False, float_format=_DIGITS[path.name], lineterminator="\n")
+
+
+def _replace_line(path: Path, name: str, metadata: Mapping[str, Any] | None) -> None:
+    known: dict[str, Mapping[str, Any]] = {**kept_metadata(path.parent)}
+    known.pop(name, None)
+    if metadata is not None:
+        known[name] = metadata
+    lines = [
+        json.dumps({"run": run, **given}, separators=(",", ":"), ensure_ascii=False) for run, given in sorted(known.items())
+    ]
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _keep_recordings(run: RunResult, results: Path, name: str) -> None:
+    """What is drawn of a variant's first seed; other seeds' recordings are not kept."""
+    seeds = {other: int(other.rsplit("_seed", 1)[1]) for other in kept_metadata(results) if _variant(other) == _variant(name)}
+    if any(seed < run.seed for seed in seeds.values()):
+        return
+    for other in {*seeds, name}:
+        for file in (REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE):
+            (results / f"{other}_{file}").unlink(missing_ok=True)
+    arrays: dict[str, dict[str, Any]] = {}
+    if (maps := run.reward_maps) is not None:
+        drawn = {"weights": maps.weights[:_DRAWN_MAPS], "maps": maps.maps[:_DRAWN_MAPS]}
+        arrays[REWARD_MAPS_FILE] = {"tasks": maps.tasks, "peaks": maps.peaks().astype(np.uint8), **drawn}
+    if (trajectories := run.trajectories) is not None:
+        chosen = spread_evenly(len(trajectories.tasks), MAX_TRAJECTORIES)
+        beliefs = {} if trajectories.beliefs is None else {"beliefs": trajectories.beliefs[chosen]}
+        arrays[TRAJECTORIES_FILE] = {"tasks": trajectories.tasks[chosen], "split": trajectories.splits[chosen], **beliefs}
+        arrays[TRAJECTORIES_FILE]["positions"] = trajectories.positions[chosen].astype(np.int8)
+    if (paths := run.paths) is not None:
+        arrays[PATHS_FILE] = {"tasks": paths.tasks, "split": paths.splits, "paths": paths.paths}
+        arrays[PATHS_FILE]["deterministic"] = paths.deterministic
+    for file, kept in arrays.items():
+        np.savez_compressed(results / f"{name}_{file}", **kept)
+
+
+def _variant(name: str) -> str:
+    return re.sub(r"_seed\d+$", "", name)
+
+
+# Reading
+
+
+def kept_metadata(results: Path) -> dict[str, dict[str, Any]]:
+    """
+    :param results: folder of an experiment's tables
+    :return: what ``run.json`` said of each run, by its name
+    """
+    path = results / RUNS_FILE
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return {line.pop("run"): line for line in lines}
+
+
+def load_results(results: Path) -> dict[str, RunResult]:
+    """
+    :param results: folder of an experiment's tables
+    :return: all of its runs by name, as :func:`sb3_ldm.results.load_run` gives them; in evaluations during training each
+        task has the mean of all of its split
+    """
+    times = tuple(path.stat().st_mtime_ns for path in sorted(results.glob("*"))) if results.is_dir() else ()
+    return _load_results(results, times)
+
+
+@lru_cache(maxsize=64)
+def _load_results(results: Path, _: tuple[int, ...]) -> dict[str, RunResult]:
+    tables = {file: _by_run(results / file) for file in (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE)}
+    loaded = {}
+    for name, metadata in kept_metadata(results).items():
+        rows = {file: by_run.get(name) for file, by_run in tables.items()}
+        final = _table(results / FINAL_FILE, rows[FINAL_FILE], metadata, None)
+        loaded[name] = RunResult(
+            path=results / name,
+            metadata=metadata,
+            evaluations=_table(results / EVALUATIONS_FILE, rows[EVALUATIONS_FILE], metadata, final),
+            final_evaluation=final,
+            progress=_progress(rows[IMAGINATION_FILE]),
+            reward_maps=_load_if(results / f"{name}_{REWARD_MAPS_FILE}", _load_reward_maps),
+            trajectories=_load_if(results / f"{name}_{TRAJECTORIES_FILE}", load_trajectories),
+            paths=_load_if(results / f"{name}_{PATHS_FILE}", load_paths),
+        )
+    return loaded
+
+
+def _by_run(path: Path) -> dict[str, pd.DataFrame]:
+    return {str(name): rows for name, rows in _read(path).groupby("run")}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        return pd.DataFrame({"run": []})
+    return pd.read_csv(path, dtype={"run": str, "task": str}, float_precision="round_trip")
+
+
+def _table(
+    path: Path, rows: pd.DataFrame | None, metadata: Mapping[str, Any], final: EvaluationTable | None
+) -> EvaluationTable | None:
+    """
+    As many episodes as the sums are of: of the final evaluation repetitions of each task, during training one for each of its
+    tasks. The first one has all of the sum, so that means are the same to the last digit; no single one means anything.
+    """
+    if rows is None:
+        return None
+    n_episodes, n = metadata["episodes_per_task"], rows["n"].to_numpy()
+    if "task" in rows:
+        tasks = np.repeat([np.array(task.split(), dtype=float) for task in rows["task"]], n, axis=0)
+    else:
+        assert final is not None, f"{path} has evaluations of tasks that {FINAL_FILE} lacks"
+        of_split = {split: np.unique(final.select(split).tasks, axis=0) for split in rows["split"].unique()}
+        tasks = np.concatenate([of_split[split] for split in rows["split"]])
+    position = np.concatenate([np.arange(count) for count in n])[:, None]  # of an episode among those of its sum
+
+    def sums(quantity: str) -> np.ndarray:
+        """For each episode the sum that it belongs to, shape (n_rows_of_the_table, n_episodes)."""
+        names = [f"{quantity}_{episode + 1}" for episode in range(n_episodes)]
+        return np.repeat(rows.reindex(columns=names).to_numpy(float), n, axis=0)
+
+    n_successes = sums("success")
+    return EvaluationTable(
+        path=path,
+        timesteps=np.repeat(rows["timesteps"].to_numpy(), n * n_episodes),
+        split=np.repeat(rows["split"].to_numpy(str), n * n_episodes),
+        deterministic=np.repeat(rows["deterministic"].to_numpy(bool), n * n_episodes),
+        tasks=np.repeat(tasks, n_episodes, axis=0),
+        episode=np.tile(np.arange(1, n_episodes + 1), len(tasks)),
+        returns=np.where(position == 0, sums("return"), 0.0).ravel(),
+        lengths=np.full(len(tasks) * n_episodes, metadata["longest_episode"]),
+        successes=np.where(np.isnan(n_successes), np.nan, position < n_successes).ravel(),
+    )
+
+
+def _progress(rows: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    if rows is None:
+        return {}
+    columns = {name: rows[name].to_numpy(float) for name in rows if name not in ("run", "timesteps")}
+    known = {f"imagination/{name}": values for name, values in columns.items() if not np.isnan(values).all()}
+    return {TIMESTEPS: rows["timesteps"].to_numpy(float), **known}
+
+
+def _load_reward_maps(path: Path) -> SavedRewardMaps:
+    saved = load_reward_maps(path)
+    with np.load(path) as archive:
+        return KeptRewardMaps(saved.weights, saved.tasks, saved.maps, archive["peaks"].astype(int))
+
+
+def _load_if(path: Path, load: Any) -> Any:
+    return load(path) if path.is_file() else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    :param arguments: the command line, that of the process by default
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="name of the experiment")
+    parser.add_argument("run", help="<variant>_seed<k>, what the run is called in it")
+    parser.add_argument("folder", type=Path, nargs="?", help="where the run left its files")
+    parser.add_argument("--forget", action="store_true", help="take the run out of the tables")
+    parser.add_argument("--no-recordings", action="store_true", help="keep numbers alone, no maps and paths")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
+    options = parser.parse_args(arguments)
+    results = options.results / options.experiment
+    if options.forget == (options.folder is not None):
+        parser.error("give a folder, or --forget")
+    if options.forget and options.run not in kept_metadata(results):
+        sys.exit(f"error: {results} has no run {options.run!r}, but {', '.join(kept_metadata(results)) or 'none'}")
+    try:
+        if options.forget:
+            forget_run(results, options.run)
+        else:
+            keep_run(options.folder, results, options.run, not options.no_recordings)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
