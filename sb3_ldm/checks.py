@@ -1,6 +1,7 @@
 """Refusing parameters that cannot be meant, before any work starts."""
 
 import importlib
+import inspect
 import math
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -63,6 +64,22 @@ def check_names(what: str, given: Any, known: Collection[str]) -> None:
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{what}: {name}={value!r} is not understood: {nearest(str(name), known)}")
+
+
+def check_options(cls: type, given: Collection[str], more: Collection[str] = ()) -> None:
+    """
+    :param cls: whose options they are
+    :param given: names of keyword arguments
+    :param more: names that are allowed besides those of its constructor
+    :raises TypeError: if one is unknown, with the nearest one
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    known = [name for name in parameters if name != "self" and not name.startswith("_")]
+    for name in given:
+        if name not in parameters and name not in more:
+            raise TypeError(f"{cls.__name__} has no option {name}: {nearest(name, known)}.")
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -1,5 +1,8 @@
 """What goes wrong is named, and what other SB3 algorithms put up with is put up with."""
 
+import re
+import warnings
+
 import cloudpickle
 import gymnasium as gym
 import numpy as np
@@ -491,6 +494,93 @@ def test_a_class_of_ones_own_is_loaded_as_what_it_derives_from(files):
     assert isinstance(Mine.load(files / "LDM", device="cpu"), Mine)
     with pytest.raises(ValueError, match="holds a model of RL2"):
         Mine.load(files / "RL2", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "option", "meant"),
+    [
+        (RL2, "n_step", "n_steps"),
+        (RL2, "mixture_ratio", "use"),
+        (LDM, "vae_lerning_rate", "vae_learning_rate"),
+        (Mixreg, "bta", ""),
+    ],
+)
+def test_options_that_a_class_has_not_are_named_with_the_nearest(algorithm, option, meant, files):
+    with pytest.raises(TypeError, match=f"{algorithm.__name__} has no option {option}: .*{meant}"):
+        make(algorithm, **{option: 1})
+    with pytest.raises(TypeError, match=f"{algorithm.__name__} has no option {option}: .*{meant}"):
+        algorithm.load(files / algorithm.__name__, device="cpu", **{option: 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_first": True}, {"bidirectional": True}, {"proj_size": 4}, {"num_layers": 2}, {"biass": False}, {"dropout": 0.5}],
+)
+@pytest.mark.parametrize("algorithm", [RL2, VariBAD])
+def test_options_that_change_what_an_lstm_gives_are_refused(algorithm, options):
+    with pytest.raises(ValueError, match=f"lstm_kwargs: {next(iter(options))}="):
+        make(algorithm, policy_kwargs={"lstm_kwargs": options})
+
+
+@pytest.mark.parametrize("seed", ["0", 1.5, -1, True, 2**32])
+def test_seeds_that_are_none_are_refused(seed):
+    with pytest.raises(ValueError, match="seed="):
+        RL2("MlpLstmPolicy", vec_env(Bandit, 2), seed=seed, device="cpu")
+    with pytest.raises(ValueError, match="seed="):
+        make(Mixreg).set_random_seed(seed)
+
+
+@pytest.mark.parametrize("total", [0, -5, float("nan"), "10"])
+def test_a_training_of_nothing_is_refused(total):
+    with pytest.raises(ValueError, match="total_timesteps="):
+        make(RL2).learn(total)
+
+
+@pytest.mark.parametrize("algorithm", [RL2, LDM])
+def test_training_without_environments_names_what_gives_them(algorithm, files):
+    with pytest.raises(ValueError, match="has no environment to learn in, give it one with set_env"):
+        algorithm.load(files / algorithm.__name__, device="cpu").learn(32)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "n_envs", "options", "told"),
+    [
+        (LDM, 2, {"mixture_ratio": 0.125}, r"mixture_ratio=0.125: 1 of 2 .* share of 0.5. Use at least 8"),
+        (LDM, 8, {"n_partners": 30}, "n_partners=30: there are 7 normal workers"),
+        (LDM, 8, {}, None),
+        (LDM, 2, {"mixture_ratio": 0.0}, None),
+        (Mixreg, 1, {}, "n_envs=1: .*Mixreg trains as RL2"),
+        (Mixreg, 2, {}, None),
+        (VariBAD, 2, {"vae_batch_size": 20, "vae_buffer_size": 10}, "vae_batch_size=20: .*vae_buffer_size=10"),
+    ],
+)
+def test_shares_that_there_cannot_be_are_told(algorithm, n_envs, options, told):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        algorithm("MlpLstmPolicy", vec_env(Bandit, n_envs), device="cpu", **options)
+    assert len(seen) == (told is not None)
+    if told is not None:
+        assert re.search(told, str(seen[0].message)) and (algorithm is VariBAD or seen[0].filename == __file__)
+
+
+def test_callbacks_find_the_names_that_stock_recurrent_ppo_has():
+    class Names(BaseCallback):
+        def _on_step(self):
+            self.seen = {
+                name: np.shape(value) for name, value in self.locals.items() if isinstance(value, (np.ndarray, th.Tensor))
+            }
+            self.names = set(self.locals)
+            return True
+
+    seen = []
+    for algorithm, options in ((RecurrentPPO, {"n_steps": 8, "batch_size": 8}), (RL2, {})):
+        callback = Names()
+        algorithm("MlpLstmPolicy", vec_env(Drift, 2), device="cpu", **options).learn(16, callback)
+        seen.append(callback)
+    stock, own = seen
+    # What is left of an episode's end, where SB3 asks for the value of a last observation, is nobody's to read.
+    assert stock.names - own.names <= {"idx", "done_", "terminal_obs", "terminal_lstm_state", "terminal_value"}
+    assert {name: shape for name, shape in own.seen.items() if name in stock.seen} == stock.seen
 
 
 class Rows(KVWriter):

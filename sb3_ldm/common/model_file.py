@@ -18,10 +18,11 @@ _SHARED_POLICIES = {
 }
 
 
-def check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: type) -> None:
+def check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: type) -> dict[str, Any]:
     """
     :param path: file of a model, or its path
     :param algorithm: the class that is to load it
+    :return: what the file says of the model, its values in the form that they are stored in
     :raises ValueError: if the file is damaged, or of another algorithm, which is named
     """
     told = _told(path)
@@ -32,6 +33,7 @@ def check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: ty
         raise ValueError(f"{path} holds a model of {other}: load it with that class, not with {algorithm.__name__}.")
     if None not in (saved_by, wanted) and saved_by != wanted:
         raise ValueError(f"{path} holds a model of {saved_by}: load it with {saved_by}, not with {algorithm.__name__}.")
+    return told
 
 
 def _told(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:

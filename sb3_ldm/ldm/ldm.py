@@ -239,6 +239,8 @@ class LDM(LatentDynamicsPPO, RL2):
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
                 stacklevel=5,
             )
+        if self.n_mixture > 0 and self.env is not None:
+            self._warn_of_workers(stacklevel=6)
         if self.n_mixture > 0 and self.env is not None and self.env.has_attr("observes_task"):
             warnings.warn(
                 "The environment tells the agent its task (observe_task), which imaginary rewards contradict: use RL2 or "
@@ -248,6 +250,23 @@ class LDM(LatentDynamicsPPO, RL2):
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
         self.imagination_config.validate(self.reward_likelihood)
+
+    def _warn_of_workers(self, stacklevel: int) -> None:
+        """Warn of shares of the workers that there cannot be."""
+        if self.n_mixture != round(self.mixture_ratio * self.n_envs):
+            warnings.warn(
+                f"mixture_ratio={self.mixture_ratio}: {self.n_mixture} of {self.n_envs} sub-environments imagines, a share of "
+                f"{self.n_mixture / self.n_envs:.3g}. Use at least {ceil(1.0 / self.mixture_ratio)} sub-environments, or "
+                "mixture_ratio=0 for none that imagine.",
+                stacklevel=stacklevel,
+            )
+        # The default means all of fewer.
+        if self.n_partners > max(self.n_normal, ImaginationConfig.n_partners):
+            warnings.warn(
+                f"n_partners={self.n_partners}: there are {self.n_normal} normal workers to mix, and all of them are mixed. "
+                f"Use more sub-environments, or n_partners={self.n_normal}.",
+                stacklevel=stacklevel,
+            )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callbacks = callback if isinstance(callback, list) else [callback]

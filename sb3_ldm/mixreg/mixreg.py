@@ -1,5 +1,6 @@
 """Mixreg: mixture regularisation."""
 
+import warnings
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,6 +98,11 @@ class Mixreg(SequencePPO):
         super()._check_parameters()
         if not is_number(self.mixreg_alpha) or self.mixreg_alpha <= 0.0:
             raise ValueError(f"mixreg_alpha={self.mixreg_alpha}: weights come from Beta(alpha, alpha), use a positive number.")
+        if self.env is not None and self.n_envs == 1:
+            warnings.warn(
+                "n_envs=1: there is no other sequence to mix with, Mixreg trains as RL2. Pass a VecEnv of several.",
+                stacklevel=5,
+            )
         if self.target_kl is not None:
             raise ValueError(
                 f"target_kl={self.target_kl}: no policy has the log probabilities of mixed transitions, so the divergence "

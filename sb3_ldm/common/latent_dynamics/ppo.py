@@ -216,6 +216,12 @@ class LatentDynamicsPPO(SequencePPO):
         super()._check_parameters()
         for name, least in (("latent_dim", 1), ("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
             check_integer(name, getattr(self, name), least)
+        if self.vae_batch_size > self.vae_buffer_size:
+            warnings.warn(
+                f"vae_batch_size={self.vae_batch_size}: a buffer of vae_buffer_size={self.vae_buffer_size} meta-episodes has "
+                f"fewer, and each is drawn more than once. Use at most {self.vae_buffer_size}, or a larger buffer.",
+                stacklevel=6,
+            )
         if not callable(self.vae_learning_rate):
             check_number("vae_learning_rate", self.vae_learning_rate, 0.0)
         unknown = sorted(self.vae_kwargs.keys() - set(NETWORK_OPTIONS))

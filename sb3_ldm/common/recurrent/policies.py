@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from sb3_ldm.checks import check_names
 from sb3_ldm.common.embedding import EmbeddingExtractor
 from sb3_ldm.common.meta_episode import observation_layout
 from sb3_ldm.common.recurrent.actions import (
@@ -24,6 +25,9 @@ from sb3_ldm.common.recurrent.actions import (
     sample_gaussian,
 )
 from sb3_ldm.common.recurrent.sequences import LSTMStates, initialize_memories, process_sequence
+
+#: Of ``torch.nn.LSTM``, but for those that change the shapes of what it is given and gives.
+LSTM_OPTIONS = ("bias", "dropout")
 
 
 class MetaLstmPolicy(RecurrentActorCriticPolicy):
@@ -47,8 +51,9 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         :func:`~sb3_ldm.common.recurrent.sequences.initialize_memories`; None for torch's initialization
     :param optimizer_class: class of the optimizer
     :param optimizer_kwargs: its keyword arguments besides the learning rate
-    :param kwargs: passed to :class:`RecurrentActorCriticPolicy`
-    :raises ValueError: if ``state_in_heads`` lacks ``shared_lstm``, or ``chrono_init`` is below 3 or lacks biases
+    :param kwargs: passed to :class:`RecurrentActorCriticPolicy`; of ``lstm_kwargs`` there are ``bias`` and ``dropout``
+    :raises ValueError: if ``lstm_kwargs`` has others, ``state_in_heads`` lacks ``shared_lstm``, or ``chrono_init`` is below 3
+        or lacks biases
     """
 
     needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a latent dynamics network
@@ -75,6 +80,13 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             raise ValueError("state_in_heads=True needs shared_lstm=True.")
         if chrono_init is not None and chrono_init < 3:
             raise ValueError(f"chrono_init={chrono_init}: use the number of steps of a meta-episode, at least 3, or None.")
+        lstm_kwargs = kwargs.get("lstm_kwargs") or {}
+        check_names("lstm_kwargs", lstm_kwargs, LSTM_OPTIONS)
+        if lstm_kwargs.get("dropout") and kwargs.get("n_lstm_layers", 1) < 2:
+            raise ValueError(
+                f"lstm_kwargs: dropout={lstm_kwargs['dropout']} lies between layers of the LSTM, of which there is one: give "
+                "n_lstm_layers of at least 2, or leave it out."
+            )
         self.state_in_heads = state_in_heads
         self.chrono_init = chrono_init
         self.layout = observation_layout(observation_space) if state_in_heads else None

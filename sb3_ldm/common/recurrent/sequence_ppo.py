@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
-from sb3_ldm.checks import check_integer, check_number, check_positive
+from sb3_ldm.checks import check_integer, check_number, check_options, check_positive
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.common.model_file import check_model_file
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
@@ -44,6 +44,7 @@ from sb3_ldm.common.vec_env.inspection import Watch, check_workers, refuse_gymna
 from sb3_ldm.common.vec_env.transitions import normalization_problem, normalizes_observations
 from sb3_ldm.memory import warn_if_too_large
 
+_LARGEST_SEED = 2**32 - 1
 _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
 
 SelfSequencePPO = TypeVar("SelfSequencePPO", bound="SequencePPO")
@@ -89,6 +90,10 @@ class SequencePPO(RecurrentPPO):
     policy: MetaLstmPolicy
     rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
     _last_lstm_states: RNNStates  # type: ignore[assignment]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "SequencePPO":
+        check_options(cls, kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -285,7 +290,8 @@ class SequencePPO(RecurrentPPO):
         :return: the model
         :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
         """
-        check_model_file(path, cls)
+        told = check_model_file(path, cls)
+        check_options(cls, kwargs, told)
         forced = force_reset is not False
         model = super().load(path, env, device, custom_objects, print_system_info, forced, **kwargs)
         if force_reset is None:
@@ -377,6 +383,13 @@ class SequencePPO(RecurrentPPO):
         self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
         if self.env is None or not is_copied_as_it_runs(self.env):
             self._last_obs = None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        if seed is not None:
+            check_integer("seed", seed, 0, "or None")
+            if seed > _LARGEST_SEED:
+                raise ValueError(f"seed={seed}: use at most {_LARGEST_SEED}, the largest of NumPy.")
+        super().set_random_seed(seed)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
@@ -487,6 +500,9 @@ class SequencePPO(RecurrentPPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfSequencePPO:
+        check_positive("total_timesteps", total_timesteps)
+        if self.env is None:
+            raise ValueError(f"env=None: {type(self).__name__} has no environment to learn in, give it one with set_env.")
         with one_thread_per_operation() as self._n_threads:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
