@@ -101,7 +101,7 @@ class Mixreg(SequencePPO):
         if self.env is not None and self.n_envs == 1:
             warnings.warn(
                 "n_envs=1: there is no other sequence to mix with, Mixreg trains as RL2. Pass a VecEnv of several.",
-                stacklevel=5,
+                stacklevel=4,
             )
         if self.target_kl is not None:
             raise ValueError(
