@@ -1,13 +1,16 @@
 """Refusing parameters that cannot be meant, before any work starts."""
 
+import functools
 import importlib
 import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
 def check_integer(name: str, value: Any, least: int, why: str = "") -> None:
@@ -66,20 +69,35 @@ def check_names(what: str, given: Any, known: Collection[str]) -> None:
             raise ValueError(f"{what}: {name}={value!r} is not understood: {nearest(str(name), known)}")
 
 
-def check_options(cls: type, given: Collection[str], more: Collection[str] = ()) -> None:
+def check_options(cls: type, constructor: Any, given: Collection[str], more: Collection[str] = ()) -> None:
     """
-    :param cls: whose options they are
+    :param cls: whose options they are, for the message
+    :param constructor: its ``__init__``, or that of a class that it derives from
     :param given: names of keyword arguments
     :param more: names that are allowed besides those of its constructor
     :raises TypeError: if one is unknown, with the nearest one
     """
-    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    parameters = inspect.signature(constructor).parameters
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
         return
     known = [name for name in parameters if name != "self" and not name.startswith("_")]
     for name in given:
         if name not in parameters and name not in more:
             raise TypeError(f"{cls.__name__} has no option {name}: {nearest(name, known)}.")
+
+
+def options_checked(constructor: Constructor) -> Constructor:
+    """
+    :param constructor: ``__init__`` of a class
+    :return: the same, with a message of :func:`check_options` where an option is unknown
+    """
+
+    @functools.wraps(constructor)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        check_options(type(self), constructor, kwargs)
+        constructor(self, *args, **kwargs)
+
+    return checked  # type: ignore[return-value]
 
 
 def nearest(name: str, known: Collection[str]) -> str:

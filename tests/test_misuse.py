@@ -1,5 +1,6 @@
 """What goes wrong is named, and what other SB3 algorithms put up with is put up with."""
 
+import inspect
 import re
 import warnings
 
@@ -510,6 +511,21 @@ def test_options_that_a_class_has_not_are_named_with_the_nearest(algorithm, opti
         make(algorithm, **{option: 1})
     with pytest.raises(TypeError, match=f"{algorithm.__name__} has no option {option}: .*{meant}"):
         algorithm.load(files / algorithm.__name__, device="cpu", **{option: 1})
+
+
+def test_a_class_of_ones_own_may_have_fewer_options():
+    class Short(LDM):
+        def __init__(self, policy, env, device="auto", _init_setup_model=True):
+            super().__init__(policy, env, beta=2.0, device=device, _init_setup_model=_init_setup_model)
+
+    assert Short("MlpLstmPolicy", vec_env(Bandit, 8), device="cpu").beta == 2.0
+    with pytest.raises(TypeError, match="beta"):
+        Short("MlpLstmPolicy", vec_env(Bandit, 8), beta=1.0)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_options_of_a_class_are_those_of_its_constructor(algorithm):
+    assert list(inspect.signature(algorithm).parameters) == list(inspect.signature(algorithm.__init__).parameters)[1:]
 
 
 @pytest.mark.parametrize(

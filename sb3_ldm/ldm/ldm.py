@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.checks import is_number
+from sb3_ldm.checks import is_number, options_checked
 from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO, StreamSeeds
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
@@ -73,6 +73,7 @@ class LDM(LatentDynamicsPPO, RL2):
 
     generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *LatentDynamicsPPO.generators)
 
+    @options_checked
     def __init__(
         self,
         policy: str | type[MetaLstmPolicy],
@@ -237,15 +238,15 @@ class LDM(LatentDynamicsPPO, RL2):
             warnings.warn(
                 f"mixture_ratio={self.mixture_ratio} with one sub-environment: there is no worker to mix, LDM trains as RL2. "
                 "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
-                stacklevel=5,
+                stacklevel=6,
             )
         if self.n_mixture > 0 and self.env is not None:
-            self._warn_of_workers(stacklevel=6)
+            self._warn_of_workers(stacklevel=7)
         if self.n_mixture > 0 and self.env is not None and self.env.has_attr("observes_task"):
             warnings.warn(
                 "The environment tells the agent its task (observe_task), which imaginary rewards contradict: use RL2 or "
                 "Mixreg for an oracle, or set mixture_ratio=0.",
-                stacklevel=5,
+                stacklevel=6,
             )
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")

@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ldm.checks import is_number
+from sb3_ldm.checks import is_number, options_checked
 from sb3_ldm.common.recurrent import MetaLstmPolicy, SequencePPO, SequenceRolloutBuffer
 from sb3_ldm.mixreg.mixture import MixingRolloutBuffer
 
@@ -35,6 +35,7 @@ class Mixreg(SequencePPO):
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
+    @options_checked
     def __init__(
         self,
         policy: str | type[MetaLstmPolicy],
@@ -101,7 +102,7 @@ class Mixreg(SequencePPO):
         if self.env is not None and self.n_envs == 1:
             warnings.warn(
                 "n_envs=1: there is no other sequence to mix with, Mixreg trains as RL2. Pass a VecEnv of several.",
-                stacklevel=4,
+                stacklevel=5,
             )
         if self.target_kl is not None:
             raise ValueError(

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_ldm.checks import options_checked
 from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
 from sb3_ldm.common.recurrent import MetaLstmPolicy
 from sb3_ldm.varibad.policies import BeliefPolicy, MlpLstmPolicy, PolicyEncoder
@@ -56,6 +57,7 @@ class VariBAD(LatentDynamicsPPO):
     policy_base: ClassVar[type[MetaLstmPolicy]] = BeliefPolicy
     policy: BeliefPolicy
 
+    @options_checked
     def __init__(
         self,
         policy: str | type[BeliefPolicy],

@@ -220,7 +220,7 @@ class LatentDynamicsPPO(SequencePPO):
             warnings.warn(
                 f"vae_batch_size={self.vae_batch_size}: a buffer of vae_buffer_size={self.vae_buffer_size} meta-episodes has "
                 f"fewer, and each is drawn more than once. Use at most {self.vae_buffer_size}, or a larger buffer.",
-                stacklevel=6,
+                stacklevel=7,
             )
         if not callable(self.vae_learning_rate):
             check_number("vae_learning_rate", self.vae_learning_rate, 0.0)

@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
-from sb3_ldm.checks import check_integer, check_number, check_options, check_positive
+from sb3_ldm.checks import check_integer, check_number, check_options, check_positive, options_checked
 from sb3_ldm.common.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.common.model_file import check_model_file
 from sb3_ldm.common.recurrent.buffers import SequenceRolloutBuffer, n_sequence_minibatches
@@ -91,10 +91,7 @@ class SequencePPO(RecurrentPPO):
     rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
     _last_lstm_states: RNNStates  # type: ignore[assignment]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "SequencePPO":
-        check_options(cls, kwargs)
-        return super().__new__(cls)
-
+    @options_checked
     def __init__(
         self,
         policy: str | type[MetaLstmPolicy],
@@ -215,7 +212,7 @@ class SequencePPO(RecurrentPPO):
                 check_positive(name, getattr(self, name))
         if not callable(self.learning_rate):
             check_number("learning_rate", self.learning_rate, 0.0)
-        self._warn_of_cuts(stacklevel=5)
+        self._warn_of_cuts(stacklevel=6)
         self._check_memory()
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1)
@@ -229,7 +226,7 @@ class SequencePPO(RecurrentPPO):
                 warnings.warn(
                     f"batch_size={self.batch_size} does not divide a rollout of {self.n_envs} sequences of {self.n_steps} "
                     f"steps; it is cut into {n_minibatches} minibatches of whole sequences.",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _check_memory(self) -> None:
@@ -240,7 +237,7 @@ class SequencePPO(RecurrentPPO):
             f"n_steps={self.n_steps}: a rollout of as many steps of {self.n_envs} sub-environments",
             n_bytes,
             "Use fewer steps or sub-environments.",
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _warn_of_cuts(self, stacklevel: int) -> None:
@@ -291,7 +288,7 @@ class SequencePPO(RecurrentPPO):
         :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
         """
         told = check_model_file(path, cls)
-        check_options(cls, kwargs, told)
+        check_options(cls, cls.__init__, kwargs, told)
         forced = force_reset is not False
         model = super().load(path, env, device, custom_objects, print_system_info, forced, **kwargs)
         if force_reset is None:
