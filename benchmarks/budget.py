@@ -10,7 +10,7 @@ from benchmarks.experiment import Experiment, Run
 from benchmarks.imagination import IMAGINATION
 from benchmarks.tables import RESULTS
 from benchmarks.verdicts import Variants
-from sb3_ldm.summary import markdown_table
+from sb3_ldm.results.summary import markdown_table
 
 N_CORES = 2  #: runs side by side that the budget is told for
 SUITE_HOURS = 6  #: what a reader may have for all experiments

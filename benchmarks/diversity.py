@@ -15,7 +15,7 @@ from benchmarks.statistics import n_imagined_in_second_half, n_reached
 from benchmarks.verdicts import Variants
 from sb3_ldm.figures import MUTED, STYLE, Plan
 from sb3_ldm.results import RunResult
-from sb3_ldm.summary import format_frames
+from sb3_ldm.results.summary import format_frames
 
 ENV_ID = "GridNavi-v0"
 N_UNSEEN = 27  #: unseen goals of it

@@ -37,13 +37,13 @@ import yaml
 
 from benchmarks.experiment import Expectation, Experiment, Run, Study, Training
 from benchmarks.imagination import ENV_IDS, IMAGINATION, SHARES
+from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig
 from sb3_ldm.checks import is_number
-from sb3_ldm.common.latent_dynamics.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.envs.gridworld import grid_navi_extrapolation_tasks, grid_navi_tasks
 from sb3_ldm.envs.locomotion import DOMAINS
+from sb3_ldm.envs.registration import make_grid
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, TaskDistribution, unseen_split
-from sb3_ldm.ldm.imagination import ImaginationConfig
-from sb3_ldm.registration import make_grid
+from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.zoo.configs import available_configs, read_preset
 from sb3_ldm.zoo.registration import ALGORITHMS
 

@@ -25,7 +25,7 @@ from sb3_ldm.figures.curves import draw_curve, frames_label, show_frames, smooth
 from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.figures.plan import evaluations_of
 from sb3_ldm.results import RunResult
-from sb3_ldm.summary import markdown_table, ordered_splits, split_name
+from sb3_ldm.results.summary import markdown_table, ordered_splits, split_name
 
 FIGURES = Path(__file__).parent / "figures"
 #: Shown by RESULTS.md where an experiment has them, in this order.

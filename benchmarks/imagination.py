@@ -17,16 +17,17 @@ import numpy as np
 import torch as th
 from rl_zoo3.utils import StoreDict
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
-from sb3_ldm.common.probes import get_probes
-from sb3_ldm.common.sharding import one_thread_per_operation
-from sb3_ldm.common.vec_env import make_meta_vec_env
-from sb3_ldm.common.vec_env.transitions import read_next_states
+from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
+from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, decode_mixtures
+from sb3_ldm.data import MetaEpisodeBuffer
+from sb3_ldm.data.probes import get_probes
+from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.gridworld import MOVES, SIZE
+from sb3_ldm.envs.steps import read_next_states
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.files import replacing
-from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
-from sb3_ldm.ldm.reward_maps import RewardMaps, decode_mixtures
+from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.nets.sharding import one_thread_per_operation
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
 from sb3_ldm.version import current_commit
 from sb3_ldm.zoo.recordings import write_reward_maps

@@ -30,10 +30,10 @@ from benchmarks.measuring import (
     train_rollouts,
 )
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.common.recurrent import SequencePPO
-from sb3_ldm.common.vec_env import BatchedMetaVecEnv
+from sb3_ldm.envs import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
-from sb3_ldm.summary import markdown_table
+from sb3_ldm.on_policy import SequencePPO
+from sb3_ldm.results.summary import markdown_table
 from sb3_ldm.zoo.configs import read_preset
 
 #: LDM's turn comes right after that of physics, which it is compared with.

@@ -35,7 +35,7 @@ from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures import STYLE
 from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.results import RunResult
-from sb3_ldm.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
+from sb3_ldm.results.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 

@@ -30,11 +30,11 @@ from benchmarks.budget import Paces, wall_hours
 from benchmarks.experiment import Experiment, Run, Study
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.tables import RESULTS, keep_run, load_results
-from sb3_ldm.common.callbacks import CHECKPOINT_FILE
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, EvaluationTable, load_evaluations
+from sb3_ldm.cluster import RemoteProcess, connect, n_at_once
+from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import RUN_FILE, files_of_attempts, load_metadata, newest_file
-from sb3_ldm.summary import format_frames
-from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, EvaluationTable, load_evaluations
+from sb3_ldm.results.summary import format_frames
 from sb3_ldm.zoo.script import exit_when_terminated
 
 RUNS = Path("runs")  #: where agents are trained

@@ -6,7 +6,8 @@ from typing import Any
 
 from rl_zoo3.utils import ALGOS
 
-from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
+from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.on_policy import LatentDynamicsPPO
 from sb3_ldm.zoo import register
 
 register()

@@ -25,7 +25,6 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from sb3_ldm.common.evaluation_table import EvaluationTable
 from sb3_ldm.figures.grid import MAX_TRAJECTORIES, spread_evenly
 from sb3_ldm.files import LOCK_FILE, replacing
 from sb3_ldm.results import (
@@ -40,6 +39,7 @@ from sb3_ldm.results import (
     load_run,
     load_trajectories,
 )
+from sb3_ldm.results.evaluation_table import EvaluationTable
 
 RESULTS = Path(__file__).parent / "results"
 RUNS_FILE, EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE = "runs.jsonl", "evaluations.csv", "final.csv", "imagination.csv"

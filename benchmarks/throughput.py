@@ -42,10 +42,10 @@ from benchmarks.throughput_report import (
     write_figures,
 )
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.common.embedding import EmbeddingExtractor
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
-from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.data import MetaEpisodeBuffer
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.nets.embedding import EmbeddingExtractor
+from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.zoo.configs import read_preset
 
 ENV_ID = "GridNavi-v0"

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.measuring import Record, Spread, spread
 from sb3_ldm.figures import COLOURS
-from sb3_ldm.summary import markdown_table
+from sb3_ldm.results.summary import markdown_table
 
 #: Algorithms of the JSON, for people.
 NAMES = {

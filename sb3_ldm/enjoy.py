@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     import gymnasium as gym
     import torch as th
 
-    from sb3_ldm.common.vec_env import check_env_kwargs
+    from sb3_ldm.envs import check_env_kwargs
     from sb3_ldm.envs.tasks import unseen_split
     from sb3_ldm.zoo import register
     from sb3_ldm.zoo.trained import find_trained
@@ -147,7 +147,7 @@ def _show(options: argparse.Namespace, agent: "TrainedAgent", env_kwargs: dict[s
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
     from tqdm import tqdm
 
-    from sb3_ldm.common.vec_env import make_meta_vec_env
+    from sb3_ldm.envs import make_meta_vec_env
     from sb3_ldm.zoo.trained import play
 
     model = _load(options, agent)
@@ -181,7 +181,7 @@ def _print_one(one: "Played") -> None:
 def _summarize(played: list["Played"], space: Any, n_timesteps: int) -> None:
     import numpy as np
 
-    from sb3_ldm.common.meta_episode import observation_layout
+    from sb3_ldm.envs.meta_episode import observation_layout
 
     if not played:
         n_steps = observation_layout(space).meta_episode_steps

@@ -11,9 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.vec_env import make_meta_vec_env
-from sb3_ldm.envs import FiniteTaskDistribution, TaskEnvMixin
+from sb3_ldm.envs import FiniteTaskDistribution, TaskEnvMixin, make_meta_vec_env
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 
 
 class Drift(TaskEnvMixin, gym.Env):

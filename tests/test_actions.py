@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
 
-from sb3_ldm.common.recurrent.actions import evaluate_categorical, evaluate_gaussian, sample_categorical, sample_gaussian
+from sb3_ldm.nets.distributions import evaluate_categorical, evaluate_gaussian, sample_categorical, sample_gaussian
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

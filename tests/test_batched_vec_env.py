@@ -11,17 +11,20 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.vec_env import (
+from sb3_ldm.envs import (
     BACKENDS,
+    BatchedGridNavi,
     BatchedMetaVecEnv,
+    BatchedStep,
+    FiniteTaskDistribution,
+    TaskEnvMixin,
     backend_of,
     factory,
     make_meta_vec_env,
     register_batched_backend,
 )
-from sb3_ldm.envs import BatchedGridNavi, BatchedStep, FiniteTaskDistribution, TaskEnvMixin
-from sb3_ldm.registration import register_envs
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.registration import register_envs
 
 N_ENVS, EPISODES, HORIZON = 5, 3, 6
 SMALL = {"episodes_per_task": EPISODES, "horizon": HORIZON}
@@ -384,7 +387,7 @@ def test_auto_leaves_options_that_a_batched_backend_lacks_to_gymnasium(monkeypat
 
 
 def test_a_batched_backend_can_be_registered(monkeypatch):
-    monkeypatch.setattr("sb3_ldm.common.vec_env.factory._batched", {})
+    monkeypatch.setattr("sb3_ldm.envs.factory._batched", {})
     with pytest.raises(ValueError, match="backend='batched' is not offered for env_id='GridNavi-v0'"):
         make_meta_vec_env("GridNavi-v0", 2, backend="batched")
     register_envs()

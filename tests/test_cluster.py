@@ -17,9 +17,9 @@ import sb3_ldm
 from benchmarks import experiment as experiments
 from benchmarks import run
 from benchmarks.experiment_file import load_experiment
+from sb3_ldm import cluster
+from sb3_ldm.cluster import RemoteProcess, connect, n_at_once, package_version, run_in_copy, write_files
 from sb3_ldm.tune import main as tune
-from sb3_ldm.zoo import cluster
-from sb3_ldm.zoo.cluster import RemoteProcess, connect, n_at_once, package_version, run_in_copy, write_files
 from sb3_ldm.zoo.tuning import open_storage
 
 #: Counts to 30 in a file, from where it was; the file is replaced in one step, as checkpoints are.

@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 
 WAYS = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
 ALGORITHMS = (RL2, Mixreg, LDM, VariBAD)

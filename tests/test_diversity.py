@@ -10,8 +10,8 @@ import pytest
 from benchmarks import report
 from benchmarks.diversity import FIGURE, comparable, draw, imagined_and_reached, section
 from benchmarks.experiment import Experiment, Training
-from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, load_evaluations
 from sb3_ldm.results import TIMESTEPS, RunResult
+from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS, load_evaluations
 
 
 def made_up_run(

@@ -14,9 +14,9 @@ from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ldm.common.vec_env import factory, make_meta_vec_env
 from sb3_ldm.enjoy import _parser
 from sb3_ldm.enjoy import main as enjoy
+from sb3_ldm.envs import factory, make_meta_vec_env
 from sb3_ldm.envs.gridworld import grid_navi_tasks
 from sb3_ldm.train import main as train
 from sb3_ldm.zoo import experiment

@@ -16,14 +16,14 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
-from sb3_ldm.common.callbacks import MetaEvalCallback, split_label
-from sb3_ldm.common.evaluation import evaluate_meta, record_meta, task_distribution_of
-from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS, drop_evaluations_after, load_evaluations
-from sb3_ldm.common.latent_dynamics import MetaEpisodeBuffer
-from sb3_ldm.common.probes import visited_probes
+from sb3_ldm.data import MetaEpisodeBuffer
+from sb3_ldm.data.probes import visited_probes
 from sb3_ldm.envs import FiniteTaskDistribution
 from sb3_ldm.envs.tasks import TaskProbes
+from sb3_ldm.evaluation import evaluate_meta, record_meta, task_distribution_of
+from sb3_ldm.evaluation.callbacks import MetaEvalCallback, split_label
 from sb3_ldm.results import load_paths
+from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS, drop_evaluations_after, load_evaluations
 from sb3_ldm.zoo.recordings import has_positions, save_paths
 
 STAY, UP, RIGHT = 0, 1, 2

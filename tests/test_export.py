@@ -8,7 +8,7 @@ import torch as th
 from helpers import Bandit, Drift, vec_env
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
-from sb3_ldm.common.recurrent import PolicyStep, export_onnx
+from sb3_ldm.on_policy import PolicyStep, export_onnx
 
 
 def agent(algorithm, make_env=Bandit, **policy_kwargs):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import draw_figures
@@ -24,7 +23,8 @@ from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
 from sb3_ldm.figures.plan import Plan, evaluations_of
 from sb3_ldm.results import group_runs, load_paths, load_run
-from sb3_ldm.summary import display_name, format_frames, summary_table
+from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS
+from sb3_ldm.results.summary import display_name, format_frames, summary_table
 
 TASKS = gridworld.grid_navi_tasks()
 EXTRAPOLATION = "GridNaviExtrapolation-v0"

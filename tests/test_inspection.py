@@ -14,10 +14,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecEnv, VecMonitor, VecNormalize
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
-from sb3_ldm.common.evaluation import evaluate_meta
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.vec_env.inspection import Watch
 from sb3_ldm.envs import FiniteTaskDistribution
+from sb3_ldm.envs.inspection import Watch
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.evaluation import evaluate_meta
 
 SMALL = {"device": "cpu", "seed": 0, "policy_kwargs": {"lstm_hidden_size": 8}}
 

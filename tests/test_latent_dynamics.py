@@ -17,18 +17,12 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from sb3_ldm import memory
-from sb3_ldm.common.latent_dynamics import (
-    LatentDynamics,
-    MetaEpisodeBatch,
-    MetaEpisodeBuffer,
-    RewardDecoder,
-    elbo,
-    kl_to_previous,
-)
-from sb3_ldm.common.latent_dynamics.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
-from sb3_ldm.common.latent_dynamics.networks import Standardize, dropout_mask
-from sb3_ldm.common.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
-from sb3_ldm.common.vec_env.transitions import read_next_states
+from sb3_ldm.data import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
+from sb3_ldm.envs.steps import read_next_states
+from sb3_ldm.inference import LatentDynamics, RewardDecoder, elbo, kl_to_previous
+from sb3_ldm.inference.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
+from sb3_ldm.inference.networks import Standardize, dropout_mask
 
 LAYOUT = MetaEpisodeLayout(state_dim=2, action_dim=3, discrete=True, episodes_per_task=2, max_episode_steps=4)
 LATENT = 4

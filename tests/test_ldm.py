@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_ldm import LDM, RL2
-from sb3_ldm.common.evaluation import evaluate_meta
+from sb3_ldm.evaluation import evaluate_meta
 
 STEPS = 8  # of a meta-episode, 2 episodes of 4 steps
 N_ENVS = 4

@@ -10,8 +10,7 @@ import pytest
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm import make_meta_vec_env
-from sb3_ldm.common.vec_env import factory
-from sb3_ldm.envs import envpool_backend
+from sb3_ldm.envs import envpool_backend, factory
 from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
 from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of
 from sb3_ldm.envs.tasks import unseen_split

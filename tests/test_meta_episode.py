@@ -16,8 +16,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 from sb3_ldm import RL2
-from sb3_ldm.common.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper, MetaObservationSpace, observation_layout
 from sb3_ldm.envs import GridNavi
+from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper, MetaObservationSpace, observation_layout
 
 STAY, UP, RIGHT, DOWN, LEFT = range(5)
 N, H = 3, 5

@@ -24,12 +24,12 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
-from sb3_ldm.common.callbacks import MetaEvalCallback
-from sb3_ldm.common.evaluation import evaluate_meta
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.recurrent import MetaLstmPolicy
+from sb3_ldm.algorithms.varibad.policies import BeliefPolicy
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.varibad.policies import BeliefPolicy
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.evaluation import evaluate_meta
+from sb3_ldm.evaluation.callbacks import MetaEvalCallback
+from sb3_ldm.on_policy import MetaLstmPolicy
 
 BANDIT = {"reward_likelihood": "bernoulli", "vae_batch_size": 5}
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from stable_baselines3.common.utils import set_random_seed
 
 from sb3_ldm import RL2, Mixreg
-from sb3_ldm.common.evaluation import evaluate_meta
-from sb3_ldm.mixreg.mixture import MIXED_FIELDS, draw_partners, mix
+from sb3_ldm.algorithms.mixreg.mixture import MIXED_FIELDS, draw_partners, mix
+from sb3_ldm.evaluation import evaluate_meta
 
 STEPS = 8  # of a meta-episode, 2 episodes of 4 steps
 N_ENVS = 4
@@ -55,7 +55,7 @@ def test_the_buffer_mixes_anew_in_every_epoch_and_keeps_what_was_collected(monke
     model.learn(ROLLOUT)
     buffer = model.rollout_buffer
     collected = {name: tensor.clone() for name, tensor in buffer.tensors.items()}
-    monkeypatch.setattr("sb3_ldm.mixreg.mixture.draw_partners", recorded)
+    monkeypatch.setattr("sb3_ldm.algorithms.mixreg.mixture.draw_partners", recorded)
     epochs = []
     for _ in range(2):
         for sequences in buffer.minibatches(2 * STEPS):
@@ -75,7 +75,9 @@ def test_the_buffer_mixes_anew_in_every_epoch_and_keeps_what_was_collected(monke
 
 @pytest.mark.parametrize("make_env", [lambda: vec_env(Bandit, 4), lambda: vec_env(Drift, 4)], ids=["discrete", "box"])
 def test_with_weights_of_one_it_is_rl2_bit_for_bit(make_env, monkeypatch):
-    monkeypatch.setattr("sb3_ldm.mixreg.mixture.draw_partners", lambda n, alpha, rng: (np.roll(np.arange(n), 1), np.ones(n)))
+    monkeypatch.setattr(
+        "sb3_ldm.algorithms.mixreg.mixture.draw_partners", lambda n, alpha, rng: (np.roll(np.arange(n), 1), np.ones(n))
+    )
     mixreg = make(make_env()).learn(3 * ROLLOUT)
     rl2 = RL2("MlpLstmPolicy", make_env(), seed=0, device="cpu").learn(3 * ROLLOUT)
     assert differing(parameters(mixreg), parameters(rl2)) == []

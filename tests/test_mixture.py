@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM
-from sb3_ldm.common.latent_dynamics import LatentDynamics, MetaEpisodeBuffer
-from sb3_ldm.common.meta_episode import MetaEpisodeLayout
-from sb3_ldm.ldm.imagination import Imagination, ImaginationConfig
-from sb3_ldm.ldm.mixture import choose_novel, mix_beliefs, mixture_weights, sample_mixture_weights, sample_simplex
-from sb3_ldm.ldm.mixture_vec_env import MixtureVecEnv
+from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
+from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, mixture_weights, sample_mixture_weights, sample_simplex
+from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
+from sb3_ldm.data import MetaEpisodeBuffer
+from sb3_ldm.envs.meta_episode import MetaEpisodeLayout
+from sb3_ldm.inference import LatentDynamics
 
 LAYOUT = MetaEpisodeLayout(state_dim=2, action_dim=3, discrete=True, episodes_per_task=2, max_episode_steps=4)
 GRID_REWARDS = (-0.1, 1.0)

@@ -12,7 +12,7 @@ from stable_baselines3.common.results_plotter import ts2xy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm import RL2, make_meta_vec_env
-from sb3_ldm.common.vec_env import backend_of, monitor_of
+from sb3_ldm.envs import backend_of, monitor_of
 
 SHORT = {"episodes_per_task": 2, "horizon": 5}
 

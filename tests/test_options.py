@@ -10,9 +10,9 @@ from helpers import Bandit
 from torch import nn
 
 from sb3_ldm import make_meta_vec_env
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
-from sb3_ldm.common.vec_env import backend_of, register_batched_backend
 from sb3_ldm.enjoy import main as enjoy
+from sb3_ldm.envs import backend_of, register_batched_backend
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.figures.__main__ import main as figures
 from sb3_ldm.results import load_run
 from sb3_ldm.train import main as train
@@ -137,7 +137,7 @@ def test_what_tensorboard_needs_is_looked_for_first(tmp_path: Path, monkeypatch:
 #: A module that registers an environment with a namespace, as a user's package does.
 MODULE = """
 import gymnasium as gym, numpy as np
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.envs import FiniteTaskDistribution, TaskEnvMixin
 class Reach(TaskEnvMixin, gym.Env):
     observation_space = gym.spaces.Box(-2.0, 2.0, (1,)); action_space = gym.spaces.Box(-1.0, 1.0, (1,))

@@ -6,8 +6,8 @@ from helpers import grid_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.common.evaluation import evaluate_meta
-from sb3_ldm.common.probes import has_probes
+from sb3_ldm.data.probes import has_probes
+from sb3_ldm.evaluation import evaluate_meta
 
 BACKENDS = ("batched", "dummy")
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from sb3_ldm import LDM, make_meta_vec_env
-from sb3_ldm.common.evaluation import evaluate_meta
 from sb3_ldm.enjoy import main as enjoy
 from sb3_ldm.envs import check_task_env
+from sb3_ldm.evaluation import evaluate_meta
 from sb3_ldm.train import main as train
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.registration import ALGORITHMS

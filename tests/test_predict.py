@@ -7,7 +7,7 @@ from helpers import Bandit, Drift, vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
-from sb3_ldm.common.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 
 ALGORITHMS = [RL2, Mixreg, LDM, VariBAD]
 N_ENVS, HIDDEN = 4, 8

@@ -5,10 +5,10 @@ from helpers import grid_vec_env
 from stable_baselines3.common.logger import Logger
 
 from sb3_ldm import RL2
-from sb3_ldm.common.callbacks import MetaEvalCallback
-from sb3_ldm.common.evaluation import record_meta
-from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.probes import coverage, get_probes, visited_probes
+from sb3_ldm.data.probes import coverage, get_probes, visited_probes
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.evaluation import record_meta
+from sb3_ldm.evaluation.callbacks import MetaEvalCallback
 
 
 class Scripted(RL2):

@@ -10,8 +10,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
-from sb3_ldm.common.callbacks import LatestCheckpointCallback
-from sb3_ldm.common.training_state import pack, unpack
+from sb3_ldm.data.training_state import pack, unpack
+from sb3_ldm.evaluation.callbacks import LatestCheckpointCallback
 
 N_ENVS = 4
 NETWORK = {"vae_batch_size": 3, "vae_updates": 1, "latent_dim": 3, "dropout_rate": 0.5, "vae_buffer_size": 7}

@@ -11,9 +11,9 @@ from stable_baselines3.common.logger import configure
 
 from benchmarks.imagination import task_right
 from sb3_ldm import LDM
-from sb3_ldm.common.probes import get_probes, has_probes
+from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback, belief_maps, imaginary_contrast, sample_reward_maps
+from sb3_ldm.data.probes import get_probes, has_probes
 from sb3_ldm.envs.gridworld import cells
-from sb3_ldm.ldm.reward_maps import RewardMapCallback, belief_maps, imaginary_contrast, sample_reward_maps
 
 NETWORK = {"reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0), "vae_kwargs": {"encoder_hidden_size": 16}}
 N_ENVS, STEPS = 8, 12  # 2 episodes of 6 steps

@@ -10,7 +10,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_ldm import RL2
-from sb3_ldm.common.evaluation import evaluate_meta
+from sb3_ldm.evaluation import evaluate_meta
 
 STEPS = 8  # of a meta-episode, 2 episodes of 4 steps
 

@@ -216,7 +216,7 @@ def test_an_environment_that_fails_at_once_leaves_no_folder(tmp_path, monkeypatc
     def fail(self):
         raise ConnectionError("no simulator")
 
-    monkeypatch.setattr("sb3_ldm.common.vec_env.batched_meta_vec_env.BatchedMetaVecEnv.reset", fail)
+    monkeypatch.setattr("sb3_ldm.envs.batched_meta_vec_env.BatchedMetaVecEnv.reset", fail)
     with pytest.raises(ConnectionError):
         main(small_run(tmp_path, "rl2", 40))
     assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,8 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ldm import RL2
-from sb3_ldm.common.recurrent import SequenceRolloutBuffer, process_sequence
-from sb3_ldm.common.recurrent.sequences import initialize_memories
+from sb3_ldm.data import SequenceRolloutBuffer
+from sb3_ldm.nets.sequences import initialize_memories, process_sequence
 
 INPUTS, HIDDEN = 3, 4
 

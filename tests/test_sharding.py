@@ -12,8 +12,8 @@ from sb3_contrib import RecurrentPPO
 from torch import nn
 
 from sb3_ldm import LDM, RL2
-from sb3_ldm.common.recurrent import lstm_step
-from sb3_ldm.common.sharding import MAX_SEQUENCES, backward_in_shards, even_slices, n_shards, one_thread_per_operation
+from sb3_ldm.nets.sequences import lstm_step
+from sb3_ldm.nets.sharding import MAX_SEQUENCES, backward_in_shards, even_slices, n_shards, one_thread_per_operation
 
 STEPS = 8
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import tables
-from sb3_ldm.common.evaluation_table import EVALUATION_COLUMNS
 from sb3_ldm.results import RunResult, load_run
+from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS
 
 GOALS = ("0 6", "1 6", "0.1 0.2")
 

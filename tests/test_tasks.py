@@ -6,15 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_ldm import make_meta_vec_env
-from sb3_ldm.envs import (
-    SPLITS,
-    FiniteTaskDistribution,
-    GridNavi,
-    TaskDistribution,
-    TaskEnv,
-    TaskEnvMixin,
-    check_task_env,
-)
+from sb3_ldm.envs import SPLITS, FiniteTaskDistribution, GridNavi, TaskDistribution, TaskEnv, TaskEnvMixin, check_task_env
 from sb3_ldm.envs.tasks import VALIDATION
 
 TRAIN = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])

@@ -22,11 +22,11 @@ from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.monitor import load_results
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
-from sb3_ldm.common.latent_dynamics import LatentDynamics
-from sb3_ldm.common.recurrent import SequencePPO
-from sb3_ldm.common.vec_env import make_meta_vec_env
+from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig
+from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.ldm.imagination import ImaginationConfig
+from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.on_policy import SequencePPO
 from sb3_ldm.results import load_run
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
 from sb3_ldm.zoo import experiment, register

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from sb3_ldm.common import callbacks
-from sb3_ldm.common.evaluation_table import load_evaluations
+from sb3_ldm.evaluation import callbacks
 from sb3_ldm.results import load_run
+from sb3_ldm.results.evaluation_table import load_evaluations
 from sb3_ldm.train import main as train
 from sb3_ldm.tune import main, with_defaults
 from sb3_ldm.zoo import experiment, trial, tuning

@@ -9,8 +9,8 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import VariBAD
-from sb3_ldm.common.evaluation import evaluate_meta, record_meta
-from sb3_ldm.varibad.policies import BeliefPolicy, PolicyEncoder
+from sb3_ldm.algorithms.varibad.policies import BeliefPolicy, PolicyEncoder
+from sb3_ldm.evaluation import evaluate_meta, record_meta
 
 STEPS = 8  # of a meta-episode, 2 episodes of 4 steps
 N_ENVS = 4

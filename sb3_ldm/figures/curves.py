@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures.locomotion import do_nothing_return
@@ -27,7 +26,8 @@ from sb3_ldm.figures.plan import (
     parts_of_test,
 )
 from sb3_ldm.results import PROGRESS_FILE, RunResult
-from sb3_ldm.summary import format_frames, ordered_splits, split_name
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
+from sb3_ldm.results.summary import format_frames, ordered_splits, split_name
 
 #: Share of the longest curve that a moving average may span; short runs are shown as they are.
 _MOST_SMOOTHED = 0.25

@@ -17,7 +17,7 @@ from sb3_ldm.figures.locomotion import paths
 from sb3_ldm.figures.plan import STYLE, Drawing, NothingToDraw, Plan, slug
 from sb3_ldm.files import replacing
 from sb3_ldm.results import RunResult, group_runs, load_runs
-from sb3_ldm.summary import summary_table
+from sb3_ldm.results.summary import summary_table
 
 #: The figures by name; learning curves first, as most runs allow them.
 FIGURES: dict[str, Callable[[Plan], Drawing]] = {

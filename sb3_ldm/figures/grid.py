@@ -13,20 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures.plan import INK, MUTED, Drawing, NothingToDraw, Plan, first_with, having, horizon_of, number, stem
-from sb3_ldm.results import (
-    FINAL_FILE,
-    REWARD_MAPS_FILE,
-    TRAJECTORIES_FILE,
-    RunResult,
-    SavedRewardMaps,
-    SavedTrajectories,
-)
-from sb3_ldm.summary import split_name
+from sb3_ldm.results import FINAL_FILE, REWARD_MAPS_FILE, TRAJECTORIES_FILE, RunResult, SavedRewardMaps, SavedTrajectories
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
+from sb3_ldm.results.summary import split_name
 
 _EMPTY_CELL = "#f1f1f1"
 _GRID_LINE = "#ffffff"

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from sb3_ldm.envs.locomotion import HORIZON, TIMESTEP, AntDirection, AntGoal, Domain, domain_of
 from sb3_ldm.figures.plan import MUTED, Drawing, Plan, first_with, stem
 from sb3_ldm.results import PATHS_FILE, RunResult, SavedPaths
-from sb3_ldm.summary import split_name
+from sb3_ldm.results.summary import split_name
 
 _TASK_COLOURS = ("#d1495b", "#2e6f9e", "#3a8f6b", "#c98b1b", "#8d5fa8")
 _SMOOTHING = 10  # steps over which a velocity is averaged: half a second

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from sb3_ldm.common.evaluation_table import EvaluationTable
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.results import RunResult
-from sb3_ldm.summary import display_name
+from sb3_ldm.results.evaluation_table import EvaluationTable
+from sb3_ldm.results.summary import display_name
 
 #: One colour an algorithm in every figure; told apart with any kind of colour vision.
 COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}

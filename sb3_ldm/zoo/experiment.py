@@ -25,9 +25,16 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_ldm.algorithms.ldm import LDM
 from sb3_ldm.checks import check_installed
 from sb3_ldm.command import add_note
-from sb3_ldm.common.callbacks import (
+from sb3_ldm.data.probes import has_probes
+from sb3_ldm.envs import backend_of, check_env_kwargs, make_meta_vec_env, monitor_of
+from sb3_ldm.envs.interrupts import close_env, settle
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
+from sb3_ldm.evaluation import evaluate_meta, evaluation_tasks, task_distribution_of
+from sb3_ldm.evaluation.callbacks import (
     BEST_MODEL,
     BEST_NORMALIZER_FILE,
     BUFFER_FILE,
@@ -36,18 +43,10 @@ from sb3_ldm.common.callbacks import (
     MetaEvalCallback,
     MetaProgressBarCallback,
 )
-from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, task_distribution_of
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after
-from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
-from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.probes import has_probes
-from sb3_ldm.common.recurrent import SequencePPO
-from sb3_ldm.common.vec_env import backend_of, check_env_kwargs, make_meta_vec_env, monitor_of
-from sb3_ldm.common.vec_env.interrupts import close_env, settle
-from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.files import PARTIAL, lock_folder, replacing
-from sb3_ldm.ldm import LDM
+from sb3_ldm.on_policy import LatentDynamicsPPO, SequencePPO
 from sb3_ldm.results import FINAL_FILE, PATHS_FILE, REWARD_MAPS_FILE, RUN_FILE, TRAJECTORIES_FILE, load_metadata
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import config_text, read_config, resolve_config, unrecordable
 from sb3_ldm.zoo.options import UNUSED_HYPERPARAMETERS, check_hyperparameters

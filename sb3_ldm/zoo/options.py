@@ -11,7 +11,7 @@ from rl_zoo3.utils import ALGOS, StoreDict
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ldm.checks import check_integer, check_names, check_positive, nearest
-from sb3_ldm.common.latent_dynamics.latent_dynamics import NETWORK_OPTIONS
+from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS
 from sb3_ldm.zoo.configs import SCHEDULES, ZOO_KEYS, initial_value
 
 #: Arguments of algorithms that the commands give, by the options that say them.

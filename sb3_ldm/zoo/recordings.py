@@ -8,15 +8,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ldm.common.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
-from sb3_ldm.common.evaluation_table import load_evaluations
-from sb3_ldm.common.latent_dynamics import LatentDynamicsPPO
-from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.probes import get_probes, has_full_length, visited_probes
-from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
+from sb3_ldm.algorithms.ldm import LDM
+from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
+from sb3_ldm.data.probes import get_probes, has_full_length, visited_probes
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.envs.steps import original_obs, read_next_states
+from sb3_ldm.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
 from sb3_ldm.files import replacing
-from sb3_ldm.ldm import LDM
-from sb3_ldm.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
+from sb3_ldm.on_policy import LatentDynamicsPPO
+from sb3_ldm.results.evaluation_table import load_evaluations
 
 
 def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) -> None:

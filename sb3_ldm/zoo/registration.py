@@ -3,11 +3,11 @@
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_ldm.ldm import LDM
-from sb3_ldm.mixreg import Mixreg
-from sb3_ldm.registration import register_envs
-from sb3_ldm.rl2 import RL2
-from sb3_ldm.varibad import VariBAD
+from sb3_ldm.algorithms.ldm import LDM
+from sb3_ldm.algorithms.mixreg import Mixreg
+from sb3_ldm.algorithms.rl2 import RL2
+from sb3_ldm.algorithms.varibad import VariBAD
+from sb3_ldm.envs.registration import register_envs
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"rl2": RL2, "ldm": LDM, "varibad": VariBAD, "mixreg": Mixreg}
 

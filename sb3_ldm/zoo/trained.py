@@ -11,7 +11,7 @@ from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.callbacks import BEST_MODEL, BEST_NORMALIZER_FILE, CHECKPOINT_FILE
+from sb3_ldm.evaluation.callbacks import BEST_MODEL, BEST_NORMALIZER_FILE, CHECKPOINT_FILE
 from sb3_ldm.results import RUN_FILE, load_metadata
 
 _BEST_FILE = f"{BEST_MODEL}.zip"

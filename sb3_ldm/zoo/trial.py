@@ -14,12 +14,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.common.callbacks import MetaEvalCallback
-from sb3_ldm.common.evaluation import task_distribution_of
-from sb3_ldm.common.evaluation_table import EVALUATIONS_FILE, load_evaluations
-from sb3_ldm.common.vec_env.interrupts import close_env
+from sb3_ldm.envs.interrupts import close_env
 from sb3_ldm.envs.tasks import VALIDATION, TaskDistribution
+from sb3_ldm.evaluation import task_distribution_of
+from sb3_ldm.evaluation.callbacks import MetaEvalCallback
 from sb3_ldm.results import RUN_FILE, newest_file
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, load_evaluations
 from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
 from sb3_ldm.zoo.options import REFUSED_IN_TRAINING
 from sb3_ldm.zoo.script import run_script

@@ -28,13 +28,13 @@ from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 
 from sb3_ldm.checks import check_integer
-from sb3_ldm.common.callbacks import CHECKPOINT_FILE
-from sb3_ldm.common.evaluation import task_distribution_of
-from sb3_ldm.common.meta_episode import observation_layout
+from sb3_ldm.cluster import Cluster, RemoteProcess
+from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.envs.tasks import VALIDATION
+from sb3_ldm.evaluation import task_distribution_of
+from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
-from sb3_ldm.zoo.cluster import Cluster, RemoteProcess
 from sb3_ldm.zoo.configs import read_preset
 from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters

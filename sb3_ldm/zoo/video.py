@@ -10,10 +10,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ldm.common.evaluation import evaluate_meta
-from sb3_ldm.common.meta_episode import observation_layout
-from sb3_ldm.common.vec_env import make_meta_vec_env
-from sb3_ldm.common.vec_env.transitions import original_obs, read_next_states
+from sb3_ldm.envs import make_meta_vec_env
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.envs.steps import original_obs, read_next_states
+from sb3_ldm.evaluation import evaluate_meta
 from sb3_ldm.files import replacing
 
 

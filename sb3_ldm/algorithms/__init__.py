@@ -1,0 +1,1 @@
+"""The meta-learners, a folder each."""

@@ -1,0 +1,332 @@
+"""Latent Dynamics Mixture."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from math import ceil
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
+from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
+from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
+from sb3_ldm.algorithms.rl2 import RL2
+from sb3_ldm.checks import is_number, options_checked
+from sb3_ldm.on_policy import LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
+
+SelfLDM = TypeVar("SelfLDM", bound="LDM")
+
+
+class LDM(LatentDynamicsPPO, RL2):
+    """
+    Latent Dynamics Mixture (Lee and Chung, NeurIPS 2021, https://arxiv.org/abs/2105.13524).
+
+    RL2 in which some sub-environments are *mixture workers*: their rewards come from the decoder of a latent dynamics network,
+    fed with mixtures of the other, *normal* workers' beliefs. The policy is thereby prepared for tasks outside of the training
+    tasks; the latent dynamics network itself is trained on the normal workers' meta-episodes alone and is not used to act.
+
+    How imaginary tasks are made is read when a model is made or loaded: assigning another ``beta`` later has no effect. A task
+    is chosen where the meta-episode before it ends, so in the last step of a rollout by default: before the network's updates,
+    after which the decoder may judge it in another way.
+
+    :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
+    :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
+    :param mixture_ratio: share of the sub-environments that are mixture workers, in [0, 1); at least one if above 0
+    :param imagination_starts: time steps before mixture workers get imaginary rewards; until then they get the true ones, so
+        that the policy and the decoder first learn what the training tasks have in common
+    :param beta: degree of extrapolation of the mixture weights (Equation 1); 1 keeps to convex mixtures
+    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are (the paper mixes all)
+    :param mixture_weights: one weight ``"per_worker"`` or independent weights ``"per_dimension"`` of the latent model
+    :param mixed_belief: mix the beliefs' ``"mean"``, or a ``"sample"`` of them
+    :param mixture_time: mix the normal workers' ``"current"`` beliefs, or the ``"final"`` ones of their last meta-episodes
+    :param imaginary_reward: the decoder's ``"mean"``, or (Bernoulli) a ``"sample"`` or ``"threshold"`` of its two rewards
+    :param imagination_dropout: its dropout in imagination: ``"off"``, new every ``"step"`` or every ``"meta_episode"``;
+        ``"off"`` only where there was little in training: a decoder that was trained with much promises little without
+    :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any,
+        more need ``mixture_time="final"`` and ``reward_likelihood="bernoulli"``
+    :param require_goal: an imaginary task must promise the high reward somewhere, else its worker gets a true one;
+        needs the same
+    :param dropout_rate: p_drop, dropout in the decoder, but for the latent model: on embeddings of its inputs, or with
+        ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
+    :param latent_dim: dimension of the latent model m
+    :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
+    :param n_elbo_terms: random ELBO terms per update, an unbiased estimate; None for all
+    :param n_decoded_steps: random decoded steps per update, the same; with None for both, memory grows with the square of a
+        meta-episode's length
+    :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any
+    :param bernoulli_rewards: the two values, lower first
+    :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
+    :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.inference.LatentDynamics`
+    :param vae_learning_rate: learning rate of the latent dynamics network, or its schedule
+    :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
+    :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
+    :param vae_batch_size: meta-episodes per update
+    :param vae_updates: updates per rollout; 0 freezes the network
+    :param learning_rate: and all that follow: see :class:`~sb3_ldm.on_policy.SequencePPO`
+    :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
+    """
+
+    generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *LatentDynamicsPPO.generators)
+
+    @options_checked
+    def __init__(
+        self,
+        policy: str | type[MetaLstmPolicy],
+        env: GymEnv | str,
+        mixture_ratio: float = 0.125,
+        imagination_starts: int = 0,
+        beta: float = 1.0,
+        n_partners: int = 14,
+        mixture_weights: str = "per_worker",
+        mixed_belief: str = "mean",
+        mixture_time: str = "current",
+        imaginary_reward: str = "mean",
+        imagination_dropout: str = "step",
+        n_candidates: int = 1,
+        require_goal: bool = False,
+        dropout_rate: float = 0.5,
+        latent_dim: int = 32,
+        kl_weight: float = 1.0,
+        n_elbo_terms: int | None = 16,
+        n_decoded_steps: int | None = 50,
+        reward_likelihood: str = "gaussian",
+        bernoulli_rewards: Sequence[float] = (0.0, 1.0),
+        decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
+        vae_kwargs: dict[str, Any] | None = None,
+        vae_learning_rate: float | Schedule = 1e-3,
+        vae_buffer_size: int = 10_000,
+        vae_buffer_keeps: str = "latest",
+        vae_batch_size: int = 25,
+        vae_updates: int = 2,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int | None = None,
+        batch_size: int | None = None,
+        n_epochs: int = 4,
+        gamma: float = 0.95,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float | Schedule = 0.05,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            dropout_rate=dropout_rate,
+            latent_dim=latent_dim,
+            kl_weight=kl_weight,
+            n_elbo_terms=n_elbo_terms,
+            n_decoded_steps=n_decoded_steps,
+            reward_likelihood=reward_likelihood,
+            bernoulli_rewards=bernoulli_rewards,
+            decoder_inputs=decoder_inputs,
+            vae_kwargs=vae_kwargs,
+            vae_learning_rate=vae_learning_rate,
+            vae_buffer_size=vae_buffer_size,
+            vae_buffer_keeps=vae_buffer_keeps,
+            vae_batch_size=vae_batch_size,
+            vae_updates=vae_updates,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.mixture_ratio = mixture_ratio
+        self.imagination_starts = imagination_starts
+        self.beta = beta
+        self.n_partners = n_partners
+        self.mixture_weights = mixture_weights
+        self.mixed_belief = mixed_belief
+        self.mixture_time = mixture_time
+        self.imaginary_reward = imaginary_reward
+        self.imagination_dropout = imagination_dropout
+        self.n_candidates = n_candidates
+        self.require_goal = require_goal
+        self._imagination_generator: th.Generator | None = None
+
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def n_mixture(self) -> int:
+        """Number of mixture workers, the last of the sub-environments."""
+        if self.mixture_ratio == 0.0 or self.n_envs < 2:
+            return 0
+        return min(max(1, round(self.mixture_ratio * self.n_envs)), self.n_envs - 1)
+
+    @property
+    def n_normal(self) -> int:
+        """Number of normal workers, the first of the sub-environments."""
+        return self.n_envs - self.n_mixture
+
+    @property
+    def imagination_config(self) -> ImaginationConfig:
+        """How imaginary tasks are made."""
+        return ImaginationConfig(**{option.name: getattr(self, option.name) for option in fields(ImaginationConfig)})
+
+    @property
+    def n_recorded(self) -> int:
+        """Number of workers whose meta-episodes the latent dynamics network is trained on: the normal ones."""
+        return self.n_normal
+
+    @property
+    def mixture_env(self) -> MixtureVecEnv | None:
+        """The env in which some workers imagine, around the user's; None without an env."""
+        assert self.recording_env is None or isinstance(self.recording_env, MixtureVecEnv)
+        return self.recording_env
+
+    def _make_generators(self, seeds: StreamSeeds) -> None:
+        super()._make_generators(seeds)
+        self._imagination_generator = th.Generator(self.device).manual_seed(seeds.imagination)
+
+    def _seed_streams(self, seeds: StreamSeeds) -> None:
+        super()._seed_streams(seeds)
+        assert self._imagination_generator is not None
+        self._imagination_generator.manual_seed(seeds.imagination)
+        if self.mixture_env is not None:
+            self.mixture_env.restart_stream()
+
+    def _make_recording_env(self, env: VecEnv) -> MixtureVecEnv:
+        assert self._imagination_generator is not None
+        imagination = Imagination(
+            self.latent_dynamics, self.n_normal, self.n_mixture, self.imagination_config, self._imagination_generator
+        )
+        return MixtureVecEnv(env, imagination, self.replay_buffer, self._stats_window_size)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if not is_number(self.mixture_ratio) or not 0.0 <= self.mixture_ratio < 1.0:
+            raise ValueError(
+                f"mixture_ratio={self.mixture_ratio!r} is outside [0, 1): some workers must be normal; the paper uses 0.125."
+            )
+        if self.mixture_ratio > 0.0 and self.n_envs == 1 and self.env is not None:
+            warnings.warn(
+                f"mixture_ratio={self.mixture_ratio} with one sub-environment: there is no worker to mix, LDM trains as RL2. "
+                "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
+                stacklevel=6,
+            )
+        if self.n_mixture > 0 and self.env is not None:
+            self._warn_of_workers(stacklevel=7)
+        if self.n_mixture > 0 and self.env is not None and self.env.has_attr("observes_task"):
+            warnings.warn(
+                "The environment tells the agent its task (observe_task), which imaginary rewards contradict: use RL2 or "
+                "Mixreg for an oracle, or set mixture_ratio=0.",
+                stacklevel=6,
+            )
+        if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
+            raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
+        self.imagination_config.validate(self.reward_likelihood)
+
+    def _warn_of_workers(self, stacklevel: int) -> None:
+        """Warn of shares of the workers that there cannot be."""
+        if self.n_mixture != round(self.mixture_ratio * self.n_envs):
+            warnings.warn(
+                f"mixture_ratio={self.mixture_ratio}: {self.n_mixture} of {self.n_envs} sub-environments imagines, a share of "
+                f"{self.n_mixture / self.n_envs:.3g}. Use at least {ceil(1.0 / self.mixture_ratio)} sub-environments, or "
+                "mixture_ratio=0 for none that imagine.",
+                stacklevel=stacklevel,
+            )
+        # The default means all of fewer.
+        if self.n_partners > max(self.n_normal, ImaginationConfig.n_partners):
+            warnings.warn(
+                f"n_partners={self.n_partners}: there are {self.n_normal} normal workers to mix, and all of them are mixed. "
+                f"Use more sub-environments, or n_partners={self.n_normal}.",
+                stacklevel=stacklevel,
+            )
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        callbacks = callback if isinstance(callback, list) else [callback]
+        if self.n_mixture == 0 or any(_looks_at_imagination(one) for one in callbacks):
+            return super()._init_callback(callback, progress_bar)
+        given = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in callbacks]
+        return super()._init_callback([*given, RewardMapCallback()], progress_bar)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        prepared = super()._setup_learn(*args, **kwargs)
+        rollout, meta_episode = self.n_steps * self.n_envs, self.layout.meta_episode_steps * self.n_envs
+        begins = meta_episode * ceil(self.imagination_starts / meta_episode)  # imaginary tasks, as others, last to their end
+        if self.n_mixture > 0 and begins >= rollout * ceil(self._total_timesteps / rollout):
+            warnings.warn(
+                f"imagination_starts={self.imagination_starts:.0f} is not reached in {self._total_timesteps} time steps: LDM "
+                "trains as RL2. Train longer, or let imagination start earlier.",
+                stacklevel=7,
+            )
+        return prepared
+
+    def _recall(self, recording: dict[str, Any], resumes: bool) -> bool:
+        assert self.mixture_env is not None
+        imagination, beliefs = self.mixture_env.imagination, recording["imagination"]
+        if not imagination.fits(beliefs):
+            return False
+        self.mixture_env.waits = self.imagination_starts - self.num_timesteps
+        imagination.set_final_beliefs(beliefs)  # to be mixed at once, where meta-episodes begin anew
+        return super()._recall(recording, resumes)
+
+    def _start_recording(self) -> None:
+        assert self.mixture_env is not None
+        self.mixture_env.waits = self.imagination_starts - self.num_timesteps
+        super()._start_recording()
+
+    def train(self) -> None:
+        super().train()
+        if self.n_mixture > 0 and self.mixture_env is not None:
+            self.logger.record("imagination/share_imagining", self.mixture_env.imagining.mean())
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        assert self.mixture_env is not None
+        returns = self.mixture_env.mean_imaginary_returns()
+        if returns is not None and self.mixture_env.imagining.any():  # else they are those of an earlier time
+            for i, value in enumerate(returns):
+                self.logger.record(f"imagination/return_{i + 1}", value)
+        super().dump_logs(iteration)
+
+    def learn(
+        self: SelfLDM,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "LDM",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfLDM:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _looks_at_imagination(callback: object) -> bool:
+    if isinstance(callback, CallbackList):
+        return any(_looks_at_imagination(one) for one in callback.callbacks)
+    return isinstance(callback, RewardMapCallback)

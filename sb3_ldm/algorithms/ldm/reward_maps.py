@@ -1,0 +1,165 @@
+"""Looking at imagination: which tasks do mixtures of beliefs make? (paper section 5.1.1, Figure 4 and 8a)"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_ldm.algorithms.ldm.imagination import Imagination
+from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
+from sb3_ldm.data import MetaEpisodeBatch
+from sb3_ldm.data.probes import get_probes, has_probes
+from sb3_ldm.envs.tasks import TaskProbes, unseen_split
+from sb3_ldm.evaluation import task_distribution_of
+from sb3_ldm.inference import LatentDynamics
+
+
+@dataclass(frozen=True)
+class RewardMaps:
+    """
+    Imaginary tasks as maps: the reward that each mixture promises for typical transitions of every possible task.
+
+    :param weights: mixture weights summed over the workers with the same task, ``(n_maps, n_train_tasks)``; those of
+        latent dimensions are averaged, where they differ
+    :param tasks: the training tasks that the weights belong to, ``(n_train_tasks, task_dim)``
+    :param maps: imaginary reward of each probed transition, ``(n_maps, n_probes)``
+    :param probed_tasks: the task that each transition is typical of, ``(n_probes, task_dim)``
+    """
+
+    weights: np.ndarray
+    tasks: np.ndarray
+    maps: np.ndarray
+    probed_tasks: np.ndarray
+
+    def peaks(self) -> np.ndarray:
+        """:return: the task that each map promises most for, ``(n_maps, task_dim)``"""
+        return self.probed_tasks[self.maps.argmax(axis=1)]
+
+
+def sample_reward_maps(env: MixtureVecEnv, n_maps: int = 64, seed: int = 0) -> RewardMaps:
+    """
+    Mix the beliefs at the ends of the normal workers' last meta-episodes, and decode the mixtures.
+
+    These are mixtures as they are drawn; what ``n_candidates`` and ``require_goal`` choose of them for workers is unseen more
+    often.
+
+    :param env: the mixture workers' environments, after a rollout at least
+    :param n_maps: number of mixtures
+    :param seed: of the mixtures; training's random streams are left alone
+    :return: the maps
+    :raises ValueError: if no meta-episode has ended yet
+    """
+    if not env.has_final_beliefs:
+        raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
+    generator = th.Generator(env.imagination.device).manual_seed(seed)
+    return decode_mixtures(env.imagination, env.final_tasks, get_probes(env), n_maps, generator)
+
+
+def decode_mixtures(
+    imagination: Imagination, worker_tasks: Sequence[np.ndarray], probes: TaskProbes, n_maps: int, generator: th.Generator
+) -> RewardMaps:
+    """
+    :param imagination: with the final beliefs of meta-episodes
+    :param worker_tasks: the task of each normal worker's meta-episode
+    :param probes: typical transitions of the tasks
+    :param n_maps: number of mixtures
+    :param generator: source of randomness
+    :return: the maps
+    """
+    weights, latents = imagination.sample_final_mixtures(n_maps, generator)
+    features = imagination.latent_dynamics.layout.encode_actions(probes.actions)
+    maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
+    tasks, index = np.unique(np.array(worker_tasks), axis=0, return_inverse=True)
+    per_task = np.zeros((n_maps, len(tasks)))
+    np.add.at(per_task.T, index.reshape(-1), weights.mean(-1).cpu().numpy().T)
+    return RewardMaps(per_task, tasks, maps, probes.tasks)
+
+
+def imaginary_contrast(env: MixtureVecEnv, n_mixtures: int = 64, n_transitions: int = 256, seed: int = 0) -> float:
+    """
+    Do imaginary tasks ask for something? Where mixtures fall between what the decoder knows, it may promise about the same for
+    whatever is done, and nothing can be learned from it.
+
+    :param env: the mixture workers' environments, after a meta-episode of every normal worker
+    :param n_mixtures: number of mixtures
+    :param n_transitions: transitions of the buffer that they are asked about
+    :param seed: of the mixtures and transitions; training's random streams are left alone
+    :return: standard deviation of a mixture's rewards over transitions, by that of the beliefs that are mixed; near 1 if
+        imaginary tasks are as demanding as true ones
+    :raises ValueError: if no meta-episode has ended yet
+    """
+    if not env.has_final_beliefs:
+        raise ValueError("There are no final beliefs to mix: train for at least one meta-episode first.")
+    generator = th.Generator(env.imagination.device).manual_seed(seed)
+    known = env.buffer.sample_transitions(n_transitions, np.random.default_rng(seed))
+    _, mixtures = env.imagination.sample_final_mixtures(n_mixtures, generator)
+    steps = (known.states, known.actions, known.next_states)
+    mixed, own = (
+        env.imagination.expected_rewards(latents, *steps, generator).std(axis=1).mean()
+        for latents in (mixtures, env.imagination.final_means)
+    )
+    return float(mixed / max(own, 1e-8))
+
+
+@th.no_grad()
+def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
+    """
+    What the decoder expects of every possible task given the online context, as in Figure 8a.
+
+    :param network: the agent's latent dynamics network
+    :param batch: meta-episodes
+    :param probes: typical transitions of the tasks
+    :param times: after how many transitions to look, ``(n_times,)``
+    :return: predicted rewards, ``(batch, n_times, n_probes)``
+    """
+    mu, _ = network.beliefs(batch)
+    transitions = (probes.states, network.layout.encode_actions(probes.actions), probes.next_states)
+    predicted = network.predict(mu[times], transitions, th.Generator(mu.device).manual_seed(0))
+    return predicted.transpose(0, 1).cpu().numpy()
+
+
+class RewardMapCallback(BaseCallback):
+    """
+    Log what is imagined: ``imagination/contrast``, see :func:`imaginary_contrast`. Where the tasks can be probed also
+    ``imagination/peak_reward``, the mean height of sampled reward maps' peaks, and where the unseen ones can be listed
+    ``imagination/share_unseen``, the share of maps that peak on one, and ``imagination/distinct_unseen``, on how many
+    different ones. LDM adds it by itself.
+
+    :param freq: time steps (of all sub-environments together) between looks
+    :param n_maps: mixtures per look
+    """
+
+    def __init__(self, freq: int = 100_000, n_maps: int = 256):
+        super().__init__()
+        self.freq = freq
+        self.n_maps = n_maps
+        self._last = 0
+
+    def _on_training_start(self) -> None:
+        self._last = min(self._last, self.num_timesteps)  # the model may count from 0 again
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps - self._last < self.freq:
+            return
+        self._last = self.num_timesteps
+        env = self.model.mixture_env  # type: ignore[attr-defined]
+        if not env.has_final_beliefs or len(env.buffer) == 0:
+            return
+        self.logger.record("imagination/contrast", imaginary_contrast(env, seed=self.num_timesteps))
+        if has_probes(self.training_env):
+            self._log_maps(sample_reward_maps(env, self.n_maps, seed=self.num_timesteps))
+
+    def _log_maps(self, maps: RewardMaps) -> None:
+        self.logger.record("imagination/peak_reward", maps.maps.max(1).mean())
+        distribution = task_distribution_of(self.training_env)
+        unseen = unseen_split(distribution)
+        if not distribution.is_finite(unseen):
+            return
+        hits = (maps.peaks()[:, None] == distribution.tasks(unseen)[None]).all(-1)
+        self.logger.record("imagination/share_unseen", hits.any(1).mean())
+        self.logger.record("imagination/distinct_unseen", int(hits.any(0).sum()))

@@ -1,0 +1,177 @@
+"""The registered environment ids; each makes meta-episodes, ready for a recurrent algorithm."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+
+from sb3_ldm.checks import check_installed
+from sb3_ldm.envs import locomotion
+from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
+from sb3_ldm.envs.envpool_backend import INSTALL_ENVPOOL, BatchedLocomotion, has_envpool
+from sb3_ldm.envs.factory import register_batched_backend
+from sb3_ldm.envs.gridworld import (
+    HORIZON,
+    BatchedGridNavi,
+    GridNavi,
+    GridNaviTasks,
+    GridObservation,
+    grid_navi_extrapolation_tasks,
+    grid_navi_tasks,
+)
+from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.oracle import BatchedObserveTask, ObserveTask
+from sb3_ldm.envs.tasks import BatchedTaskEnv
+
+EPISODES_PER_TASK = 4  #: N of the paper's gridworld
+LOCOMOTION_EPISODES_PER_TASK = 2  #: N of the paper's MuJoCo domains
+
+_GRID_TASKS: dict[str, Callable[[], GridNaviTasks]] = {
+    "GridNavi-v0": grid_navi_tasks,
+    "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks,
+}
+
+
+#: What EnvPool's locomotion environments can be told; gymnasium's have more.
+_LOCOMOTION_OPTIONS = ("task_split", "episodes_per_task", "horizon", "validation_tasks", "observe_task", "render_mode")
+
+
+def make_grid(
+    env_id: str,
+    task_split: str = "train",
+    episodes_per_task: int = EPISODES_PER_TASK,
+    observation: GridObservation = "xy",
+    horizon: int = HORIZON,
+    validation_tasks: int = 0,
+    observe_task: bool = False,
+    render_mode: str | None = None,
+) -> MetaEpisodeWrapper:
+    """
+    Make a gridworld. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
+
+    :param env_id: ``"GridNavi-v0"``, or ``"GridNaviExtrapolation-v0"`` with the splits ``test1`` and ``test2`` besides
+    :param task_split: the split that goals are sampled from; ``"all"`` for the paper's oracle
+    :param episodes_per_task: episodes in a meta-episode, N in the paper
+    :param observation: see :func:`~sb3_ldm.envs.gridworld.cell_states`
+    :param horizon: steps of an episode, H in the paper
+    :param validation_tasks: training goals to hold out as the split ``validation``
+    :param observe_task: append the goal to the state, for an oracle that need not search
+    :param render_mode: None or ``"rgb_array"``
+    :return: the environment
+    """
+    tasks = _GRID_TASKS[env_id]().hold_out(validation_tasks)
+    env: gym.Env = GridNavi(task_split, observation, tasks, render_mode)
+    return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
+
+
+# gymnasium reads it to show what can only be drawn to arrays in a window.
+make_grid.metadata = GridNavi.metadata  # type: ignore[attr-defined]
+
+
+def make_batched_grid(
+    env_id: str,
+    n_envs: int,
+    task_split: str = "train",
+    episodes_per_task: int = EPISODES_PER_TASK,
+    observation: GridObservation = "xy",
+    horizon: int = HORIZON,
+    validation_tasks: int = 0,
+    observe_task: bool = False,
+    render_mode: str | None = None,
+) -> BatchedMetaVecEnv:
+    """
+    Make the batched backend of a gridworld; parameters as of :func:`make_grid`.
+
+    :param n_envs: number of environments
+    :return: the vectorised environment
+    """
+    tasks = _GRID_TASKS[env_id]().hold_out(validation_tasks)
+    backend = _observed(BatchedGridNavi(n_envs, observation, tasks, max_episode_steps=horizon), observe_task)
+    return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
+
+
+def _observed(backend: BatchedTaskEnv, observe_task: bool) -> BatchedTaskEnv:
+    return BatchedObserveTask(backend) if observe_task else backend
+
+
+def make_locomotion(
+    env_id: str,
+    task_split: str = "train",
+    episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
+    horizon: int = locomotion.HORIZON,
+    validation_tasks: int = 0,
+    observe_task: bool = False,
+    render_mode: str | None = None,
+    **kwargs: Any,
+) -> MetaEpisodeWrapper:
+    """
+    Make a locomotion environment. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
+
+    :param env_id: ``"AntDirection-v0"``, ``"AntGoal-v0"`` or ``"HalfCheetahVelocity-v0"``
+    :param task_split: the split that tasks are sampled from; ``"all"`` for the paper's oracle
+    :param episodes_per_task: episodes in a meta-episode, N in the paper
+    :param horizon: steps of an episode, H in the paper
+    :param validation_tasks: how many tasks stand for the training tasks that are held out as the split ``validation``
+    :param observe_task: append the task to the state, for an oracle that need not search
+    :param render_mode: None or one of gymnasium's
+    :param kwargs: of the gymnasium environment, for instance the size of pictures
+    :return: the environment
+    :raises ImportError: if MuJoCo is not installed
+    """
+    check_installed("mujoco", "mujoco")
+    env: gym.Env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, validation_tasks, **kwargs)
+    return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
+
+
+def make_batched_locomotion(
+    env_id: str,
+    n_envs: int,
+    task_split: str = "train",
+    episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
+    horizon: int = locomotion.HORIZON,
+    validation_tasks: int = 0,
+    observe_task: bool = False,
+    render_mode: str | None = None,
+    **kwargs: Any,
+) -> BatchedMetaVecEnv:
+    """
+    Make the EnvPool backend of a locomotion environment, which has as many threads as torch and cannot draw pictures;
+    parameters as of :func:`make_locomotion`.
+
+    :param n_envs: number of environments
+    :param kwargs: none; those of the gymnasium environment need another backend
+    :return: the vectorised environment
+    :raises ValueError: if there is an option that only gymnasium's environment has
+    """
+    if kwargs:
+        raise ValueError(f"env_kwargs={kwargs!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'.")
+    check_installed("envpool", "envpool")
+    physics = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads(), validation_tasks)
+    backend = _observed(physics, observe_task)
+    return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
+
+
+def register_envs() -> None:
+    """Register the environments and their batched backends; calling it again changes nothing."""
+    for env_id in _GRID_TASKS:
+        _register(env_id, "make_grid")
+        register_batched_backend(env_id, partial(make_batched_grid, env_id))
+    for env_id in locomotion.DOMAINS:
+        _register(env_id, "make_locomotion")
+        constructor = partial(make_batched_locomotion, env_id)
+        register_batched_backend(env_id, constructor, has_envpool, _LOCOMOTION_OPTIONS, INSTALL_ENVPOOL)
+
+
+def _register(env_id: str, maker: str) -> None:
+    if env_id in gym.registry:
+        return
+    # Both checks cost time in every step; the wrapper itself refuses a step before the reset.
+    gym.register(
+        env_id,
+        entry_point=f"sb3_ldm.envs.registration:{maker}",
+        kwargs={"env_id": env_id},
+        disable_env_checker=True,
+        order_enforce=False,
+    )

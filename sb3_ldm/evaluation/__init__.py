@@ -1,0 +1,29 @@
+"""One meta-evaluation for every agent, and the callbacks that call it."""
+
+from sb3_ldm.evaluation.evaluate import (
+    N_MADE,
+    N_SAMPLED_TASKS,
+    MetaEvaluation,
+    as_vec_env,
+    check_normalized,
+    evaluate_meta,
+    evaluation_tasks,
+    is_trained_on,
+    meta_episode_recorder,
+    record_meta,
+    task_distribution_of,
+)
+
+__all__ = [
+    "N_MADE",
+    "N_SAMPLED_TASKS",
+    "MetaEvaluation",
+    "as_vec_env",
+    "check_normalized",
+    "evaluate_meta",
+    "evaluation_tasks",
+    "is_trained_on",
+    "meta_episode_recorder",
+    "record_meta",
+    "task_distribution_of",
+]

@@ -1,0 +1,7 @@
+"""Inference of the task: the latent dynamics network and its objective."""
+
+from sb3_ldm.inference.elbo import elbo, kl_to_previous
+from sb3_ldm.inference.latent_dynamics import LatentDynamics
+from sb3_ldm.inference.networks import Belief, BeliefEncoder, Encoder, RewardDecoder
+
+__all__ = ["Belief", "BeliefEncoder", "Encoder", "LatentDynamics", "RewardDecoder", "elbo", "kl_to_previous"]

@@ -1,0 +1,1 @@
+"""Parts of networks: sequences in fused calls, embeddings, action distributions, shards of a batch."""

@@ -1,0 +1,295 @@
+"""Recurrent actor-critic policy whose actor and critic share one encoder."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import is_vectorized_observation
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from sb3_ldm.checks import check_names
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.nets.distributions import evaluate_categorical, evaluate_gaussian, sample_categorical, sample_gaussian
+from sb3_ldm.nets.embedding import EmbeddingExtractor
+from sb3_ldm.nets.sequences import LSTMStates, initialize_memories, process_sequence
+
+#: Of ``torch.nn.LSTM``, but for those that change the shapes of what it is given and gives.
+LSTM_OPTIONS = ("bias", "dropout")
+
+
+class MetaLstmPolicy(RecurrentActorCriticPolicy):
+    """
+    Encoder-p and the policy network of the paper (section 3.1): embeddings, an LSTM, a policy and a value head.
+
+    It differs from :class:`RecurrentActorCriticPolicy` in four ways: sequences are processed in one fused call, the
+    defaults are the paper's, with ``shared_lstm`` the value loss trains the encoder too, and the heads may see the state.
+
+    :param observation_space: a meta-episode observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule
+    :param net_arch: layers of the policy and value heads behind the LSTM
+    :param activation_fn: activation of the heads
+    :param features_extractor_class: embeds the observation before the LSTM
+    :param lstm_hidden_size: number of hidden units of the LSTM
+    :param shared_lstm: actor and critic share the LSTM; with False, every option of the parent class holds
+    :param enable_critic_lstm: the critic has an LSTM of its own (needs ``shared_lstm=False``)
+    :param state_in_heads: the policy and value heads see the state s_t beside the encoder's output (needs ``shared_lstm``)
+    :param chrono_init: the LSTM's units begin with memories of up to so many steps, see
+        :func:`~sb3_ldm.nets.sequences.initialize_memories`; None for torch's initialization
+    :param optimizer_class: class of the optimizer
+    :param optimizer_kwargs: its keyword arguments besides the learning rate
+    :param kwargs: passed to :class:`RecurrentActorCriticPolicy`; of ``lstm_kwargs`` there are ``bias`` and ``dropout``
+    :raises ValueError: if ``lstm_kwargs`` has others, ``state_in_heads`` lacks ``shared_lstm``, or ``chrono_init`` is below 3
+        or lacks biases
+    """
+
+    needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a latent dynamics network
+    _process_sequence = staticmethod(process_sequence)  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        features_extractor_class: type[BaseFeaturesExtractor] = EmbeddingExtractor,
+        lstm_hidden_size: int = 128,
+        shared_lstm: bool = True,
+        enable_critic_lstm: bool = False,
+        state_in_heads: bool = False,
+        chrono_init: int | None = None,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        if state_in_heads and not shared_lstm:
+            raise ValueError("state_in_heads=True needs shared_lstm=True.")
+        if chrono_init is not None and chrono_init < 3:
+            raise ValueError(f"chrono_init={chrono_init}: use the number of steps of a meta-episode, at least 3, or None.")
+        lstm_kwargs = kwargs.get("lstm_kwargs") or {}
+        check_names("lstm_kwargs", lstm_kwargs, LSTM_OPTIONS)
+        if lstm_kwargs.get("dropout") and kwargs.get("n_lstm_layers", 1) < 2:
+            raise ValueError(
+                f"lstm_kwargs: dropout={lstm_kwargs['dropout']} lies between layers of the LSTM, of which there is one: give "
+                "n_lstm_layers of at least 2, or leave it out."
+            )
+        self.state_in_heads = state_in_heads
+        self.chrono_init = chrono_init
+        self.layout = observation_layout(observation_space) if state_in_heads else None
+        if optimizer_class is th.optim.Adam:
+            # SB3's epsilon for PPO; one fused kernel instead of several for each parameter.
+            optimizer_kwargs = {"eps": 1e-5, "fused": True, **(optimizer_kwargs or {})}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[32] if net_arch is None else net_arch,
+            activation_fn=activation_fn,
+            features_extractor_class=features_extractor_class,
+            lstm_hidden_size=lstm_hidden_size,
+            shared_lstm=shared_lstm,
+            enable_critic_lstm=enable_critic_lstm,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **kwargs,
+        )
+        if chrono_init is not None:
+            if not self.lstm_actor.bias:
+                raise ValueError(
+                    f"chrono_init={chrono_init} sets the biases of the LSTM, leave bias=False out of lstm_kwargs."
+                )
+            for lstm in filter(None, (self.lstm_actor, self.lstm_critic)):
+                initialize_memories(lstm, chrono_init)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        lstm = {"lstm_hidden_size": self.lstm_actor.hidden_size, "n_lstm_layers": self.lstm_actor.num_layers}
+        shared = {"shared_lstm": self.shared_lstm, "enable_critic_lstm": self.enable_critic_lstm}
+        given = {"lstm_kwargs": self.lstm_kwargs, "state_in_heads": self.state_in_heads, "chrono_init": self.chrono_init}
+        return super()._get_constructor_parameters() | lstm | shared | given
+
+    def _build_mlp_extractor(self) -> None:
+        inputs = self.lstm_output_dim + (self.layout.state_dim if self.layout is not None else 0)
+        self.mlp_extractor = MlpExtractor(inputs, self.net_arch, self.activation_fn, self.device)
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether actions are evaluated by pure functions, which threads may do side by side; SB3 keeps state in objects."""
+        # Of a minibatch as a whole, or of one random stream.
+        depends_on_shards = any(
+            isinstance(module, (_BatchNorm, _DropoutNd)) or (isinstance(module, nn.RNNBase) and module.dropout > 0.0)
+            for module in self.modules()
+        )
+        return (
+            self.shared_lstm
+            and not depends_on_shards
+            and (
+                isinstance(self.action_dist, CategoricalDistribution)
+                or (isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output)
+            )
+        )
+
+    def encode(
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor, need_states: bool = True
+    ) -> tuple[th.Tensor, LSTMStates]:
+        """
+        Encoder-p: what the heads get to know after the observations so far.
+
+        :param obs: shape ``(n_seq * length, obs_dim)``
+        :param lstm_states: states before the first step
+        :param episode_starts: shape ``(n_seq * length,)``
+        :param need_states: see :func:`~sb3_ldm.nets.sequences.process_sequence`
+        :return: encoding ``(n_seq * length, hidden_size)``, followed by the state where heads see it, and the states after the
+            last step
+        """
+        features = self.extract_features(obs)
+        encoding, states = process_sequence(features, lstm_states, episode_starts, self.lstm_actor, need_states)  # type: ignore[arg-type]
+        if self.layout is not None:
+            encoding = th.cat([encoding, obs[..., self.layout.state].float()], dim=-1)
+        return encoding, states
+
+    def encode_for_actor(
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> tuple[th.Tensor, LSTMStates]:
+        """
+        What the policy head gets to know, with any of the options of the LSTM.
+
+        :param obs: shape ``(n_seq * length, obs_dim)``
+        :param lstm_states: states of the actor before the first step
+        :param episode_starts: shape ``(n_seq * length,)``
+        :return: as :meth:`encode`
+        """
+        if self.shared_lstm:
+            return self.encode(obs, lstm_states, episode_starts)
+        features = self.extract_features(obs) if self.share_features_extractor else self.extract_features(obs)[0]
+        return process_sequence(features, lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+
+    def forward(  # type: ignore[override]
+        self, obs: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:
+        if not self.shared_lstm:
+            return super().forward(obs, lstm_states, episode_starts, deterministic)
+        encoding, states = self.encode(obs, lstm_states.pi, episode_starts)
+        latent_pi, latent_vf = self.mlp_extractor(encoding)
+        if isinstance(self.action_dist, CategoricalDistribution):
+            actions, log_prob = sample_categorical(self.action_net(latent_pi), deterministic)
+        elif isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output:
+            actions, log_prob = sample_gaussian(self.action_net(latent_pi), self.log_std, deterministic)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
+            actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return actions, self.value_net(latent_vf), log_prob, RNNStates(states, states)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Act on observations, of one environment or of several.
+
+        :param observation: shape ``(obs_dim,)`` or ``(n_envs, obs_dim)``
+        :param state: what the last call returned, two arrays of shape ``(n_layers, n_envs, hidden_size)``; None at first
+        :param episode_start: whether each environment begins a meta-episode, ``(n_envs,)``; None for no
+        :param deterministic: whether to take the most likely actions
+        :return: actions, and the state for the next call
+        :raises ValueError: if observations have another shape than the observation space's, or ``state`` or
+            ``episode_start`` are of another number of environments
+        """
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError(
+                "observation is a tuple (observation, info), as gymnasium's reset returns: use obs, info = env.reset() and "
+                "predict(obs). (SB3's VecEnv returns observations alone.)"
+            )
+        if isinstance(observation, dict):
+            raise ValueError(
+                f"observation is a dict of {list(observation)}, expected an array of "
+                f"observation_space={self.observation_space}"
+            )
+        given = np.asarray(observation)
+        if given.dtype.kind not in "buif":
+            raise ValueError(f"observation={observation!r} has type {given.dtype}, expected numbers")
+        # What this raises names the shape.
+        n_envs = len(given) if is_vectorized_observation(given, self.observation_space) else 1
+        if n_envs == 0:
+            raise ValueError(f"observation has shape {given.shape}: there is nothing to act on")
+        if state is not None:
+            state = self._checked_state(state, n_envs)
+        if episode_start is not None:
+            episode_start = self._checked_starts(episode_start, n_envs)
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def _checked_state(self, state: Any, n_envs: int) -> tuple[np.ndarray, ...]:
+        n_layers, _, hidden_size = self.lstm_hidden_state_shape
+        expected = (n_layers, n_envs, hidden_size)
+        remedy = f"expected what predict returned, a tuple of two arrays of shape {expected}, or None at first"
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise ValueError(f"state is {type(state).__name__}, {remedy}")
+        try:
+            parts = [part.numpy(force=True) if isinstance(part, th.Tensor) else np.asarray(part) for part in state]
+        except (TypeError, ValueError):
+            raise ValueError(f"state={state!r} has parts that are no arrays, {remedy}") from None
+        for part in parts:
+            if part.ndim == 3 and part.shape[1] != n_envs and (part.shape[0], part.shape[2]) == (n_layers, hidden_size):
+                raise ValueError(
+                    f"state is of {part.shape[1]} environments, but observation of {n_envs}: give each environment its own "
+                    "memory, or None to begin anew"
+                )
+            if part.shape != expected or part.dtype.kind not in "buif":
+                raise ValueError(f"state has a part of shape {part.shape} and type {part.dtype}, {remedy}")
+        return tuple(parts)
+
+    def _checked_starts(self, episode_start: Any, n_envs: int) -> np.ndarray:
+        given = np.asarray(episode_start)
+        if given.size != n_envs or given.dtype.kind not in "buif":
+            raise ValueError(
+                f"episode_start={episode_start!r} is of {given.size} environments, but observation of {n_envs}: give one bool "
+                "for each"
+            )
+        return given.reshape(n_envs)
+
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: th.Tensor, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        if not self.shared_lstm:
+            return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
+        encoding, _ = self.encode(obs, lstm_states.pi, episode_starts, need_states=False)
+        latent_pi, latent_vf = self.mlp_extractor(encoding)
+        log_prob: th.Tensor
+        entropy: th.Tensor | None
+        if isinstance(self.action_dist, CategoricalDistribution):
+            log_prob, entropy = evaluate_categorical(self.action_net(latent_pi), actions)
+        elif isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output:
+            log_prob, entropy = evaluate_gaussian(self.action_net(latent_pi), self.log_std, actions)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        return self.value_net(latent_vf), log_prob, entropy
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> tuple[Distribution, LSTMStates]:
+        if not self.shared_lstm:
+            return super().get_distribution(obs, lstm_states, episode_starts)  # type: ignore[return-value, arg-type]
+        encoding, states = self.encode(obs, lstm_states, episode_starts)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(encoding)), states
+
+    def predict_values(  # type: ignore[override]
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> th.Tensor:
+        if not self.shared_lstm:
+            return super().predict_values(obs, lstm_states, episode_starts)  # type: ignore[arg-type]
+        encoding, _ = self.encode(obs, lstm_states, episode_starts, need_states=False)
+        return self.value_net(self.mlp_extractor.forward_critic(encoding))

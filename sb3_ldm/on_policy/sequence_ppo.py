@@ -1,0 +1,623 @@
+"""RecurrentPPO that collects and trains on whole sequences: the core of every recurrent algorithm of this package."""
+
+import io
+import pathlib
+import warnings
+import zipfile
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from torch import nn
+
+from sb3_ldm.checks import check_integer, check_number, check_options, check_positive, options_checked
+from sb3_ldm.data.model_file import check_model_file
+from sb3_ldm.data.rollouts import SequenceRolloutBuffer, n_sequence_minibatches
+from sb3_ldm.data.training_state import (
+    ENTRY,
+    State,
+    normalizer_state,
+    pack,
+    random_state,
+    read_state,
+    set_normalizer_state,
+    set_random_state,
+)
+from sb3_ldm.envs import vec_env_state as vec_state
+from sb3_ldm.envs.copying import CopiedEnv, is_copied_as_it_runs
+from sb3_ldm.envs.inspection import Watch, check_workers, refuse_gymnasium_vector_env
+from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, observation_layout
+from sb3_ldm.envs.steps import normalization_problem, normalizes_observations
+from sb3_ldm.memory import warn_if_too_large
+from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.on_policy.policies import MetaLstmPolicy
+from sb3_ldm.on_policy.ppo_loss import PPOLoss, ppo_loss
+
+_LARGEST_SEED = 2**32 - 1
+_DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
+
+SelfSequencePPO = TypeVar("SelfSequencePPO", bound="SequencePPO")
+
+
+class SequencePPO(RecurrentPPO):
+    """
+    :class:`~sb3_contrib.RecurrentPPO` on meta-episodes, with the same loss and the same API.
+
+    Minibatches are whole worker sequences and every sequence is one fused call of the LSTM, so a rollout is best made of
+    whole meta-episodes: ``n_steps`` is one meta-episode unless given. On the CPU, ``torch.get_num_threads()`` shards of a
+    minibatch are computed side by side while an operation has one thread (see :mod:`sb3_ldm.nets.sharding`).
+
+    :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of :class:`MetaLstmPolicy`)
+    :param env: a meta-episode environment: a registered id, an env or a VecEnv (see :mod:`sb3_ldm.envs.meta_episode`)
+    :param learning_rate: learning rate or its schedule
+    :param n_steps: steps per worker and rollout; None for one meta-episode
+    :param batch_size: transitions per minibatch, rounded to whole sequences; None for the whole rollout
+    :param n_epochs: passes over a rollout
+    :param gamma: discount factor
+    :param gae_lambda: factor of the generalised advantage estimator
+    :param clip_range: clipping of the probability ratio
+    :param clip_range_vf: clipping of the value function, None for no clipping
+    :param normalize_advantage: whether to normalise the advantage per minibatch
+    :param ent_coef: entropy coefficient or its schedule
+    :param vf_coef: value loss coefficient
+    :param max_grad_norm: maximum norm of the gradient
+    :param use_sde: whether to use generalised state dependent exploration
+    :param sde_sample_freq: steps between new noise matrices, -1 for once a rollout
+    :param target_kl: KL divergence at which a rollout's updates stop, None for no limit
+    :param stats_window_size: episodes over which the logged returns are averaged
+    :param tensorboard_log: folder of the TensorBoard log
+    :param policy_kwargs: keyword arguments of the policy
+    :param verbose: 0 no output, 1 info, 2 debug
+    :param seed: seed of the pseudo random generators
+    :param device: device of the networks
+    :param _init_setup_model: whether to build the networks at once
+    :raises ValueError: if the env has no meta-episodes, a parameter is out of its range, or training diverges
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaLstmPolicy}
+    policy_base: ClassVar[type[MetaLstmPolicy]] = MetaLstmPolicy  #: what policies must be subclasses of
+    policy: MetaLstmPolicy
+    rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
+    _last_lstm_states: RNNStates  # type: ignore[assignment]
+
+    @options_checked
+    def __init__(
+        self,
+        policy: str | type[MetaLstmPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        n_steps: int | None = None,
+        batch_size: int | None = None,
+        n_epochs: int = 4,
+        gamma: float = 0.95,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float | Schedule = 0.05,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,  # type: ignore[arg-type]
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self._n_threads = 1
+        self._watch: Watch | None = None
+        #: Whether it was trained with normalised observations, which is saved; None before the first call of learn.
+        self.trained_normalized: bool | None = None
+        #: Where training was when the model that was loaded was saved, until it goes on.
+        self._saved_state: State | None = None
+        self._seeds_at_loading: list[int | None] | None = None
+        self._is_stepping = False  #: whether the environments are ahead of what is known of them
+        #: The seed that random streams of subclasses began with, which is saved with the model.
+        self._streams_seed: list[int | None] | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def layout(self) -> MetaEpisodeLayout:
+        """Where state, previous action, previous reward and done flag stand in an observation."""
+        # The env's, as a model may be loaded with longer or shorter meta-episodes than it was made with.
+        return observation_layout(self.observation_space if self.env is None else self.env.observation_space)
+
+    def _setup_model(self) -> None:
+        # A model that is loaded with another seed begins its random streams anew, as SB3's global ones do.
+        self._continues_streams = self._streams_seed in (None, [self.seed])
+        self._streams_seed = [self.seed]
+        self._check_parameters()
+        super()._setup_model()
+        self.rollout_buffer = self._make_rollout_buffer()
+        self._warn_of_normalization(stacklevel=4)  # of a model that is loaded
+
+    def _make_rollout_buffer(self) -> SequenceRolloutBuffer:
+        return SequenceRolloutBuffer(**self._rollout_buffer_arguments())
+
+    def _rollout_buffer_arguments(self) -> dict[str, Any]:
+        return {
+            "buffer_size": self.n_steps,
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "device": self.device,
+            "gae_lambda": self.gae_lambda,
+            "gamma": self.gamma,
+            "n_envs": self.n_envs,
+        }
+
+    def _check_parameters(self) -> None:
+        """Resolve what depends on the env, and refuse or warn about what cannot be meant; runs before any work."""
+        meta_episode = self.layout.meta_episode_steps
+        base = self.policy_base
+        if not issubclass(self.policy_class, base) or self.policy_class.needs_elbo != base.needs_elbo:
+            raise ValueError(
+                f"policy={self.policy_class}: use 'MlpLstmPolicy' or a subclass of {base.__name__}"
+                f"{'' if base.needs_elbo else ' whose encoder the policy loss trains'}."
+            )
+        if self.n_steps is None:
+            self.n_steps = meta_episode
+        check_integer("n_steps", self.n_steps, 2, f"as a rollout needs; a meta-episode has {meta_episode}")
+        check_integer("n_epochs", self.n_epochs, 1)
+        check_integer("stats_window_size", self._stats_window_size, 1)
+        for name in ("gamma", "gae_lambda"):
+            check_number(name, getattr(self, name), 0.0, 1.0)
+        check_number("vf_coef", self.vf_coef)
+        if not callable(self.ent_coef):  # a schedule
+            check_number("ent_coef", self.ent_coef)
+        check_positive("max_grad_norm", self.max_grad_norm)
+        for name in ("target_kl", "clip_range", "clip_range_vf"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):  # a schedule
+                check_positive(name, getattr(self, name))
+        if not callable(self.learning_rate):
+            check_number("learning_rate", self.learning_rate, 0.0)
+        self._warn_of_cuts(stacklevel=6)
+        self._check_memory()
+        if self.batch_size is not None:
+            check_integer("batch_size", self.batch_size, 1)
+            if self.batch_size < self.n_steps:
+                raise ValueError(
+                    f"batch_size={self.batch_size} is less than one sequence of n_steps={self.n_steps} transitions; "
+                    f"use a multiple of {self.n_steps}, or None for the whole rollout."
+                )
+            n_minibatches = n_sequence_minibatches(self.n_envs, self.n_steps, self.batch_size)
+            if n_minibatches * self.batch_size != self.n_envs * self.n_steps:
+                warnings.warn(
+                    f"batch_size={self.batch_size} does not divide a rollout of {self.n_envs} sequences of {self.n_steps} "
+                    f"steps; it is cut into {n_minibatches} minibatches of whole sequences.",
+                    stacklevel=5,
+                )
+
+    def _check_memory(self) -> None:
+        """Warn of a rollout that does not fit into memory."""
+        # Observations and the like as arrays, and once more as tensors.
+        n_bytes = 2 * 4 * self.n_steps * self.n_envs * (self.layout.dim + self.layout.action_dim + 6)
+        warn_if_too_large(
+            f"n_steps={self.n_steps}: a rollout of as many steps of {self.n_envs} sub-environments",
+            n_bytes,
+            "Use fewer steps or sub-environments.",
+            stacklevel=6,
+        )
+
+    def _warn_of_cuts(self, stacklevel: int) -> None:
+        meta_episode = self.layout.meta_episode_steps
+        if self.n_steps % meta_episode != 0:
+            warnings.warn(
+                f"n_steps={self.n_steps} cuts meta-episodes of {meta_episode} steps: credit across the cut comes from the "
+                f"value estimate alone. Use a multiple of {meta_episode}, or None for one meta-episode.",
+                stacklevel=stacklevel,
+            )
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        refuse_gymnasium_vector_env(env)
+        wrapped = RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
+        check_workers(wrapped)
+        return wrapped
+
+    @classmethod
+    def load(
+        cls: type[SelfSequencePPO],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool | None = None,
+        **kwargs: Any,
+    ) -> SelfSequencePPO:
+        """
+        Load a model from a file of :meth:`save`; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`.
+
+        ``learn(..., reset_num_timesteps=False)`` then goes on as if the run had not been stopped, bit for bit where it was
+        saved at the end or the start of a rollout (in the midst of one, what there was of it is not trained on): with the
+        global random streams, and with the environments where they were, if ``env`` was made in the same way. It cannot where
+        environments do not tell their states, as the physics of MuJoCo and EnvPool do not, which are in C; then these are
+        reset, as they are if they are seeded after loading. A buffer of meta-episodes is loaded by itself.
+
+        :param path: the file, or its path
+        :param env: environments to go on in; None to predict alone, or to give some with :meth:`set_env`
+        :param device: device of the networks
+        :param custom_objects: in place of what the file cannot be read without
+        :param print_system_info: whether to print what it was saved with
+        :param force_reset: True to begin with a reset of the environments in any case; False to leave environments that run
+            where they are, which is where the model knows them to be
+        :param kwargs: parameters to change
+        :return: the model
+        :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
+        """
+        told = check_model_file(path, cls)
+        check_options(cls, cls.__init__, kwargs, told)
+        forced = force_reset is not False
+        model = super().load(path, env, device, custom_objects, print_system_info, forced, **kwargs)
+        if force_reset is None:
+            model._last_obs = None  # without environments it would not be dropped
+        if model._continues_streams:
+            model._saved_state = read_state(path)
+            if model._saved_state is not None and (force_reset or (force_reset is False and model._env_runs())):
+                model._saved_state["env"] = None
+        model._seeds_at_loading = model._env_seeds()
+        return model
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model, and where training is, to go on there: see :meth:`load`.
+
+        :param path: file, or its path
+        :param exclude: attributes to leave out besides the usual ones
+        :param include: attributes to save that are left out otherwise
+        """
+        file = io.BytesIO()
+        super().save(file, exclude, include)
+        state = self._saved_state if self._saved_state is not None else self._training_state()
+        if state is not None:
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.writestr(ENTRY, pack(state))
+        target = open_path(path, "w", suffix="zip")
+        target.write(file.getbuffer())
+        if target is not path:
+            target.close()
+
+    @property
+    def resumes(self) -> bool:
+        """Whether training that goes on now begins where the environments were when the model that was loaded was saved."""
+        if self._saved_state is None or self.env is None or self._is_seeded_anew():
+            return False
+        return vec_state.fits(self.env, self._saved_state["env"])
+
+    def _env_runs(self) -> bool:
+        return self.env is not None and any(task is not None for task in self.env.get_attr("task"))
+
+    def _env_seeds(self) -> list[int | None] | None:
+        return None if self.env is None else list(self.env.unwrapped._seeds)
+
+    def _is_seeded_anew(self) -> bool:
+        """Whether somebody seeded the environments after loading, and so wants others."""
+        seeds, before = self._env_seeds(), self._seeds_at_loading
+        return seeds is not None and before is not None and seeds != before and any(seed is not None for seed in seeds)
+
+    def _training_state(self) -> State | None:
+        """What :meth:`save` does not save else; None before training has begun."""
+        if self._last_obs is None or self.env is None:
+            return None
+        assert self._last_episode_starts is not None
+        return {
+            "random": random_state(self.device),
+            "lstm_states": [tuple(states) for states in self._last_lstm_states],
+            "last_obs": np.asarray(self._last_obs),
+            "last_episode_starts": np.asarray(self._last_episode_starts),
+            "normalizer": normalizer_state(self._vec_normalize_env),
+            "env": None if self._is_stepping else vec_state.get_state(self.env),
+        }
+
+    def _resume(self, state: State) -> None:
+        """Put the environments where they were, and what was known of them."""
+        assert self.env is not None
+        vec_state.set_state(self.env, state["env"])
+        if self._vec_normalize_env is not None and state["normalizer"] is not None:
+            set_normalizer_state(self._vec_normalize_env, state["normalizer"])
+        self._last_obs, self._last_episode_starts = state["last_obs"], state["last_episode_starts"]
+        states = [tuple(part.to(self.device) for part in one) for one in state["lstm_states"]]
+        self._last_lstm_states = RNNStates(*states)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``copy`` and ``pickle``: the copy has environments of its own, or none; and it logs anew."""
+        state = dict(self.__dict__)
+        state["env"] = CopiedEnv(state.get("env"))
+        for name in ("_logger", "_vec_normalize_env"):
+            state.pop(name, None)
+        return state | {"_custom_logger": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.env = state["env"].env
+        self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
+        if self.env is None or not is_copied_as_it_runs(self.env):
+            self._last_obs = None
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        if seed is not None:
+            check_integer("seed", seed, 0, "or None")
+            if seed > _LARGEST_SEED:
+                raise ValueError(f"seed={seed}: use at most {_LARGEST_SEED}, the largest of NumPy.")
+        super().set_random_seed(seed)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        self._seeds_at_loading = self._env_seeds()
+        if self.n_steps is not None:  # else the model is not set up yet
+            self._warn_of_cuts(stacklevel=3)
+            self._warn_of_normalization(stacklevel=3)
+
+    def _warn_of_normalization(self, stacklevel: int) -> None:
+        if self.trained_normalized is not None and self.env is not None:
+            problem = normalization_problem(self.trained_normalized, self.env)
+            if problem is not None:
+                warnings.warn(problem, stacklevel=stacklevel + 1)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        resumes = self.resumes and not reset_num_timesteps
+        goes_on = not self._is_seeded_anew() and not reset_num_timesteps
+        state, self._saved_state = self._saved_state, None
+        if self._watch is not None and self._watch.env is self.env and self._watch.has_moved:
+            self._last_obs = None  # somebody evaluated on them since: begin with a reset
+        if state is not None and resumes:
+            self._resume(state)
+        if self.env is not None:
+            self._warn_of_normalization(stacklevel=4)
+            self.trained_normalized = normalizes_observations(self.env)
+        prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self.env is not None
+        self._watch = Watch(self.env)
+        if state is not None and goes_on:
+            set_random_state(state["random"], self.device)
+        return prepared
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Fill the buffer with ``n_rollout_steps`` steps of every worker.
+
+        :param env: the training environment
+        :param callback: called at each step and at both ends of the rollout
+        :param rollout_buffer: the buffer to fill
+        :param n_rollout_steps: steps per worker
+        :return: False if the callback stopped training
+        """
+        assert isinstance(rollout_buffer, SequenceRolloutBuffer), f"{rollout_buffer} does not hold whole sequences"
+        self._check_not_evaluated_on()
+        self.policy.set_training_mode(False)
+        rollout_buffer.start(self._last_lstm_states)
+        callback.on_rollout_start()
+        if self.use_sde:  # after a checkpoint, whose random streams go on here
+            self.policy.reset_noise(env.num_envs)
+
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            with th.no_grad():
+                obs_tensor, episode_starts = self._policy_inputs()
+                action_tensor, values, log_probs, lstm_states = self.policy(obs_tensor, self._last_lstm_states, episode_starts)
+            actions = action_tensor.cpu().numpy()
+            clipped_actions = self._env_actions(actions)
+            self._is_stepping = True
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            if self._watch is not None:
+                self._watch.look()
+            self.num_timesteps += env.num_envs
+            obs, starts = self._last_obs, self._last_episode_starts
+            # Before the callback: where it stops training, the next call goes on from where the environments are.
+            self._last_obs, self._last_episode_starts, self._last_lstm_states = new_obs, dones, lstm_states  # type: ignore[assignment]
+            self._is_stepping = False
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._check_not_evaluated_on()
+
+            if dones.any():
+                self._update_info_buffer(infos, dones)
+                rewards = self._bootstrap_truncated(rewards, dones, infos, lstm_states)
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs)  # type: ignore[arg-type]
+
+        with th.no_grad():
+            obs_tensor, episode_starts = self._policy_inputs()
+            values = self.policy.predict_values(obs_tensor, self._last_lstm_states.vf, episode_starts)  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _check_not_evaluated_on(self) -> None:
+        if self._last_obs is None or (self._watch is not None and self._watch.has_moved):
+            raise ValueError(
+                "A callback evaluated the agent on the environments that it is trained in: use environments of their own."
+            )
+
+    def learn(
+        self: SelfSequencePPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "SequencePPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSequencePPO:
+        check_positive("total_timesteps", total_timesteps)
+        if self.env is None:
+            raise ValueError(f"env=None: {type(self).__name__} has no environment to learn in, give it one with set_env.")
+        with one_thread_per_operation() as self._n_threads:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # A last rollout that goes beyond the budget must not make a linear schedule's learning rate negative.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
+    def train(self) -> None:
+        """Minimise PPO's loss on the rollout, in minibatches of whole sequences that shards of are computed side by side."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        scheduled = self.ent_coef if callable(self.ent_coef) else float(self.ent_coef)
+        ent_coef = FloatSchedule(scheduled)(self._current_progress_remaining)
+        check_number("ent_coef", ent_coef)
+        losses: list[PPOLoss] = []
+        continue_training = True
+        for epoch in range(self.n_epochs):
+            n_before = len(losses)
+            for sequences in self.rollout_buffer.minibatches(self.batch_size):
+                losses.append(self._backward(sequences, ent_coef, clip_range, clip_range_vf))
+                if self.target_kl is not None and losses[-1].approx_kl > 1.5 * self.target_kl:
+                    continue_training = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {losses[-1].approx_kl:.2f}")
+                    break
+                if not np.isfinite(losses[-1]).all():
+                    raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef)))
+                nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if not continue_training:
+                break
+
+        # Else an agent of no numbers would act on: sampling does not look at what it samples from.
+        if not all(bool(th.isfinite(parameter).all()) for parameter in self.policy.parameters()):
+            raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef)))
+        mean = PPOLoss(*np.mean(losses, axis=0))
+        self.logger.record("train/entropy_loss", mean.entropy)
+        self.logger.record("train/policy_gradient_loss", mean.policy)
+        self.logger.record("train/value_loss", mean.value)
+        self.logger.record("train/approx_kl", np.mean([loss.approx_kl for loss in losses[n_before:]]))
+        self.logger.record("train/clip_fraction", mean.clip_fraction)
+        self.logger.record("train/loss", losses[-1].total(ent_coef, self.vf_coef))
+        buffer = self.rollout_buffer
+        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", self.policy.log_std.detach().exp().mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/ent_coef", ent_coef)
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+
+    def _backward(self, sequences: th.Tensor, ent_coef: float, clip_range: float, clip_range_vf: float | None) -> PPOLoss:
+        """The loss of a minibatch of sequences, whose gradient is left in the policy's parameters."""
+        advantages = self.rollout_buffer.tensors["advantages"][sequences]
+        shift, scale = 0.0, 1.0
+        if self.normalize_advantage and advantages.numel() > 1:
+            shift, scale = advantages.mean().item(), advantages.std().item() + 1e-8
+
+        def shard_loss(shard: th.Tensor) -> tuple[th.Tensor, np.ndarray]:
+            batch = self.rollout_buffer.sequences(shard)
+            actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
+            values, log_prob, entropy = self.policy.evaluate_actions(
+                batch.observations, actions, batch.lstm_states, batch.episode_starts
+            )
+            loss = ppo_loss(
+                values.flatten(),
+                log_prob,
+                entropy,
+                batch.old_values,
+                batch.old_log_prob,
+                (batch.advantages - shift) / scale,
+                batch.returns,
+                clip_range,
+                clip_range_vf,
+            )
+            share = len(shard) / len(sequences)
+            return share * loss.total(ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
+
+        in_shards = self.device.type == "cpu" and self.policy.is_pure
+        shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if in_shards else 1)
+        parts = backward_in_shards(shard_loss, shards, list(self.policy.parameters()), self._n_threads)
+        return PPOLoss(*np.sum(parts, axis=0))
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_watch", "_saved_state", "_seeds_at_loading", "_is_stepping"]
+
+    def _policy_inputs(self) -> tuple[th.Tensor, th.Tensor]:
+        """The last observations and episode starts on the policy's device."""
+        assert isinstance(self._last_obs, np.ndarray) and self._last_episode_starts is not None
+        obs = th.as_tensor(self._last_obs, device=self.device)
+        return obs, th.as_tensor(self._last_episode_starts, device=self.device).float()
+
+    def _env_actions(self, actions: np.ndarray) -> np.ndarray:
+        """What the environment is given for the policy's actions: Box actions are unscaled or clipped to their bounds."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _bootstrap_truncated(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], lstm_states: RNNStates
+    ) -> np.ndarray:
+        """Add the discounted value of the last observation where a time limit outside the meta-episode cut it."""
+        truncated = [
+            int(i) for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
+        ]
+        if not truncated:
+            return rewards
+        terminal_obs = np.stack([infos[i]["terminal_observation"] for i in truncated])
+        with th.no_grad():
+            states = (lstm_states.vf[0][:, truncated].contiguous(), lstm_states.vf[1][:, truncated].contiguous())
+            no_start = th.zeros(len(truncated), device=self.device)
+            values = self.policy.predict_values(th.as_tensor(terminal_obs, device=self.device), states, no_start)
+        rewards = rewards.copy()
+        rewards[truncated] += self.gamma * values.flatten().cpu().numpy()
+        return rewards

@@ -1,4 +1,0 @@
-from sb3_ldm.rl2.policies import MlpLstmPolicy
-from sb3_ldm.rl2.rl2 import RL2
-
-__all__ = ["RL2", "MlpLstmPolicy"]
