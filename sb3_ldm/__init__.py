@@ -1,13 +1,41 @@
 """Meta-reinforcement learning that generalises to tasks outside of the training distribution, on Stable-Baselines3."""
 
-from sb3_ldm.algorithms.ldm import LDM
-from sb3_ldm.algorithms.mixreg import Mixreg
-from sb3_ldm.algorithms.rl2 import RL2
-from sb3_ldm.algorithms.varibad import VariBAD
-from sb3_ldm.envs import make_meta_vec_env
-from sb3_ldm.envs.registration import register_envs
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sb3_ldm.env_ids import register_env_ids
+from sb3_ldm.moved import find_moved_modules
 from sb3_ldm.version import __version__
+
+if TYPE_CHECKING:
+    from sb3_ldm.algorithms.ldm import LDM
+    from sb3_ldm.algorithms.mixreg import Mixreg
+    from sb3_ldm.algorithms.rl2 import RL2
+    from sb3_ldm.algorithms.varibad import VariBAD
+    from sb3_ldm.envs import make_meta_vec_env
 
 __all__ = ["LDM", "RL2", "Mixreg", "VariBAD", "__version__", "make_meta_vec_env"]
 
-register_envs()
+#: Where the public names are, which are imported when they are asked for: torch takes seconds that ``--help`` does not need.
+_HOMES = {
+    "LDM": "sb3_ldm.algorithms.ldm",
+    "Mixreg": "sb3_ldm.algorithms.mixreg",
+    "RL2": "sb3_ldm.algorithms.rl2",
+    "VariBAD": "sb3_ldm.algorithms.varibad",
+    "make_meta_vec_env": "sb3_ldm.envs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sb3_ldm' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+find_moved_modules()
+register_env_ids()

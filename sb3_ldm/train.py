@@ -15,7 +15,7 @@ from sb3_ldm.command import run_command
 from sb3_ldm.results import RUN_FILE, load_metadata
 from sb3_ldm.zoo.configs import available_configs, read_config
 from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
-from sb3_ldm.zoo.options import REFUSED_IN_TRAINING
+from sb3_ldm.zoo.options import DEFAULTS, REFUSED_IN_TRAINING
 from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
@@ -25,8 +25,6 @@ _STATE = ("algo", "env", "seed", "n_timesteps", "hyperparameters")
 _NEEDED = (("--algo",), ("--env",), ("--seed",), ("-n", "--n-timesteps"), _CONFIG)
 _SHORT = {"tensorboard_log": ("-tb",)}  #: other names of the options that are kept as such in ``run.json``
 _NAME_AND_VALUE = re.compile(r"--?[A-Za-z][\w-]*=")
-#: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
-DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
 
 
 def with_defaults(arguments: list[str], interactive: bool) -> list[str]:

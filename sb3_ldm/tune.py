@@ -17,8 +17,7 @@ from huggingface_sb3 import EnvironmentName
 from sb3_ldm.checks import check_installed
 from sb3_ldm.cluster import Cluster, connect, n_at_once
 from sb3_ldm.command import run_command
-from sb3_ldm.train import DEFAULTS
-from sb3_ldm.zoo.options import REFUSED_IN_SEARCHES, Parser
+from sb3_ldm.zoo.options import DEFAULTS, REFUSED_IN_SEARCHES, Parser
 from sb3_ldm.zoo.script import run_script
 
 

@@ -6,6 +6,7 @@ from sb3_ldm.envs.gridworld import BatchedGridNavi, GridNavi, grid_navi_extrapol
 from sb3_ldm.envs.locomotion import DOMAINS, AntDirection, AntGoal, Domain, HalfCheetahVelocity, LocomotionEnv
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper, MetaObservationSpace, observation_layout
 from sb3_ldm.envs.monitor import MetaMonitor, monitor_of
+from sb3_ldm.envs.registration import register_envs
 from sb3_ldm.envs.tasks import (
     SPLITS,
     BatchedStep,
@@ -50,4 +51,7 @@ __all__ = [
     "monitor_of",
     "observation_layout",
     "register_batched_backend",
+    "register_envs",
 ]
+
+register_envs()

@@ -8,6 +8,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_ldm.checks import check_installed
+from sb3_ldm.env_ids import GRID_IDS, LOCOMOTION_IDS, register_env_ids
 from sb3_ldm.envs import locomotion
 from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.envpool_backend import INSTALL_ENVPOOL, BatchedLocomotion, has_envpool
@@ -155,23 +156,9 @@ def make_batched_locomotion(
 
 def register_envs() -> None:
     """Register the environments and their batched backends; calling it again changes nothing."""
-    for env_id in _GRID_TASKS:
-        _register(env_id, "make_grid")
+    register_env_ids()
+    for env_id in GRID_IDS:
         register_batched_backend(env_id, partial(make_batched_grid, env_id))
-    for env_id in locomotion.DOMAINS:
-        _register(env_id, "make_locomotion")
+    for env_id in LOCOMOTION_IDS:
         constructor = partial(make_batched_locomotion, env_id)
         register_batched_backend(env_id, constructor, has_envpool, _LOCOMOTION_OPTIONS, INSTALL_ENVPOOL)
-
-
-def _register(env_id: str, maker: str) -> None:
-    if env_id in gym.registry:
-        return
-    # Both checks cost time in every step; the wrapper itself refuses a step before the reset.
-    gym.register(
-        env_id,
-        entry_point=f"sb3_ldm.envs.registration:{maker}",
-        kwargs={"env_id": env_id},
-        disable_env_checker=True,
-        order_enforce=False,
-    )

@@ -3,7 +3,6 @@
 from sb3_ldm.evaluation.evaluate import (
     N_MADE,
     N_SAMPLED_TASKS,
-    MetaEvaluation,
     as_vec_env,
     check_normalized,
     evaluate_meta,
@@ -13,6 +12,7 @@ from sb3_ldm.evaluation.evaluate import (
     record_meta,
     task_distribution_of,
 )
+from sb3_ldm.results.evaluation_table import MetaEvaluation
 
 __all__ = [
     "N_MADE",

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -26,40 +25,10 @@ from sb3_ldm.envs.steps import (
     read_next_states,
 )
 from sb3_ldm.envs.tasks import TaskDistribution
-from sb3_ldm.on_policy import LatentDynamicsPPO
+from sb3_ldm.results.evaluation_table import MetaEvaluation
 
 N_SAMPLED_TASKS = 20  #: that stand for a split of infinitely many
 N_MADE = 16  #: sub-environments where an id is given
-
-
-@dataclass(frozen=True)
-class MetaEvaluation:
-    """
-    Results of a meta-evaluation; one row a meta-episode, one column an episode index.
-
-    :param tasks: the task of each meta-episode, ``(n, task_dim)``
-    :param returns: true return of each episode, ``(n, episodes_per_task)``
-    :param lengths: steps of each episode, same shape
-    :param successes: whether each episode succeeded, same shape; None if the env does not tell
-    """
-
-    tasks: np.ndarray
-    returns: np.ndarray
-    lengths: np.ndarray
-    successes: np.ndarray | None
-
-    @property
-    def mean_returns(self) -> np.ndarray:
-        """Mean return of each episode index, ``(episodes_per_task,)``."""
-        return self.returns.mean(axis=0)
-
-    @property
-    def n_reached(self) -> float | None:
-        """Tasks that succeed in the last episode, averaged over repetitions of a task."""
-        if self.successes is None:
-            return None
-        distinct = len(np.unique(self.tasks, axis=0))
-        return float(self.successes[:, -1].sum() * distinct / len(self.tasks))
 
 
 def task_distribution_of(env: VecEnv) -> TaskDistribution:
@@ -229,7 +198,8 @@ def record_meta(
     """
     recorder = meta_episode_recorder(env, len(tasks))
     # What an encoder that shares the agent's eyes must be shown.
-    recorder.agent_view = model.agent_view(env) if isinstance(model, LatentDynamicsPPO) else None
+    agent_view = getattr(model, "agent_view", None)
+    recorder.agent_view = None if agent_view is None else agent_view(env)
     evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
     return recorder.get(np.arange(len(tasks)), model.device)
 

@@ -9,12 +9,41 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ldm.evaluation import MetaEvaluation
 from sb3_ldm.files import append_lines, finished_lines, replacing
 
 EVALUATIONS_FILE = "evaluations.csv"
 EVALUATION_COLUMNS = ("timesteps", "split", "deterministic", "task", "episode", "return", "length", "success")
 _REMEDY = "remove or restore the file: without it, a run begins another one"
+
+
+@dataclass(frozen=True)
+class MetaEvaluation:
+    """
+    Results of a meta-evaluation; one row a meta-episode, one column an episode index.
+
+    :param tasks: the task of each meta-episode, ``(n, task_dim)``
+    :param returns: true return of each episode, ``(n, episodes_per_task)``
+    :param lengths: steps of each episode, same shape
+    :param successes: whether each episode succeeded, same shape; None if the env does not tell
+    """
+
+    tasks: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+    successes: np.ndarray | None
+
+    @property
+    def mean_returns(self) -> np.ndarray:
+        """Mean return of each episode index, ``(episodes_per_task,)``."""
+        return self.returns.mean(axis=0)
+
+    @property
+    def n_reached(self) -> float | None:
+        """Tasks that succeed in the last episode, averaged over repetitions of a task."""
+        if self.successes is None:
+            return None
+        distinct = len(np.unique(self.tasks, axis=0))
+        return float(self.successes[:, -1].sum() * distinct / len(self.tasks))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ REFUSED_IN_SEARCHES = {
     "--trial-id": "the best trial is in best.yml of the study's folder",
     "--optimization-log-path": "trials are kept in the folder of the study",
 }
+#: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
+DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
 
 
 class _Refuse(argparse.Action):

@@ -14,14 +14,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
-from sb3_ldm.algorithms.rl2 import RL2
 from sb3_ldm.checks import is_number, options_checked
 from sb3_ldm.on_policy import LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
 
 SelfLDM = TypeVar("SelfLDM", bound="LDM")
 
 
-class LDM(LatentDynamicsPPO, RL2):
+class LDM(LatentDynamicsPPO):
     """
     Latent Dynamics Mixture (Lee and Chung, NeurIPS 2021, https://arxiv.org/abs/2105.13524).
 
