@@ -16,7 +16,7 @@ TYPE_PATHS := sb3_ldm tests $(wildcard benchmarks)
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test pytest slow-tests type lint format check-codestyle commit-checks clean
+.PHONY: help venv quickstart test pytest mutants slow-tests type lint format check-codestyle commit-checks clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,9 @@ test: check-codestyle type pytest  ## code style, types and the fast tests
 
 pytest: $(STAMP)  ## the fast tests (PYTEST_ARGS= for one process)
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+mutants: $(STAMP)  ## put faults into the core one by one and see whether the tests notice (an hour)
+	$(PY) tests/mutants.py
 
 slow-tests: $(STAMP)  ## the tests that train agents for minutes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)

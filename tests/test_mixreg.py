@@ -6,7 +6,7 @@ import torch as th
 from helpers import Bandit, Drift, differing, parameters, vec_env
 from hypothesis import given
 from hypothesis import strategies as st
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import LinearSchedule, set_random_seed
 
 from sb3_ldm import RL2, Mixreg
 from sb3_ldm.algorithms.mixreg.mixture import MIXED_FIELDS, draw_partners, mix
@@ -120,7 +120,8 @@ def test_bad_input_is_refused(alpha):
 
 
 def test_it_learns_which_arm_pays():
-    model = make(vec_env(Bandit, 16), learning_rate=5e-3, ent_coef=0.01, gamma=0.9).learn(150 * 16 * STEPS)
+    model = make(vec_env(Bandit, 16), learning_rate=LinearSchedule(3e-3, 0.0, 1.0), batch_size=8 * STEPS)
+    model.learn(80 * 16 * STEPS)
     result = evaluate_meta(model, vec_env(Bandit, 2), "train", n_repeats=8, deterministic=True)
     assert result.mean_returns[1] > 3.9
 

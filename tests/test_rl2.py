@@ -7,6 +7,7 @@ from gymnasium import spaces
 from helpers import Bandit, Drift, assert_same_optimizer, differing, parameters, vec_env
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_ldm import RL2
@@ -269,12 +270,13 @@ def test_actions_stay_within_their_bounds():
 
 def test_a_task_is_learned_within_the_meta_episode():
     """Which of two arms pays has to be found out: without a memory half of the pulls pay at best."""
-    model = make(vec_env(Bandit, 16), learning_rate=3e-3, batch_size=8 * STEPS)
+    # A rate that stays so high loses the solved task again, and the result depends on when training ends.
+    model = make(vec_env(Bandit, 16), learning_rate=LinearSchedule(3e-3, 0.0, 1.0), batch_size=8 * STEPS)
     model.learn(80 * 16 * STEPS)
-    result = evaluate_meta(model, vec_env(Bandit, 8), "train", n_repeats=20)
+    result = evaluate_meta(model, vec_env(Bandit, 8), "train", n_repeats=4, deterministic=True)
     first, second = result.mean_returns / 4
     assert second > 0.9  # the arm is known
-    assert 0.7 < first <= 0.95  # it had to be found out first: 7 of 8 pulls pay at best
+    assert 0.7 < first <= 0.875  # it had to be found out first: 7 of 8 pulls pay at best
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import LinearSchedule, set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import VariBAD
@@ -193,8 +193,8 @@ def test_bad_input_is_refused(options, message):
 
 
 def test_it_learns_which_arm_pays():
-    model = make(bandits(16), **BANDIT, learning_rate=5e-3, vae_learning_rate=5e-3, ent_coef=0.01, gamma=0.9, kl_weight=0.1)
-    model.learn(250 * 16 * STEPS)
+    options = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0), "batch_size": 8 * STEPS, "policy_kwargs": {}}
+    model = make(bandits(16), **BANDIT, **options).learn(140 * 16 * STEPS)
     result = evaluate_meta(model, bandits(2), "train", n_repeats=8, deterministic=True)
     # Of 4 pulls at most one is needed to find out; the second episode needs none.
     assert result.mean_returns[1] > 3.9
