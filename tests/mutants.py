@@ -126,8 +126,8 @@ MUTANTS = [
         "common",
         "evaluation.py",
         ("np.random.set_state(numpy_state)", "pass", "evaluation"),
-        ("normalizer.training = False", "pass", "evaluation"),
-        ("normalizer.training = training", "pass", "evaluation"),
+        ("one.training = False", "pass", "evaluation"),
+        ("one.training = was_training", "pass", "evaluation"),
         ("normalizer.obs_rms = deepcopy(trained_with.obs_rms)", "pass", "evaluation"),
         ("[model.seed, model.num_timesteps]", "[model.seed]", "evaluation"),
         ("dones & ~asked_for", "dones & asked_for", "evaluation"),
@@ -218,7 +218,12 @@ MUTANTS = [
         ("[self.layout.reward_index] = slots[i]", "[self.layout.reward_index] = imaginary[i]", "mixture"),
         ("self._returns[worker] = 0.0", "pass", "mixture"),
     ),
-    *_of("ldm", "ldm.py", ("self.imagination_starts - self.num_timesteps", "self.imagination_starts", "ldm")),
+    *_of(
+        "ldm",
+        "ldm.py",
+        ("- self.num_timesteps\n        imagination.", "\n        imagination.", "ldm"),
+        ("- self.num_timesteps\n        super()", "\n        super()", "ldm"),
+    ),
     # Mixreg and variBAD
     *_of(
         "baselines",

@@ -144,13 +144,14 @@ def test_imagination_starts_with_new_meta_episodes():
 
 
 @pytest.mark.filterwarnings("ignore:imagination_starts")
-def test_imagination_starts_when_the_steps_before_a_resume_and_after_it_say_so(tmp_path):
+@pytest.mark.parametrize("n_envs", [N_ENVS, 2 * N_ENVS])  # the others' beliefs are of no use to twice as many
+def test_imagination_starts_when_the_steps_before_a_resume_and_after_it_say_so(tmp_path, n_envs):
     options = {**BANDIT, "imagination_starts": 3 * ROLLOUT, "mixture_ratio": 0.5, "mixture_time": "current"}
     make(bandits(), **options).learn(2 * ROLLOUT).save(tmp_path / "model")
-    model = LDM.load(tmp_path / "model", env=bandits(), device="cpu")
+    model = LDM.load(tmp_path / "model", env=bandits(n_envs), device="cpu")
     imagines = []
     watch = ConvertCallback(lambda local, _: imagines.append("true_reward" in local["infos"][-1]) or True)
-    model.learn(2 * ROLLOUT, watch, reset_num_timesteps=False)
+    model.learn(2 * n_envs * STEPS, watch, reset_num_timesteps=False)
     assert imagines == [False] * STEPS + [True] * STEPS
 
 

@@ -72,7 +72,7 @@ def test_an_error_in_a_shard_reaches_the_caller():
 
 @pytest.mark.parametrize("on_helper", [False, True])
 def test_an_error_of_one_thread_is_raised_when_all_have_stopped(on_helper):
-    caller, both_run, running = threading.get_ident(), threading.Barrier(2, timeout=30), []
+    caller, both_run, running = threading.get_ident(), threading.Barrier(2, timeout=600), []
 
     def loss(shard):
         running.append(shard)
