@@ -18,16 +18,10 @@ ROOT = Path(__file__).parents[1]
 #: What the tests need of the repository, besides themselves.
 COPIED = ("sb3_ldm", "zoo_configs", "benchmarks", "tests", "setup.py", "setup.cfg", "pyproject.toml", "README.md")
 
-#: Folders of the rooms that mutants' files are named in.
-ROOMS = {
-    "recurrent": "sb3_ldm/common/recurrent",
-    "latent_dynamics": "sb3_ldm/common/latent_dynamics",
-    "common": "sb3_ldm/common",
-    "vec_env": "sb3_ldm/common/vec_env",
-    "envs": "sb3_ldm/envs",
-    "ldm": "sb3_ldm/ldm",
-    "baselines": "sb3_ldm",
-}
+PACKAGE = "sb3_ldm"
+
+#: What the faults of the core are about.
+ROOMS = ("policy", "inference", "evaluation", "vec_env", "envs", "ldm", "baselines")
 
 
 class Mutant(NamedTuple):
@@ -42,7 +36,7 @@ class Mutant(NamedTuple):
     @property
     def path(self) -> str:
         """The file, from the repository's root."""
-        return f"{ROOMS[self.room]}/{self.file}"
+        return f"{PACKAGE}/{self.file}"
 
     def __str__(self) -> str:
         return f"{self.path}: {self.old.strip()!r} -> {self.new.strip()!r}"
@@ -56,64 +50,64 @@ def _of(room: str, file: str, *faults: tuple[str, str, str]) -> list[Mutant]:
 MUTANTS = [
     # A memory that outlives its episode, or does not last as long as it
     *_of(
-        "recurrent",
-        "sequences.py",
+        "policy",
+        "nets/sequences.py",
         ("(1.0 - starts[:, 0])", "th.ones_like(starts[:, 0])", "sequences"),
         ("bool(starts[:, 1:].any())", "bool(starts[:, 1:-1].any())", "sequences"),
         ("th.where(at_sequence_start, state[:, sequence], 0.0)", "state[:, sequence]", "sequences"),
         ("input_gate.copy_(-remembered)", "input_gate.copy_(remembered)", "sequences rl2"),
     ),
     *_of(
-        "recurrent",
-        "ppo_loss.py",
+        "policy",
+        "on_policy/ppo_loss.py",
         ("surrogate = th.min(", "surrogate = th.max(", "sharding"),
         ("(ratio - 1.0 - log_ratio)", "(-log_ratio)", "sharding"),
     ),
     *_of(
-        "recurrent",
-        "sequence_ppo.py",
+        "policy",
+        "on_policy/sequence_ppo.py",
         ("(batch.advantages - shift) / scale", "batch.advantages / scale", "sharding"),
         ("> 1.5 * self.target_kl", "> 3.0 * self.target_kl", "sharding"),
         ("+= self.gamma * values", "+= values", "misuse"),
     ),
-    *_of("recurrent", "buffers.py", ("max(1, n_envs //", "max(1, 1 + n_envs //", "sequences rl2")),
-    *_of("recurrent", "actions.py", ("(0.5 + _LOG_SQRT_2PI + log_std)", "(_LOG_SQRT_2PI + log_std)", "actions")),
+    *_of("policy", "data/rollouts.py", ("max(1, n_envs //", "max(1, 1 + n_envs //", "sequences rl2")),
+    *_of("policy", "nets/distributions.py", ("(0.5 + _LOG_SQRT_2PI + log_std)", "(_LOG_SQRT_2PI + log_std)", "actions")),
     # The objective, and which steps and meta-episodes count
     *_of(
-        "latent_dynamics",
-        "elbo.py",
+        "inference",
+        "inference/elbo.py",
         ("th.cat([th.zeros_like(logvar[:1]), logvar[:-1]])", "th.cat([logvar[:1], logvar[:-1]])", "latent_dynamics"),
         ("* th.exp(-previous_logvar)", "* th.exp(-logvar)", "latent_dynamics"),
     ),
     *_of(
-        "latent_dynamics",
-        "latent_dynamics.py",
+        "inference",
+        "inference/latent_dynamics.py",
         ('-share * parts["elbo"]', '-parts["elbo"]', "latent_dynamics"),
         ("term_scale * term_mask[terms]", "term_mask[terms]", "latent_dynamics"),
         ("step_scale * step_mask", "step_mask", "latent_dynamics"),
     ),
     *_of(
-        "latent_dynamics",
-        "buffer.py",
+        "inference",
+        "data/meta_episodes.py",
         ("self._at_reset = episode_ends | dones", "self._at_reset = dones.copy()", "latent_dynamics"),
         ("self._rng.integers(self.n_seen)", "self._rng.integers(self.capacity)", "latent_dynamics"),
         ("self._step[worker] + 1 != length", "self._step[worker] + 1 < length", "latent_dynamics ldm misuse"),
     ),
     *_of(
-        "latent_dynamics",
-        "networks.py",
+        "inference",
+        "inference/networks.py",
         ("(1.0 - share) * delta**2", "delta**2", "latent_dynamics"),
         (">= rate) / (1.0 - rate)", ">= rate) * 1.0", "latent_dynamics"),
     ),
     *_of(
-        "latent_dynamics",
-        "recording_vec_env.py",
+        "inference",
+        "on_policy/recording_vec_env.py",
         ("None if episode_starts is None else episode_starts[: self.buffer.n_workers]", "None", "mixture ldm"),
     ),
     # What an agent sees of a meta-episode, and an evaluation that leaves traces
     *_of(
-        "common",
-        "meta_episode.py",
+        "evaluation",
+        "envs/meta_episode.py",
         ("observations[..., self.done_index] = dones", "observations[..., self.done_index] = 0.0", "meta_episode"),
         ("np.minimum(action_space.low, 0)", "action_space.low", "meta_episode"),
         (
@@ -123,8 +117,8 @@ MUTANTS = [
         ),
     ),
     *_of(
-        "common",
-        "evaluation.py",
+        "evaluation",
+        "evaluation/evaluate.py",
         ("np.random.set_state(numpy_state)", "pass", "evaluation"),
         ("one.training = False", "pass", "evaluation"),
         ("one.training = was_training", "pass", "evaluation"),
@@ -133,8 +127,8 @@ MUTANTS = [
         ("dones & ~asked_for", "dones & asked_for", "evaluation"),
     ),
     *_of(
-        "common",
-        "callbacks.py",
+        "evaluation",
+        "evaluation/callbacks.py",
         ("self.last_evaluations[self.splits[0]]", "self.last_evaluations[self.splits[-1]]", "evaluation"),
         ("self._last_timesteps >= self.eval_freq", "self._last_timesteps > self.eval_freq", "evaluation"),
         ("self._last_timesteps != self.num_timesteps", "self.num_timesteps > 0", "evaluation"),
@@ -142,7 +136,7 @@ MUTANTS = [
     # Where one meta-episode ends and the next begins
     *_of(
         "vec_env",
-        "transitions.py",
+        "envs/steps.py",
         ("> 0.5) | dones", "> 0.5)", "mixture latent_dynamics"),
         ("next_states = states.copy()", "next_states = states", "mixture latent_dynamics"),
         ("original = normalizer.get_original_obs()", "original = obs", "evaluation mixture ldm"),
@@ -150,7 +144,7 @@ MUTANTS = [
     ),
     *_of(
         "vec_env",
-        "batched_meta_vec_env.py",
+        "envs/batched_meta_vec_env.py",
         ("self._length[indices] = 0", "pass", "batched_vec_env"),
         ("self._return[indices] = 0", "pass", "batched_vec_env"),
         (
@@ -170,14 +164,14 @@ MUTANTS = [
     # Tasks and rewards
     *_of(
         "envs",
-        "gridworld.py",
+        "envs/gridworld.py",
         ("np.clip(positions + MOVES[actions], 0, SIZE - 1)", "(positions + MOVES[actions]) % SIZE", "gridworld"),
         ("_MIN_RING <= goal.max()", "_MIN_RING < goal.max()", "gridworld"),
         ("(horizon - way + 1)", "(horizon - way)", "gridworld"),
     ),
     *_of(
         "envs",
-        "tasks.py",
+        "envs/tasks.py",
         ("tasks[rng.integers(len(tasks))].copy()", "tasks[rng.integers(len(tasks))]", "tasks"),
         ('tasks["train"][None]).all(-1)', 'tasks["train"][None]).any(-1)', "tasks"),
         ('{"test", VALIDATION} & tasks.keys()', '{"test"} & tasks.keys()', "tasks"),
@@ -185,7 +179,7 @@ MUTANTS = [
     ),
     *_of(
         "envs",
-        "locomotion.py",
+        "envs/locomotion.py",
         ("(low**2, high**2)", "(low, high)", "locomotion"),
         ("p=lengths / lengths.sum()", "p=None", "locomotion"),
         ("np.abs(after[..., :2] - tasks)", "np.abs(before[..., :2] - tasks)", "locomotion"),
@@ -194,7 +188,7 @@ MUTANTS = [
     # Imagination: whose belief, since when, and where its rewards go
     *_of(
         "ldm",
-        "imagination.py",
+        "algorithms/ldm/imagination.py",
         ("self._finished.all()", "self._finished.any()", "mixture"),
         ("self._finished |= ended", "self._finished = ended", "mixture"),
         ("states[:, ended] = 0.0", "pass", "mixture"),
@@ -207,27 +201,27 @@ MUTANTS = [
     ),
     *_of(
         "ldm",
-        "mixture.py",
+        "algorithms/ldm/mixture.py",
         ("(beta - 1.0) / simplex.shape[-1]", "(beta - 1.0) / simplex.shape[0]", "mixture"),
         ("(elsewhere > middle) & (repeated < middle)", "elsewhere > middle", "mixture"),
     ),
     *_of(
         "ldm",
-        "mixture_vec_env.py",
+        "algorithms/ldm/mixture_vec_env.py",
         ("running = ~dones[self.n_normal :] & self.imagining", "running = self.imagining", "mixture"),
         ("[self.layout.reward_index] = slots[i]", "[self.layout.reward_index] = imaginary[i]", "mixture"),
         ("self._returns[worker] = 0.0", "pass", "mixture"),
     ),
     *_of(
         "ldm",
-        "ldm.py",
+        "algorithms/ldm/ldm.py",
         ("- self.num_timesteps\n        imagination.", "\n        imagination.", "ldm"),
         ("- self.num_timesteps\n        super()", "\n        super()", "ldm"),
     ),
     # Mixreg and variBAD
     *_of(
         "baselines",
-        "mixreg/mixture.py",
+        "algorithms/mixreg/mixture.py",
         ("np.maximum(weights, 1.0 - weights)", "weights", "mixreg"),
         ("rng.integers(1, max(n_sequences, 2), n_sequences)", "rng.integers(0, max(n_sequences, 2), n_sequences)", "mixreg"),
         ('"advantages", "returns")', '"advantages")', "mixreg"),
@@ -235,20 +229,20 @@ MUTANTS = [
     ),
     *_of(
         "baselines",
-        "mixreg/mixreg.py",
+        "algorithms/mixreg/mixreg.py",
         ("np.random.default_rng(seed).bit_generator.state", "self._mixreg_rng.bit_generator.state", "mixreg"),
         ("self._mixreg_rng is None or not self._continues_streams", "self._mixreg_rng is None", "mixreg"),
     ),
     *_of(
         "baselines",
-        "varibad/policies.py",
+        "algorithms/varibad/policies.py",
         ("th.is_grad_enabled() and self.rl_loss_through_encoder", "th.is_grad_enabled()", "varibad"),
         ("return mu(outputs), logvar(outputs)", "return mu(outputs), mu(outputs)", "varibad"),
         ("th.cat(belief, dim=-1)", "th.cat((belief[0], belief[0]), dim=-1)", "varibad"),
     ),
     *_of(
         "baselines",
-        "varibad/varibad.py",
+        "algorithms/varibad/varibad.py",
         ("AgentView(unwrap_vec_normalize(env))", "AgentView(None)", "varibad"),
         ("self.policy_kwargs = given", "pass", "varibad"),
     ),
@@ -292,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: 1 if a mutant survived or is stale, else 0
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--room", nargs="+", choices=ROOMS, default=list(ROOMS), help="(default: all)")
+    parser.add_argument("--room", nargs="+", choices=ROOMS, default=ROOMS, help="(default: all)")
     parser.add_argument("--find", default="", help="only mutants with this in their file or text")
     options = parser.parse_args(arguments)
     found = stale()
