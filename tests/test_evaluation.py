@@ -265,8 +265,12 @@ def test_a_saved_agent_knows_whether_it_was_trained_with_normalised_observations
         again = algorithm.load(tmp_path / "model", env=OTHERS[other](), device="cpu")
     with pytest.raises(ValueError, match=r"VecNormalize.*the model was trained with"):
         evaluate_meta(again, OTHERS[other](), tasks=TASKS)
-    with pytest.warns(UserWarning, match=r"VecNormalize.*the model was trained with"):
-        again.learn(20, reset_num_timesteps=False)
+    if other in NORMALISED:  # the run goes on with the statistics that it had
+        assert "VecNormalize" not in told(lambda: again.learn(20, reset_num_timesteps=False))
+        assert again.get_vec_normalize_env().obs_rms.count >= model.get_vec_normalize_env().obs_rms.count
+    else:
+        with pytest.warns(UserWarning, match=r"VecNormalize.*the model was trained with"):
+            again.learn(20, reset_num_timesteps=False)
     assert again.trained_normalized == (other in NORMALISED)
     with pytest.warns(UserWarning, match=r"VecNormalize.*the model was trained with"):
         model.set_env(OTHERS[other]())

@@ -346,8 +346,23 @@ def test_priors_are_not_mixed():
             imagining.append((bool(self.model.mixture_env.imagining.any()), int(ended.sum())))
             return True
 
-    lengths = (8, 4, 2)
-    env = DummyVecEnv([lambda n=n: MetaEpisodeWrapper(Bandit(), 1, max_episode_steps=n) for n in lengths])
+    class Ending(Bandit):
+        """Ends after some steps."""
+
+        def __init__(self, length):
+            super().__init__()
+            self.length = length
+
+        def reset(self, **kwargs):
+            self.steps = 0
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            self.steps += 1
+            obs, reward, _, _, info = super().step(action)
+            return obs, reward, self.steps == self.length, False, info
+
+    env = DummyVecEnv([lambda n=n: MetaEpisodeWrapper(Ending(n), 1, max_episode_steps=8) for n in (8, 4, 2)])
     make(env=env, mixture_ratio=0.3, mixture_time="final", n_partners=2, n_steps=8).learn(3 * 16, Watch())
     assert {(False, 0), (False, 1), (True, 2)} <= set(imagining) and not {(True, 0), (True, 1)} & set(imagining)
 

@@ -17,11 +17,16 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
-from gymnasium.wrappers.common import TimeLimit  # the class itself, which rl_zoo3 puts a subclass in the place of
+from gymnasium.wrappers import common as gym_wrappers
 
 from sb3_ldm.checks import check_integer
 from sb3_ldm.envs import env_state
 from sb3_ldm.envs.tasks import Task, check_task_env
+
+#: gymnasium's own class, whether or not rl_zoo3 has put a subclass in its place, which writes into the environment's infos.
+TimeLimit: type[gym_wrappers.TimeLimit] = next(
+    cls for cls in gym_wrappers.TimeLimit.__mro__ if cls.__module__ == gym_wrappers.__name__
+)
 
 
 @lru_cache
@@ -354,7 +359,7 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
             )
         space = MetaObservationSpace(env.observation_space, env.action_space, episodes_per_task, min(limits))
         self._limits_time = max_episode_steps is not None
-        gym.Wrapper.__init__(self, gym.wrappers.TimeLimit(env, max_episode_steps) if max_episode_steps is not None else env)
+        gym.Wrapper.__init__(self, TimeLimit(env, max_episode_steps) if max_episode_steps is not None else env)
         self.observation_space = space
         self.layout = space.layout
         self._task_dim = env.get_wrapper_attr("task_distribution").task_dim
