@@ -4,6 +4,8 @@ import functools
 import importlib
 import inspect
 import math
+import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -121,3 +123,18 @@ def check_installed(extra: str, *modules: str) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ImportError(f"{module} is needed: pip install 'sb3_ldm[{extra}]' ({error})") from error
+
+
+_LIBRARIES = ("sb3_ldm", "stable_baselines3", "sb3_contrib", "rl_zoo3")
+
+
+def warn_user(message: str) -> None:
+    """
+    Warn at the user's own line: the innermost one that is neither in this package nor in those that it builds on.
+
+    :param message: of the warning
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

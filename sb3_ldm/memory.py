@@ -1,8 +1,9 @@
 """Whether arrays fit into memory, asked before they fill it: zeros are allocated lazily, and processes are killed late."""
 
 import os
-import warnings
 from pathlib import Path
+
+from sb3_ldm.checks import warn_user
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -40,19 +41,17 @@ def _of_container() -> int | None:
         return None
 
 
-def warn_if_too_large(what: str, n_bytes: int, remedy: str, stacklevel: int = 2) -> None:
+def warn_if_too_large(what: str, n_bytes: int, remedy: str) -> None:
     """
     :param what: the parameter that decides, with its value, and what it is the size of
     :param n_bytes: memory that is needed when it is full
     :param remedy: what to do about it
-    :param stacklevel: of the warning
     """
     available = available_memory()
     if available is not None and n_bytes > available:
-        warnings.warn(
+        warn_user(
             f"{what} needs {gigabytes(n_bytes)} when it is full, and {gigabytes(available)} are available: the process may be "
-            f"killed hours later. {remedy}",
-            stacklevel=stacklevel + 1,
+            f"killed hours later. {remedy}"
         )
 
 

@@ -97,7 +97,7 @@ class MetaEpisodeBuffer:
         one = sum(array.nbytes for array in self._allocate(1).values())
         what = f"vae_buffer_size={self.capacity}: a buffer of as many meta-episodes of {one:,} bytes"
         remedy = f"Use a vae_buffer_size of at most {fitting(one):,}."
-        warn_if_too_large(what, self.capacity * one, remedy, stacklevel=3)
+        warn_if_too_large(what, self.capacity * one, remedy)
         try:
             return self._allocate(self.capacity)
         except (MemoryError, ValueError) as error:  # of NumPy, whose arrays have a largest size, too

@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.checks import check_integer, check_number
+from sb3_ldm.checks import check_integer, check_number, warn_user
 from sb3_ldm.data.array_file import with_suffix
 from sb3_ldm.data.meta_episodes import MetaEpisodeBuffer
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
@@ -218,10 +217,9 @@ class LatentDynamicsPPO(SequencePPO):
         for name, least in (("latent_dim", 1), ("vae_buffer_size", 1), ("vae_batch_size", 1), ("vae_updates", 0)):
             check_integer(name, getattr(self, name), least)
         if self.vae_batch_size > self.vae_buffer_size:
-            warnings.warn(
+            warn_user(
                 f"vae_batch_size={self.vae_batch_size}: a buffer of vae_buffer_size={self.vae_buffer_size} meta-episodes has "
-                f"fewer, and each is drawn more than once. Use at most {self.vae_buffer_size}, or a larger buffer.",
-                stacklevel=7,
+                f"fewer, and each is drawn more than once. Use at most {self.vae_buffer_size}, or a larger buffer."
             )
         if not callable(self.vae_learning_rate):
             check_number("vae_learning_rate", self.vae_learning_rate, 0.0)
@@ -233,10 +231,9 @@ class LatentDynamicsPPO(SequencePPO):
         super().set_env(env, force_reset)
         if self.replay_buffer.layout != self.layout:
             if len(self.replay_buffer) > 0:
-                warnings.warn(
+                warn_user(
                     f"{len(self.replay_buffer)} meta-episodes in the buffer are dropped: those of the new environment have "
-                    f"another layout, {self.layout}.",
-                    stacklevel=2,
+                    f"another layout, {self.layout}."
                 )
             self.replay_buffer = self._make_replay_buffer()
         self.replay_buffer.set_workers(self.n_recorded)
@@ -344,10 +341,9 @@ class LatentDynamicsPPO(SequencePPO):
         if buffer.layout != self.layout:
             raise ValueError(f"{path} holds no meta-episodes of the model's layout {self.layout}.")
         if buffer.capacity != self.vae_buffer_size:
-            warnings.warn(
+            warn_user(
                 f"vae_buffer_size={self.vae_buffer_size}: the buffer of {path} holds up to {buffer.capacity} meta-episodes, "
-                "and goes on to do so.",
-                stacklevel=2,
+                "and goes on to do so."
             )
         buffer.set_workers(self.n_recorded)
         buffer.keeps = self.vae_buffer_keeps

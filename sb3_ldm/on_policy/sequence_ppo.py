@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import warnings
 import zipfile
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
@@ -21,7 +20,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
-from sb3_ldm.checks import check_integer, check_number, check_options, check_positive, options_checked
+from sb3_ldm.checks import check_integer, check_number, check_options, check_positive, options_checked, warn_user
 from sb3_ldm.data.model_file import check_model_file
 from sb3_ldm.data.rollouts import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.data.training_state import (
@@ -171,7 +170,7 @@ class SequencePPO(RecurrentPPO):
         self._check_parameters()
         super()._setup_model()
         self.rollout_buffer = self._make_rollout_buffer()
-        self._warn_of_normalization(stacklevel=4)  # of a model that is loaded
+        self._warn_of_normalization()  # of a model that is loaded
 
     def _make_rollout_buffer(self) -> SequenceRolloutBuffer:
         return SequenceRolloutBuffer(**self._rollout_buffer_arguments())
@@ -212,7 +211,7 @@ class SequencePPO(RecurrentPPO):
                 check_positive(name, getattr(self, name))
         if not callable(self.learning_rate):
             check_number("learning_rate", self.learning_rate, 0.0)
-        self._warn_of_cuts(stacklevel=6)
+        self._warn_of_cuts()
         self._check_memory()
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1)
@@ -223,10 +222,9 @@ class SequencePPO(RecurrentPPO):
                 )
             n_minibatches = n_sequence_minibatches(self.n_envs, self.n_steps, self.batch_size)
             if n_minibatches * self.batch_size != self.n_envs * self.n_steps:
-                warnings.warn(
+                warn_user(
                     f"batch_size={self.batch_size} does not divide a rollout of {self.n_envs} sequences of {self.n_steps} "
-                    f"steps; it is cut into {n_minibatches} minibatches of whole sequences.",
-                    stacklevel=5,
+                    f"steps; it is cut into {n_minibatches} minibatches of whole sequences."
                 )
 
     def _check_memory(self) -> None:
@@ -237,16 +235,14 @@ class SequencePPO(RecurrentPPO):
             f"n_steps={self.n_steps}: a rollout of as many steps of {self.n_envs} sub-environments",
             n_bytes,
             "Use fewer steps or sub-environments.",
-            stacklevel=6,
         )
 
-    def _warn_of_cuts(self, stacklevel: int) -> None:
+    def _warn_of_cuts(self) -> None:
         meta_episode = self.layout.meta_episode_steps
         if self.n_steps % meta_episode != 0:
-            warnings.warn(
+            warn_user(
                 f"n_steps={self.n_steps} cuts meta-episodes of {meta_episode} steps: credit across the cut comes from the "
-                f"value estimate alone. Use a multiple of {meta_episode}, or None for one meta-episode.",
-                stacklevel=stacklevel,
+                f"value estimate alone. Use a multiple of {meta_episode}, or None for one meta-episode."
             )
 
     @staticmethod
@@ -392,14 +388,14 @@ class SequencePPO(RecurrentPPO):
         super().set_env(env, force_reset)
         self._seeds_at_loading = self._env_seeds()
         if self.n_steps is not None:  # else the model is not set up yet
-            self._warn_of_cuts(stacklevel=3)
-            self._warn_of_normalization(stacklevel=3)
+            self._warn_of_cuts()
+            self._warn_of_normalization()
 
-    def _warn_of_normalization(self, stacklevel: int) -> None:
+    def _warn_of_normalization(self) -> None:
         if self.trained_normalized is not None and self.env is not None:
             problem = normalization_problem(self.trained_normalized, self.env)
             if problem is not None:
-                warnings.warn(problem, stacklevel=stacklevel + 1)
+                warn_user(problem)
 
     def _setup_learn(
         self,
@@ -417,7 +413,7 @@ class SequencePPO(RecurrentPPO):
         if state is not None and resumes:
             self._resume(state)
         if self.env is not None:
-            self._warn_of_normalization(stacklevel=4)
+            self._warn_of_normalization()
             self.trained_normalized = normalizes_observations(self.env)
         prepared = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None

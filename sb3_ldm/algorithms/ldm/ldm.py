@@ -1,6 +1,5 @@
 """Latent Dynamics Mixture."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from math import ceil
@@ -14,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
-from sb3_ldm.checks import is_number, options_checked
+from sb3_ldm.checks import is_number, options_checked, warn_user
 from sb3_ldm.on_policy import LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
 
 SelfLDM = TypeVar("SelfLDM", bound="LDM")
@@ -233,38 +232,34 @@ class LDM(LatentDynamicsPPO):
                 f"mixture_ratio={self.mixture_ratio!r} is outside [0, 1): some workers must be normal; the paper uses 0.125."
             )
         if self.mixture_ratio > 0.0 and self.n_envs == 1 and self.env is not None:
-            warnings.warn(
+            warn_user(
                 f"mixture_ratio={self.mixture_ratio} with one sub-environment: there is no worker to mix, LDM trains as RL2. "
-                "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0.",
-                stacklevel=6,
+                "Pass a VecEnv of several (16 in the paper), or set mixture_ratio=0."
             )
         if self.n_mixture > 0 and self.env is not None:
-            self._warn_of_workers(stacklevel=7)
+            self._warn_of_workers()
         if self.n_mixture > 0 and self.env is not None and self.env.has_attr("observes_task"):
-            warnings.warn(
+            warn_user(
                 "The environment tells the agent its task (observe_task), which imaginary rewards contradict: use RL2 or "
-                "Mixreg for an oracle, or set mixture_ratio=0.",
-                stacklevel=6,
+                "Mixreg for an oracle, or set mixture_ratio=0."
             )
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
         self.imagination_config.validate(self.reward_likelihood)
 
-    def _warn_of_workers(self, stacklevel: int) -> None:
+    def _warn_of_workers(self) -> None:
         """Warn of shares of the workers that there cannot be."""
         if self.n_mixture != round(self.mixture_ratio * self.n_envs):
-            warnings.warn(
+            warn_user(
                 f"mixture_ratio={self.mixture_ratio}: {self.n_mixture} of {self.n_envs} sub-environments imagines, a share of "
                 f"{self.n_mixture / self.n_envs:.3g}. Use at least {ceil(1.0 / self.mixture_ratio)} sub-environments, or "
-                "mixture_ratio=0 for none that imagine.",
-                stacklevel=stacklevel,
+                "mixture_ratio=0 for none that imagine."
             )
         # The default means all of fewer.
         if self.n_partners > max(self.n_normal, ImaginationConfig.n_partners):
-            warnings.warn(
+            warn_user(
                 f"n_partners={self.n_partners}: there are {self.n_normal} normal workers to mix, and all of them are mixed. "
-                f"Use more sub-environments, or n_partners={self.n_normal}.",
-                stacklevel=stacklevel,
+                f"Use more sub-environments, or n_partners={self.n_normal}."
             )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -279,10 +274,9 @@ class LDM(LatentDynamicsPPO):
         rollout, meta_episode = self.n_steps * self.n_envs, self.layout.meta_episode_steps * self.n_envs
         begins = meta_episode * ceil(self.imagination_starts / meta_episode)  # imaginary tasks, as others, last to their end
         if self.n_mixture > 0 and begins >= rollout * ceil(self._total_timesteps / rollout):
-            warnings.warn(
+            warn_user(
                 f"imagination_starts={self.imagination_starts:.0f} is not reached in {self._total_timesteps} time steps: LDM "
-                "trains as RL2. Train longer, or let imagination start earlier.",
-                stacklevel=7,
+                "trains as RL2. Train longer, or let imagination start earlier."
             )
         return prepared
 

@@ -1,6 +1,5 @@
 """Mixreg: mixture regularisation."""
 
-import warnings
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ldm.algorithms.mixreg.mixture import MixingRolloutBuffer
-from sb3_ldm.checks import is_number, options_checked
+from sb3_ldm.checks import is_number, options_checked, warn_user
 from sb3_ldm.data import SequenceRolloutBuffer
 from sb3_ldm.on_policy import MetaLstmPolicy, SequencePPO
 
@@ -101,10 +100,7 @@ class Mixreg(SequencePPO):
         if not is_number(self.mixreg_alpha) or self.mixreg_alpha <= 0.0:
             raise ValueError(f"mixreg_alpha={self.mixreg_alpha}: weights come from Beta(alpha, alpha), use a positive number.")
         if self.env is not None and self.n_envs == 1:
-            warnings.warn(
-                "n_envs=1: there is no other sequence to mix with, Mixreg trains as RL2. Pass a VecEnv of several.",
-                stacklevel=5,
-            )
+            warn_user("n_envs=1: there is no other sequence to mix with, Mixreg trains as RL2. Pass a VecEnv of several.")
         if self.target_kl is not None:
             raise ValueError(
                 f"target_kl={self.target_kl}: no policy has the log probabilities of mixed transitions, so the divergence "
