@@ -1,6 +1,7 @@
 """Files that are whole at any time: full disks, kills, other processes."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,11 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from helpers import grid_vec_env
 
 from sb3_ldm import RL2
 from sb3_ldm.files import append_lines, finished_lines, lock_folder, replacing
+from sb3_ldm.zoo.tuning import write_study
 
 resource = pytest.importorskip("resource", reason="full disks are imitated by a limit on the size of files")
 
@@ -133,3 +136,23 @@ def test_a_folder_belongs_to_one_process_until_it_is_killed(tmp_path):
         lock_folder(tmp_path)
     lock.release()
     lock_folder(tmp_path).release()
+
+
+def test_a_full_disk_leaves_the_files_of_a_study(tmp_path, full_disk):
+    study = optuna.create_study()
+    for value in range(50):
+        trial = study.ask()
+        trial.suggest_float("gamma", 0.0, 1.0)
+        trial.set_user_attr("hyperparameters", json.dumps({"gamma": value / 100}))
+        study.tell(trial, float(value))
+    write_study(study, tmp_path, "rl2", "GridNavi-v0", "rl2", plots=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {"trials.csv", "best.yml"}
+    full_disk(100)
+    with pytest.raises(OSError, match=r"trials\.csv cannot be written, what was there stays: "):
+        write_study(study, tmp_path, "rl2", "GridNavi-v0", "rl2", plots=False)
+    full_disk(len(before["trials.csv"]))
+    study.add_trial(optuna.trial.create_trial(value=99.0, user_attrs={"hyperparameters": "{}"}))
+    with pytest.raises(OSError, match="cannot be written, what was there stays: "):
+        write_study(study, tmp_path, "rl2", "GridNavi-v0", "rl2", plots=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

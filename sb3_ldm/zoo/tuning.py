@@ -33,6 +33,7 @@ from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.envs.tasks import VALIDATION
 from sb3_ldm.evaluation import task_distribution_of
 from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
+from sb3_ldm.files import replacing
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
 from sb3_ldm.zoo.configs import read_preset
@@ -546,7 +547,8 @@ def write_study(
         of two or more, ``importances.png``
     """
     written = [folder / "trials.csv"]
-    study.trials_dataframe().to_csv(written[0], index=False)
+    with replacing(written[0]) as partial:
+        study.trials_dataframe().to_csv(partial, index=False)
     finished = study.get_trials(states=(TrialState.COMPLETE,))
     if not finished:
         return written
@@ -554,7 +556,8 @@ def write_study(
     header = f"# {algo} on {env_id}: trial {best.number} of {n_counted(study)}, {best.value:.2f} on held-out training tasks\n"
     written.append(folder / "best.yml")
     text = yaml.safe_dump(best_config(study, env_id, config, given), sort_keys=False)
-    written[-1].write_text(header + text, encoding="utf-8")
+    with replacing(written[-1]) as partial:
+        partial.write_text(header + text, encoding="utf-8")
     if not plots:
         return written
     written.append(folder / "history.png")
@@ -572,5 +575,6 @@ def write_study(
 def _save(axis: Axes, path: Path) -> None:
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150, bbox_inches="tight", format="png")
     plt.close(figure)
