@@ -14,7 +14,7 @@ from sb3_ldm import LDM
 from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, mixture_weights, sample_mixture_weights, sample_simplex
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
-from sb3_ldm.data import MetaEpisodeBuffer
+from sb3_ldm.data import MetaEpisodeBuffer, Transitions
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout
 from sb3_ldm.inference import LatentDynamics
 
@@ -537,6 +537,17 @@ def test_the_first_novel_candidate_is_chosen():
     surer = [0.0, 0.0, 1.0, 1.0]
     rewards = th.tensor([[repeats, empty, novel, surer], [surer, novel, repeats, empty], [repeats, repeats, empty, repeats]])
     assert choose_novel(rewards, is_high, low=0.0, high=1.0).tolist() == [2, 0, 2]
+
+
+def test_every_worker_gets_one_of_its_own_candidates():
+    imagined = imagination(bernoulli(), mixture_time="final", n_candidates=4, n_partners=2)
+    drawn, sample = [], imagined._sample_tasks
+    imagined._sample_tasks = lambda number: drawn.append(sample(number)) or drawn[-1]
+    states, actions, next_states = steps(6)
+    experience = Transitions(states, actions, np.array([-0.1, 1.0] * 3, dtype=np.float32), next_states)
+    imagined.new_tasks(np.arange(3), experience)
+    for tasks, candidates in zip(imagined.tasks.weights, drawn[0].weights.unflatten(0, (3, 4)), strict=True):
+        assert any(th.equal(tasks, candidate) for candidate in candidates)
 
 
 def test_chosen_tasks_keep_their_weights_mask_and_latents():

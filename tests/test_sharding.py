@@ -132,6 +132,20 @@ def test_an_update_equals_that_of_the_stock_algorithm(make_env, options, n_threa
     assert ours == pytest.approx(stock, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize(("approx_kl", "n_minibatches"), [(0.149, 4 * 2), (0.151, 1)])
+def test_updates_stop_beyond_one_and_a_half_times_the_target_divergence(approx_kl, n_minibatches, monkeypatch):
+    model = RL2("MlpLstmPolicy", vec_env(Bandit, 4), batch_size=2 * STEPS, target_kl=0.1, seed=0, device="cpu")
+    backward, losses = model._backward, []
+
+    def told(*args):
+        losses.append(backward(*args)._replace(approx_kl=approx_kl))
+        return losses[-1]
+
+    monkeypatch.setattr(model, "_backward", told)
+    model.learn(4 * STEPS)
+    assert len(losses) == n_minibatches
+
+
 @pytest.mark.parametrize("algorithm", [RL2, LDM])
 def test_the_same_seed_gives_the_same_agent_on_two_threads(algorithm, two_threads):
     options = {"mixture_ratio": 0.25, "vae_batch_size": 10} if algorithm is LDM else {}

@@ -217,6 +217,12 @@ def test_held_out_goals_never_come_up_in_training(backend):
         assert all((task == only[0]).all() for task in env.get_attr("task"))
 
 
+def test_any_training_task_may_be_held_out():
+    distribution = FiniteTaskDistribution({"train": np.arange(6)[:, None], "test": np.array([[9]])})
+    held_out = {int(distribution.hold_out(1, seed=seed).tasks(VALIDATION)[0, 0]) for seed in range(100)}
+    assert held_out == set(range(6))
+
+
 def test_tasks_that_are_listed_twice_are_held_out_together():
     listed = {"train": np.array([[1], [1], [2], [2], [3]]), "test": np.array([[9]])}
     held = FiniteTaskDistribution(listed).hold_out(2)
