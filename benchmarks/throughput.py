@@ -1,55 +1,48 @@
 """
-How fast do stock RecurrentPPO, RL2 and LDM train, on the same meta-episodes and with the same network?
+How fast do stock RecurrentPPO, RL2 and LDM train, on the same meta-episodes and with the same network? And, with
+``--physics``, how much of the speed of bare physics (the backend stepped with random actions) is left when LDM and RL2 train?
 
-``python -m benchmarks.throughput [--quick] [--out DIR]`` measures all of it in one run, the contestants taking turns (A B C,
-A B C, ...), and writes ``throughput.json`` with every raw sample, ``throughput.md`` and ``throughput.png``. ``--redraw`` makes
-the latter two from the JSON again. Ratios are worth more than the figures they are made of: those are of one machine.
+``python -m benchmarks.throughput [--physics [ENV ...]] [--quick]`` measures in one run, the contestants taking turns (A B C,
+A B C, ...), prints what it found and adds it to ``benchmarks/results/speed.csv``: a row for each quantity, with its median and
+the extremes of the rounds (of physics the quartiles). Ratios, which are of the same round, are worth more than the figures
+that they are made of: those are of one machine.
 """
 
 import argparse
 import functools
-import json
-import multiprocessing
-import sys
+import os
+import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch as th
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from benchmarks.measuring import (
-    Record,
-    describe_machine,
-    frames_of,
-    load_average,
-    pytorch_threads,
-    results_folder,
-    train_rollouts,
-)
-from benchmarks.throughput_report import (
-    ENVIRONMENT,
-    IMAGINATION,
-    OTHER,
-    PARTS,
-    POLICY,
-    PPO_UPDATE,
-    VAE_UPDATE,
-    target_table,
-    write_figures,
-)
+from benchmarks.tables import RESULTS
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.data import MetaEpisodeBuffer
-from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.nets.embedding import EmbeddingExtractor
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.on_policy import SequencePPO
 from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.envs import BatchedMetaVecEnv
+from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
+from sb3_ldm.results.summary import markdown_table
+from sb3_ldm.version import current_commit
 from sb3_ldm.zoo.configs import read_preset
 
 ENV_ID = "GridNavi-v0"
+SPEED_FILE = RESULTS / "speed.csv"
+QUICK_FILE = Path("runs", "speed.csv")  #: of glimpses, which must not be among results that are kept
 
+#: ``stock_two`` has the critic's LSTM that is stock's default, ``ldm`` the paper's choices, ``ldm_zoo`` the preset's.
 ALGORITHMS: dict[str, type[RecurrentPPO]] = {
     "stock": RecurrentPPO,
     "stock_two": RecurrentPPO,
@@ -91,68 +84,14 @@ GRID_VAE: dict[str, Any] = {"encoder_embeddings": (32, 0, 8), "decoder_embedding
 #: Values of zoo_configs that are of no matter here or must be the same for all; and imagination, which costs time, is measured
 #: from the start and in all mixture workers, whatever the decoder knows.
 _NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size", "imagination_starts", "require_goal")
+#: Of the presets of robots, what is no parameter of the algorithm or must hold from the start.
+_NOT_FOR_ROBOTS = ("n_envs", "n_timesteps", "policy", "normalize", "learning_rate", "imagination_starts")
 
-BUFFER_SIZE = 20_000  #: meta-episodes in the VAE buffer whose memory is told
-MEMORY_ROLLOUTS = 2
+ENVIRONMENT, POLICY, IMAGINATION = "environment", "policy forward", "belief and imagination"
+PPO_UPDATE, VAE_UPDATE, OTHER = "PPO update", "VAE update", "other"
+PARTS = (ENVIRONMENT, POLICY, IMAGINATION, PPO_UPDATE, VAE_UPDATE, OTHER)
 
-
-@dataclass(frozen=True)
-class Config:
-    """
-    What is measured, and how long.
-
-    :param algos: algorithms that are compared, stock among them
-    :param workers: numbers of workers at which they are compared
-    :param threads: numbers of threads at which they are
-    :param rounds: samples of each, one a round
-    :param sample_s: seconds that a sample should take; it has at least one rollout
-    :param profile_workers: workers of the breakdown, of the memory and of the scaling along other axes
-    :param profile_algos: algorithms of the breakdown
-    :param profile_rounds: samples of the breakdown
-    :param scaling_workers: numbers of workers of the scaling
-    :param scaling_episodes: episodes in a meta-episode of the scaling
-    :param scaling_hidden: hidden sizes of the scaling, of the policy's LSTM and of encoder-v's
-    :param scaling_threads: numbers of threads of the scaling
-    :param scaling_rounds: samples of the scaling
-    :param memory_algos: algorithms whose peak memory is measured, in a process each
-    :param episodes: episodes in a meta-episode, where it is not varied
-    :param hidden: hidden size, where it is not varied
-    :param horizon: steps in an episode
-    """
-
-    algos: tuple[str, ...] = tuple(ALGORITHMS)
-    workers: tuple[int, ...] = (16, 64)
-    threads: tuple[int, ...] = (1, 2)
-    rounds: int = 7
-    sample_s: float = 1.5
-    profile_workers: int = 64
-    profile_algos: tuple[str, ...] = tuple(ALGORITHMS)
-    profile_rounds: int = 5
-    scaling_workers: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
-    scaling_episodes: tuple[int, ...] = (1, 2, 4, 8)
-    scaling_hidden: tuple[int, ...] = (32, 64, 128, 256)
-    scaling_threads: tuple[int, ...] = (1, 2)
-    scaling_rounds: int = 3
-    memory_algos: tuple[str, ...] = tuple(ALGORITHMS)
-    episodes: int = 4
-    hidden: int = 128
-    horizon: int = 30
-
-
-QUICK = Config(
-    algos=("stock", "rl2", "ldm_zoo_2"),
-    threads=(2,),
-    rounds=2,
-    sample_s=0.2,
-    profile_algos=("ldm",),
-    profile_rounds=2,
-    scaling_workers=(8, 64),
-    scaling_episodes=(4,),
-    scaling_hidden=(128,),
-    scaling_threads=(1,),
-    scaling_rounds=1,
-    memory_algos=(),
-)
+Row = dict[str, Any]  #: of the table
 
 
 @dataclass(frozen=True)
@@ -169,9 +108,45 @@ class Case:
 
     algo: str
     n_envs: int
-    threads: int
-    episodes: int
-    hidden: int
+    threads: int = 1
+    episodes: int = 4
+    hidden: int = 128
+
+
+@dataclass(frozen=True)
+class Config:
+    """
+    What is measured, and how long.
+
+    :param algos: algorithms that are compared, stock among them
+    :param workers: numbers of workers at which they are compared
+    :param threads: numbers of threads at which they are
+    :param rounds: samples of each, one a round
+    :param sample_s: seconds that a sample should take; it has at least one rollout
+    :param scaling: values of ``n_envs``, ``episodes`` and ``hidden`` at which RL2 and LDM are timed, each varied alone
+    :param scaling_workers: number of workers where another value is varied
+    :param scaling_rounds: samples of each of these
+    :param physics_rounds: samples of physics and of each algorithm on it
+    :param horizon: steps in an episode
+    """
+
+    algos: tuple[str, ...] = tuple(ALGORITHMS)
+    workers: tuple[int, ...] = (16, 64)
+    threads: tuple[int, ...] = (1, 2)
+    rounds: int = 7
+    sample_s: float = 1.5
+    scaling: tuple[tuple[str, tuple[int, ...]], ...] = (
+        ("n_envs", (8, 16, 32, 64, 128, 256, 512)),
+        ("episodes", (1, 2, 4, 8)),
+        ("hidden", (32, 64, 128, 256)),
+    )
+    scaling_workers: int = 64
+    scaling_rounds: int = 3
+    physics_rounds: int = 15
+    horizon: int = 30
+
+
+QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, scaling=(), physics_rounds=2)
 
 
 class Stopwatch:
@@ -195,11 +170,6 @@ class Stopwatch:
         self._charge()
         for restore in reversed(self._restore):
             restore()
-
-    @property
-    def total(self) -> float:
-        """All seconds so far."""
-        return sum(self.seconds.values())
 
     def watch(self, owner: Any, method: str, part: str) -> None:
         """
@@ -259,12 +229,8 @@ def hyperparameters(case: Case) -> dict[str, Any]:
     network = {"net_arch": [32], "lstm_hidden_size": case.hidden}
     if case.algo in ("stock", "stock_two"):
         shared = case.algo == "stock"
-        same_network = {
-            "shared_lstm": shared,
-            "enable_critic_lstm": not shared,
-            "features_extractor_class": EmbeddingExtractor,
-        }
-        return {**PPO, "policy_kwargs": {**network, **same_network}}
+        network |= {"shared_lstm": shared, "enable_critic_lstm": not shared, "features_extractor_class": EmbeddingExtractor}
+        return {**PPO, "policy_kwargs": network}
     if case.algo == "rl2":
         return {**PPO, "policy_kwargs": network}
     if case.algo == "ldm":
@@ -281,279 +247,321 @@ def make_model(case: Case, horizon: int) -> RecurrentPPO:
     :param horizon: steps in an episode
     :return: its algorithm, with an env of its own
     """
-    env_kwargs = {"episodes_per_task": case.episodes, "horizon": horizon}
-    env = make_meta_vec_env(ENV_ID, case.n_envs, seed=0, env_kwargs=env_kwargs)
+    env = make_meta_vec_env(ENV_ID, case.n_envs, 0, env_kwargs={"episodes_per_task": case.episodes, "horizon": horizon})
     n_steps = observation_layout(env.observation_space).meta_episode_steps
     batch_size = max(1, case.n_envs // N_MINIBATCHES) * n_steps
-    parameters = hyperparameters(case)
-    model = ALGORITHMS[case.algo]("MlpLstmPolicy", env, n_steps=n_steps, batch_size=batch_size, **parameters)
+    given = hyperparameters(case)
+    return _silent(ALGORITHMS[case.algo]("MlpLstmPolicy", env, n_steps=n_steps, batch_size=batch_size, **given))
+
+
+def _silent(model: Any) -> Any:
     model.set_logger(Logger(None, []))
     return model
 
 
-class Contestant(NamedTuple):
-    """A case and what runs it."""
-
-    case: Case
-    model: RecurrentPPO
-    rollouts: int  #: in a sample
-
-    def record(self, **samples: Any) -> Record:
-        """:return: the case's entry in the JSON"""
-        return {**asdict(self.case), "rollouts": self.rollouts, "frames": self.rollouts * frames_of(self.model), **samples}
+@contextmanager
+def pytorch_threads() -> Iterator[None]:
+    """Leave PyTorch's number of threads as it was."""
+    before = th.get_num_threads()
+    try:
+        yield
+    finally:
+        th.set_num_threads(before)
 
 
-def prepare(cases: Sequence[Case], config: Config, prepared: dict[Case, Contestant]) -> list[Contestant]:
+def frames_of(model: RecurrentPPO) -> int:
+    """:return: frames in a rollout of all workers"""
+    return model.n_envs * model.n_steps
+
+
+def train_rollouts(model: RecurrentPPO, rollouts: int) -> None:
     """
-    Make the algorithms and train each for a rollout, which also tells how many rollouts a sample needs.
-
-    :param cases: the cases; those that differ in their threads share an algorithm
-    :param config: what is measured
-    :param prepared: algorithms that are already there, by their case with one thread; new ones are added
-    :return: the contestants
+    :param model: the algorithm to train further
+    :param rollouts: how many rollouts, each with its updates
     """
-    for case in cases:
-        alone = replace(case, threads=1)
-        if alone not in prepared:
-            model = make_model(case, config.horizon)
-            th.set_num_threads(1)
-            start = time.perf_counter()
-            train_rollouts(model, 1)
-            rollouts = int(config.sample_s / (time.perf_counter() - start))
-            prepared[alone] = Contestant(alone, model, max(1, min(rollouts, 100)))
-    return [prepared[replace(case, threads=1)]._replace(case=case) for case in cases]
+    model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
 
 
-def take_turns(contestants: Sequence[Contestant], rounds: int, sample: Callable[[Contestant], Any]) -> list[list[Any]]:
+def spread(values: Any, tail: float = 0.0) -> Row:
     """
-    :param contestants: who takes turns, so that whatever else the machine does meets all of them
+    :param values: of all rounds
+    :param tail: share of them to leave out on each side
+    :return: their median and the extremes of the others
+    """
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return {"median": float(np.median(values)), "low": float(low), "high": float(high), "rounds": len(values)}
+
+
+class Samples(dict[str, np.ndarray]):
+    """
+    What rounds took, in seconds, by what took it: shape (rounds,) each.
+
+    :param frames: frames in a sample
+    """
+
+    def __init__(self, frames: int, seconds: Sequence[Mapping[str, float]]) -> None:
+        super().__init__({name: np.array([one[name] for one in seconds]) for name in seconds[0]})
+        self.frames = frames
+
+    @property
+    def total(self) -> np.ndarray:
+        """Seconds of the whole loop."""
+        return np.sum([self[part] for part in PARTS], axis=0)
+
+    @property
+    def train(self) -> np.ndarray:
+        """Seconds of ``train()``."""
+        return self[PPO_UPDATE] + self[VAE_UPDATE]
+
+
+def measure(cases: Sequence[Case], rounds: int, config: Config) -> dict[Case, Samples]:
+    """
+    :param cases: who takes turns, so that whatever else the machine does meets all of them
     :param rounds: turns of each
-    :param sample: measures one turn
-    :return: the samples of each contestant
+    :param config: what is measured
+    :return: what each took in every round, in :data:`PARTS`; of RL2 what its LSTM alone takes (``lstm``), too
     """
-    samples: list[list[Any]] = [[] for _ in contestants]
+    models, rollouts = {}, {}
+    for case in {replace(case, threads=1): None for case in cases}:  # those that differ in their threads share an algorithm
+        models[case] = make_model(case, config.horizon)
+        th.set_num_threads(1)
+        start = time.perf_counter()
+        train_rollouts(models[case], 1)
+        rollouts[case] = min(max(1, int(config.sample_s / (time.perf_counter() - start))), 100)
+    seconds: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(rounds):
-        for contestant, own in zip(contestants, samples, strict=True):
-            th.set_num_threads(contestant.case.threads)
-            own.append(sample(contestant))
-    return samples
+        for case in cases:
+            alone = replace(case, threads=1)
+            th.set_num_threads(case.threads)
+            with Stopwatch() as watch:
+                watch_parts(watch, models[alone])
+                train_rollouts(models[alone], rollouts[alone])
+            took = {part: watch.seconds.get(part, 0.0) for part in PARTS}
+            lstm = {"lstm": time_lstm(models[alone], rollouts[alone], case.threads)} if case.algo == "rl2" else {}
+            seconds[case].append(took | lstm)
+    each = {case: replace(case, threads=1) for case in cases}
+    return {case: Samples(rollouts[one] * frames_of(models[one]), seconds[case]) for case, one in each.items()}
 
 
-def sample_speed(contestant: Contestant) -> dict[str, float]:
-    """
-    :param contestant: whose turn it is
-    :return: ``seconds`` of the whole loop, ``train_seconds`` of ``train()`` in it and, of RL2, ``lstm_seconds``
-    """
-    with Stopwatch() as watch:
-        watch.watch(contestant.model, "train", "train")
-        train_rollouts(contestant.model, contestant.rollouts)
-    times = {"seconds": watch.total, "train_seconds": watch.seconds["train"]}
-    return times | ({"lstm_seconds": sample_lstm(contestant)} if contestant.case.algo == "rl2" else {})
-
-
-def sample_lstm(contestant: Contestant) -> float:
+def time_lstm(model: Any, rollouts: int, threads: int) -> float:
     """
     What a training loop can at best be bound by: its LSTM alone, forwards and backwards through as many sequences.
 
-    :param contestant: whose turn it is
+    :param model: the algorithm
+    :param rollouts: whose updates
+    :param threads: of PyTorch
     :return: seconds of that part of ``train()``, with random inputs, in the same shards on the same threads
     """
-    model: Any = contestant.model
     lstm = model.policy.lstm_actor
     n_sequences = model.batch_size // model.n_steps
     shift = th.zeros(lstm.input_size, requires_grad=True)  # makes the inputs' gradients needed, as those of embeddings
     inputs = th.randn(model.n_steps, n_sequences, lstm.input_size)
-    shards = inputs.split(-(-n_sequences // n_shards(n_sequences, contestant.case.threads)), dim=1)
-    parameters = [shift, *lstm.parameters()]
-    n_minibatches = contestant.rollouts * model.n_epochs * (model.n_envs // n_sequences)
+    shards = inputs.split(-(-n_sequences // n_shards(n_sequences, threads)), dim=1)
     start = time.perf_counter()
     with one_thread_per_operation() as n_threads:
-        for _ in range(n_minibatches):
+        for _ in range(rollouts * model.n_epochs * (model.n_envs // n_sequences)):
+            parameters = [shift, *lstm.parameters()]
             backward_in_shards(lambda shard: (lstm(shard + shift)[0].sum(), None), shards, parameters, n_threads)
     return time.perf_counter() - start
 
 
-def sample_parts(contestant: Contestant) -> dict[str, float]:
+def case_rows(measured: Mapping[Case, Samples]) -> list[Row]:
     """
-    :param contestant: whose turn it is
-    :return: seconds of each of :data:`PARTS`
+    :param measured: what each case took
+    :return: frames/s of each, milliseconds of ``train()`` for 1000 frames, and the shares of what takes the time
     """
-    with Stopwatch() as watch:
-        watch_parts(watch, contestant.model)
-        train_rollouts(contestant.model, contestant.rollouts)
-    return {part: watch.seconds.get(part, 0.0) for part in PARTS}
+    rows = []
+    for case, took in measured.items():
+        own = {"algo": case.algo, "workers": case.n_envs, "threads": str(case.threads)}
+        own |= {"episodes": case.episodes, "hidden": case.hidden}
+        quantities = {"frames/s": took.frames / took.total, "train(), ms a 1000 frames": 1e6 * took.train / took.frames}
+        quantities |= {f"share: {part}": took[part] / took.total for part in PARTS}
+        quantities |= {"share of train(): nn.LSTM": took["lstm"] / took.train} if "lstm" in took else {}
+        rows += [{"quantity": name, **own, **spread(values)} for name, values in quantities.items()]
+    return rows
 
 
-def measure_speed(contestants: Sequence[Contestant], rounds: int) -> list[Record]:
+def ratio_rows(measured: Mapping[Case, Samples]) -> list[Row]:
     """
-    :param contestants: who takes turns
-    :param rounds: samples of each
-    :return: an entry for each with what :func:`sample_speed` gives, of every sample
+    :param measured: what each case took
+    :return: how much faster than stock each algorithm is, in the same round, each with the threads that suit it best
     """
-    records = []
-    for contestant, samples in zip(contestants, take_turns(contestants, rounds, sample_speed), strict=True):
-        records.append(contestant.record(**{name: [sample[name] for sample in samples] for name in samples[0]}))
-    return records
+    rows: list[Row] = []
+
+    def fastest(algo: str, n_envs: int, seconds: Callable[[Samples], np.ndarray]) -> Case | None:
+        rates = {c: np.median(t.frames / seconds(t)) for c, t in measured.items() if (c.algo, c.n_envs) == (algo, n_envs)}
+        return max(rates, key=lambda case: rates[case], default=None)
+
+    for quantity, stock, seconds in (
+        ("times stock", "stock", lambda took: took.total),
+        ("times stock, train() alone", "stock", lambda took: took.train),
+        ("times stock with two LSTMs", "stock_two", lambda took: took.total),
+    ):
+        for algo, n_envs in dict.fromkeys((case.algo, case.n_envs) for case in measured if case.algo != stock):
+            own, other = fastest(algo, n_envs, seconds), fastest(stock, n_envs, seconds)
+            if own is not None and other is not None:
+                rates = [measured[case].frames / seconds(measured[case]) for case in (own, other)]
+                threads = f"{own.threads} against {other.threads}"
+                found = {"quantity": quantity, "algo": algo, "workers": n_envs, "threads": threads}
+                rows.append(found | spread(rates[0] / rates[1]))
+    return rows
 
 
-def measure_parts(contestants: Sequence[Contestant], rounds: int) -> list[Record]:
-    """
-    :param contestants: who takes turns
-    :param rounds: samples of each
-    :return: an entry for each with the ``parts`` of every sample
-    """
-    turns = take_turns(contestants, rounds, sample_parts)
-    return [contestant.record(parts=samples) for contestant, samples in zip(contestants, turns, strict=True)]
-
-
-def comparison_cases(config: Config) -> list[Case]:
-    """:return: every algorithm at every number of workers and threads"""
-    return [
-        Case(algo, n_envs, threads, config.episodes, config.hidden)
-        for n_envs in config.workers
-        for threads in config.threads
-        for algo in config.algos
-    ]
-
-
-def profile_cases(config: Config) -> list[Case]:
-    """:return: the cases of the breakdown"""
-    return [
-        Case(algo, config.profile_workers, threads, config.episodes, config.hidden)
-        for threads in config.threads
-        for algo in config.profile_algos
-    ]
-
-
-def scaling_cases(config: Config) -> list[Case]:
-    """:return: the cases of the scaling, each once though several axes may share it"""
-    base = Case("rl2", config.profile_workers, 1, config.episodes, config.hidden)
-    along = [
-        *(replace(base, n_envs=n) for n in config.scaling_workers),
-        *(replace(base, episodes=n) for n in config.scaling_episodes),
-        *(replace(base, hidden=n) for n in config.scaling_hidden),
-    ]
-    variants = [(threads, algo) for threads in config.scaling_threads for algo in ("rl2", "ldm")]
-    return list(dict.fromkeys(replace(case, threads=threads, algo=algo) for case in along for threads, algo in variants))
-
-
-def peak_memory(algo: str | None, config: Config) -> int:
-    """
-    :param algo: an algorithm to train for some rollouts; None for none
-    :param config: what is measured
-    :return: peak resident memory of this process in bytes
-    """
-    # Not on every platform, and not needed to redraw.
-    import resource
-
-    if algo is not None:
-        th.set_num_threads(1)
-        case = Case(algo, config.profile_workers, 1, config.episodes, config.hidden)
-        train_rollouts(make_model(case, config.horizon), MEMORY_ROLLOUTS)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def measure_memory(config: Config) -> Record:
-    """
-    To be called before this process has grown: on Linux a child's peak begins with what its parent has.
-
-    :param config: what is measured
-    :return: peak memory of a process for each algorithm and of one that only imports them, and the VAE buffer's memory
-    """
-    algos = [None, *config.memory_algos] if config.memory_algos else []
-    peaks: list[int] = []
-    if algos:
-        with multiprocessing.get_context("spawn").Pool(min(2, len(algos)), maxtasksperchild=1) as pool:
-            peaks = pool.starmap(peak_memory, [(algo, config) for algo in algos], chunksize=1)
-    env = make_meta_vec_env(ENV_ID, 1)
-    buffer = MetaEpisodeBuffer(BUFFER_SIZE, observation_layout(env.observation_space), 1)
-    return {
-        "n_envs": config.profile_workers,
-        "rollouts": MEMORY_ROLLOUTS,
-        "peak_bytes": {"imports" if algo is None else algo: peak for algo, peak in zip(algos, peaks, strict=True)},
-        "vae_buffer_size": BUFFER_SIZE,
-        "vae_buffer_bytes": buffer.nbytes,
-    }
-
-
-def run(config: Config) -> Record:
+def compare(config: Config) -> list[Row]:
     """
     :param config: what is measured
-    :return: all results, as they stand in the JSON
+    :return: rows of the comparison with stock, and of the scaling
     """
-    start = time.perf_counter()
+    cases = [Case(algo, n_envs, n) for n_envs in config.workers for n in config.threads for algo in config.algos]
+    measured = measure(cases, config.rounds, config)
+    rows = [*ratio_rows(measured), *case_rows(measured)]
+    bases = [Case(algo, config.scaling_workers, n) for n in config.threads for algo in ("rl2", "ldm")]
+    varied: list[Mapping[str, Any]] = [{name: value} for name, values in config.scaling for value in values]
+    along = [replace(base, **one) for one in varied for base in bases]
+    scaling = case_rows(measure(list(dict.fromkeys(along)), config.scaling_rounds, config)) if along else []
+    return rows + [{**row, "quantity": "frames/s, scaling"} for row in scaling if row["quantity"] == "frames/s"]
 
-    def announce(text: str) -> None:
-        print(f"{time.perf_counter() - start:6.1f} s  {text}", flush=True)
 
-    prepared: dict[Case, Contestant] = {}
-    load = load_average()
-    if load is not None and load > 0.5:
-        # A thread that waits for one without a core spins: two threads can then be a hundred times slower than one.
-        print(f"WARNING: the load average is {load:.1f}. Results with several threads are of no use on a busy machine.")
-    with pytorch_threads():
-        announce("peak memory")
-        memory = measure_memory(config)
-        cases = comparison_cases(config)
-        announce(f"frames/s: {len(cases)} cases take turns, {config.rounds} rounds")
-        throughput = measure_speed(prepare(cases, config, prepared), config.rounds)
-        cases = profile_cases(config)
-        announce(f"where the time goes: {len(cases)} cases take turns, {config.profile_rounds} rounds")
-        breakdown = measure_parts(prepare(cases, config, prepared), config.profile_rounds)
-        cases = scaling_cases(config)
-        announce(f"scaling: {len(cases)} cases take turns, {config.scaling_rounds} rounds")
-        scaling = measure_speed(prepare(cases, config, prepared), config.scaling_rounds)
-    announce("done")
-    base = Case("stock", config.profile_workers, 1, config.episodes, config.hidden)
-    result = {
-        "command": "python -m benchmarks.throughput" + (" --quick" if config == QUICK else ""),
-        "config": asdict(config),
-        "env": ENV_ID,
-        "n_minibatches": N_MINIBATCHES,
-        "algorithms": {algo: hyperparameters(replace(base, algo=algo)) for algo in config.algos},
-        "machine": {**describe_machine(), "load_before": load},
-        "seconds": time.perf_counter() - start,
-        "memory": memory,
-        "throughput": throughput,
-        "breakdown": breakdown,
-        "scaling": scaling,
-    }
-    return json.loads(json.dumps(result, default=lambda value: getattr(value, "__name__", str(value))))
+# Physics
+
+
+def step_randomly(env: VecEnv, actions: np.ndarray) -> None:
+    """
+    :param env: environments that have been reset; of a batched backend, the backend itself is stepped
+    :param actions: shape ``(n_steps, n_envs, action_dim)``
+    """
+    if not isinstance(env, BatchedMetaVecEnv):
+        bare = env.get_attr("unwrapped")  # gymnasium's own environments
+        for n_steps, action in enumerate(actions, start=1):
+            for one, its_action in zip(bare, action, strict=True):
+                if one.step(its_action)[2] or n_steps % HORIZON == 0:
+                    one.reset()
+        return
+    tasks = np.stack(env.get_attr("task"))
+    for action in actions:
+        step = env.backend.step(action)
+        ended = np.flatnonzero(step.terminated | step.truncated)
+        if len(ended):
+            env.backend.reset(ended, tasks[ended])
+
+
+def make_robot_model(algo: str, env_id: str) -> SequencePPO:
+    """
+    :param algo: name of the algorithm
+    :param env_id: a domain
+    :return: the algorithm with its preset, which imagines from the start
+    """
+    preset = read_preset(algo, env_id)
+    parameters = {name: value for name, value in preset.items() if name not in _NOT_FOR_ROBOTS}
+    env = VecNormalize(make_meta_vec_env(env_id, preset["n_envs"], seed=0), gamma=preset["gamma"])
+    return _silent(ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters))
+
+
+def measure_physics(env_id: str, rounds: int) -> list[Row]:
+    """
+    :param env_id: a domain
+    :param rounds: samples of physics and of each algorithm; LDM's turn comes right after that of physics
+    :return: rows
+    """
+    models = {algo: make_robot_model(algo, env_id) for algo in ("ldm", "rl2")}
+    frames = frames_of(models["ldm"])
+    env = make_meta_vec_env(env_id, models["ldm"].n_envs, seed=0)
+    env.reset()
+    shape = (frames // env.num_envs, env.num_envs, models["ldm"].layout.action_dim)
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
+    contestants: dict[str, Callable[[], None]] = {"physics": functools.partial(step_randomly, env, actions)}
+    for algo, model in models.items():
+        assert frames % frames_of(model) == 0, "presets differ in their frames"
+        contestants[algo] = functools.partial(train_rollouts, model, frames // frames_of(model))
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for taken in range(-1, rounds):  # the first turn is not counted
+        for name, take_turn in contestants.items():
+            start = time.perf_counter()
+            take_turn()
+            seconds[name] += [time.perf_counter() - start] if taken >= 0 else []
+    return physics_rows(env_id, env.num_envs, frames, seconds)
+
+
+def physics_rows(env_id: str, n_envs: int, frames: int, seconds: Mapping[str, Sequence[float]]) -> list[Row]:
+    """
+    :param env_id: a domain
+    :param n_envs: number of workers of LDM and of physics
+    :param frames: in a sample
+    :param seconds: of the rounds of physics and each algorithm
+    :return: frames/s, and the share of the physics' speed in the same round
+    """
+    rows = []
+    for name, own in seconds.items():
+        quantities = {"frames/s": frames / np.array(own), "share of physics": np.array(seconds["physics"]) / np.array(own)}
+        told = {"env": env_id, "algo": name, "workers": n_envs, "threads": str(th.get_num_threads())}
+        rows += [{"quantity": what, **told, **spread(values, tail=0.25)} for what, values in quantities.items()]
+    return rows
+
+
+# The table
+
+
+def machine() -> Row:
+    """:return: what the figures depend on besides the configuration"""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor() or platform.machine()
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    return {"date": time.strftime("%Y-%m-%d"), "commit": current_commit(), "cpu": cpu, "load": load}
+
+
+def add_rows(path: Path, rows: Sequence[Row], where: Row) -> None:
+    """
+    :param path: the table, made if there is none
+    :param rows: what was measured
+    :param where: :func:`machine`, before it was
+    """
+    new = pd.DataFrame([{"env": ENV_ID, **where, **row} for row in rows])
+    columns = ["date", "commit", "cpu", "load", "env", "quantity", "algo", "workers", "threads", "episodes", "hidden"]
+    new = new.reindex(columns=[*columns, "rounds", "median", "low", "high"]).astype({"episodes": "Int64", "hidden": "Int64"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = not path.is_file()
+    new.to_csv(path, mode="a", header=header, index=False, float_format="%.5g", lineterminator="\n")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """
+    :param rows: what was measured
+    :return: it, as Markdown
+    """
+    cells = []
+    for row in rows:
+        setting = ", ".join(f"{row[name]} {name}" for name in ("workers", "threads", "episodes", "hidden") if name in row)
+        numbers = "{median:,.4g} ({low:,.4g} to {high:,.4g})".format_map(row)
+        cells.append([row["quantity"], row.get("env", ENV_ID), row["algo"], setting, numbers])
+    return markdown_table(["", "environment", "", "", "median and spread"], cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Measure, or only redraw.
-
     :param arguments: of the command line, those of the process if None
     """
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a glimpse, in less than a minute")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"a glimpse, in a minute, that goes to {QUICK_FILE}")
     parser.add_argument(
-        "--physics", action="store_true", help="then the MuJoCo domains against bare physics (benchmarks.physics)"
+        "--physics", nargs="*", choices=list(DOMAINS), metavar="ENV", help="these or all MuJoCo domains instead"
     )
-    parser.add_argument("--redraw", action="store_true", help="measure nothing, draw what --out holds")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder of the results (default: benchmarks/results/throughput, with --quick runs/throughput_quick)",
-    )
+    parser.add_argument("--out", type=Path, help=f"table that rows are added to (default: {SPEED_FILE})")
     options = parser.parse_args(arguments)
-    out = results_folder("throughput", options.out, options.quick)
-    file = out / "throughput.json"
-    if options.redraw:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    else:
-        result = run(QUICK if options.quick else Config())
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    write_figures(result, out)
-    print(f"\n{target_table(result)}\nAll results are in {out}")
-    if options.physics and not options.redraw:
-        from benchmarks import physics  # whose imports would count as memory of every algorithm
-
-        own_folder = [] if options.out is None else ["--out", str(options.out / "physics")]
-        physics.main(["--quick"] * options.quick + own_folder)
+    config, where = QUICK if options.quick else Config(), machine()
+    if (where["load"] or 0.0) > 0.5:
+        # A thread that waits for one without a core spins: two threads can then be a hundred times slower than one.
+        print(f"WARNING: the load average is {where['load']}. Results with several threads are of no use on a busy machine.")
+    with pytorch_threads():
+        if options.physics is None:
+            rows = compare(config)
+        else:
+            th.set_num_threads(2)
+            rows = [row for env in options.physics or DOMAINS for row in measure_physics(env, config.physics_rounds)]
+    out = options.out or (QUICK_FILE if options.quick else SPEED_FILE)
+    add_rows(out, rows, where)
+    print(f"{table(rows)}\nThis is in {out}, too.")
 
 
 if __name__ == "__main__":

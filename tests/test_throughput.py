@@ -1,128 +1,106 @@
 """The throughput benchmark, from a minimal run: what it is good for is measured elsewhere."""
 
-import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch as th
 
-from benchmarks import throughput, throughput_report
-from benchmarks.measuring import pytorch_threads
-from benchmarks.throughput import Case, Config, Stopwatch
-from benchmarks.throughput_report import IMAGINATION, OTHER, PARTS, VAE_UPDATE
+from benchmarks import throughput
+from benchmarks.throughput import IMAGINATION, OTHER, PARTS, PPO_UPDATE, VAE_UPDATE, Case, Config, Samples, Stopwatch, spread
 
-TINY = Config(
-    workers=(4,),
-    threads=(1,),
-    rounds=2,
-    sample_s=0.0,
-    profile_workers=4,
-    profile_algos=("stock", "rl2", "ldm"),
-    profile_rounds=2,
-    scaling_workers=(2, 4),
-    scaling_episodes=(1, 2),
-    scaling_hidden=(8, 16),
-    scaling_threads=(1,),
-    scaling_rounds=1,
-    memory_algos=(),  # processes of their own take too long here
-    episodes=2,
-    hidden=16,
-    horizon=4,
-)
+SCALING = (("n_envs", (2, 4)), ("hidden", (8,)))
+TINY = Config(("stock", "rl2", "ldm"), (4,), (1,), 2, 0.0, SCALING, scaling_workers=4, scaling_rounds=1, horizon=4)
 
 
 @pytest.fixture(scope="module")
-def result() -> dict:
-    return throughput.run(TINY)
+def rows() -> list[throughput.Row]:
+    return throughput.compare(TINY)
 
 
-def test_json_holds_raw_samples(result):
-    assert result["config"]["workers"] == [4] and result["env"] == "GridNavi-v0"
-    assert {"cpu", "commit", "versions"} <= result["machine"].keys()
-    assert result["algorithms"]["stock"]["policy_kwargs"]["features_extractor_class"] == "EmbeddingExtractor"
-    assert [record["algo"] for record in result["throughput"]] == list(throughput.ALGORITHMS)
-    for record in result["throughput"]:
-        assert len(record["seconds"]) == len(record["train_seconds"]) == TINY.rounds
-        assert all(0 < train < whole for train, whole in zip(record["train_seconds"], record["seconds"], strict=True))
-        assert record["frames"] == record["rollouts"] * 4 * 2 * 4
-        assert ("lstm_seconds" in record) == (record["algo"] == "rl2")
-        # On so few units, the LSTM is a small part of the update.
-        assert all(
-            0 < lstm < train for lstm, train in zip(record.get("lstm_seconds", ()), record["train_seconds"], strict=False)
-        )
-    assert result["memory"]["vae_buffer_bytes"] < 40e6
-    cases = [tuple(record[name] for name in ("algo", "n_envs", "episodes", "hidden")) for record in result["scaling"]]
-    assert len(cases) == len(set(cases)) == 2 * 4
-    assert all(len(throughput_report.scaling_along(result, axis)) == 2 * 2 for axis in throughput_report.AXES)
+def test_every_quantity_of_every_contestant_is_a_row(rows: list[throughput.Row], tmp_path: Path) -> None:
+    found = {(row["quantity"], row["algo"]) for row in rows}
+    assert {("frames/s", algo) for algo in TINY.algos} | {
+        ("times stock", "rl2"),
+        ("times stock, train() alone", "ldm"),
+    } <= found
+    assert ("share of train(): nn.LSTM", "rl2") in found and ("times stock with two LSTMs", "rl2") not in found
+    assert all(row["low"] <= row["median"] <= row["high"] for row in rows)
+    scaling = [(row["algo"], row["workers"], row["hidden"]) for row in rows if row["quantity"] == "frames/s, scaling"]
+    assert scaling == [(algo, *one) for one in ((2, 128), (4, 128), (4, 8)) for algo in ("rl2", "ldm")]
+    where = throughput.machine()
+    for _ in range(2):
+        throughput.add_rows(tmp_path / "speed.csv", rows, where)
+    kept = pd.read_csv(tmp_path / "speed.csv")
+    assert len(kept) == 2 * len(rows) and set(kept["commit"]) == {where["commit"]} and set(kept["env"]) == {"GridNavi-v0"}
+    np.testing.assert_allclose(kept["median"][: len(rows)], [row["median"] for row in rows], rtol=1e-4)
+    assert "| frames/s | GridNavi-v0 | ldm | 4 workers, 1 threads, 4 episodes, 128 hidden |" in throughput.table(rows)
 
 
-def test_breakdown_sums_to_one(result):
-    assert [record["algo"] for record in result["breakdown"]] == list(TINY.profile_algos)
-    for record in result["breakdown"]:
-        shares = throughput_report.shares(record)
-        assert list(shares) == list(PARTS) and sum(shares.values()) == pytest.approx(1.0)
-        only_ldm = {IMAGINATION, VAE_UPDATE}
-        assert all((share > 0) == (record["algo"] == "ldm" or part not in only_ldm) for part, share in shares.items())
+def test_shares_sum_to_one_and_are_of_what_there_is(rows: list[throughput.Row]) -> None:
+    for algo in TINY.algos:
+        medians = {row["quantity"]: row["median"] for row in rows if row["algo"] == algo}
+        shares = {part: medians[f"share: {part}"] for part in PARTS}
+        assert sum(shares.values()) == pytest.approx(1.0)  # medians of two rounds are means
+        assert all((share > 0) == (algo == "ldm" or part not in (IMAGINATION, VAE_UPDATE)) for part, share in shares.items())
+
+
+def test_ratios_are_of_the_same_round_and_the_best_threads() -> None:
+    def took(seconds: list[float]) -> Samples:
+        parts = [dict.fromkeys(PARTS, 0.0) | {PPO_UPDATE: one / 2, OTHER: one / 2} for one in seconds]
+        return Samples(1000, parts)
+
+    measured = {
+        Case("stock", 16, 1): took([4.0, 8.0, 4.0]),
+        Case("stock", 16, 2): took([8.0, 8.0, 8.0]),
+        Case("rl2", 16, 1): took([2.0, 2.0, 2.0]),
+        Case("rl2", 16, 2): took([1.0, 1.0, 2.0]),
+    }
+    (loop, train) = throughput.ratio_rows(measured)
+    assert (loop["quantity"], loop["threads"]) == ("times stock", "2 against 1")
+    assert (loop["median"], loop["low"], loop["high"], loop["rounds"]) == (4.0, 2.0, 8.0, 3)
+    assert (train["quantity"], train["median"]) == ("times stock, train() alone", 4.0)
+
+
+def test_shares_of_physics_are_of_the_same_round() -> None:
+    seconds = {"physics": [1.0, 2.0, 1.0], "rl2": [2.0, 4.0, 2.0], "ldm": [2.0, 8.0, 2.5]}
+    rows = throughput.physics_rows("HalfCheetahVelocity-v0", 2, 1000, seconds)
+    ldm, rl2 = (next(row for row in rows if (row["algo"], row["quantity"]) == (a, "share of physics")) for a in ("ldm", "rl2"))
+    assert (ldm["median"], ldm["low"], ldm["high"]) == pytest.approx((0.4, 0.325, 0.45)) and rl2["low"] == rl2["high"] == 0.5
+    assert spread([1.0, 5.0, 2.0])["high"] == 5.0
 
 
 @pytest.mark.slow
-def test_memory_is_that_of_a_process_of_its_own():
-    peaks = throughput.measure_memory(replace(TINY, memory_algos=("rl2",)))["peak_bytes"]
-    assert peaks.keys() == {"imports", "rl2"} and peaks["rl2"] > peaks["imports"] > 1e7
+def test_physics_are_measured(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    throughput.main(["--quick", "--physics", "HalfCheetahVelocity-v0", "--out", str(tmp_path / "speed.csv")])
+    kept = pd.read_csv(tmp_path / "speed.csv")
+    assert kept["algo"].tolist() == ["physics", "physics", "ldm", "ldm", "rl2", "rl2"] and set(kept["rounds"]) == {2}
 
 
-def test_a_glimpse_replaces_no_results_that_are_kept(result, tmp_path, monkeypatch):
+def test_a_glimpse_is_not_among_results_that_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(throughput, "run", lambda config: result)
-    monkeypatch.setattr(throughput, "write_figures", lambda result, folder: None)
+    monkeypatch.setattr(throughput, "compare", lambda config: [])
+    monkeypatch.setattr(throughput, "SPEED_FILE", Path("kept.csv"))
     asked = []
-    monkeypatch.setattr("benchmarks.physics.main", asked.append)
-    throughput.main(["--quick"])
-    throughput.main(["--quick", "--physics"])
-    throughput.main(["--quick", "--physics", "--out", "mine"])
-    throughput.main([])
-    found = {path.parent.as_posix() for path in Path().rglob("throughput.json")}
-    assert found == {"runs/throughput_quick", "mine", "benchmarks/results/throughput"}
-    assert asked == [["--quick"], ["--quick", "--out", "mine/physics"]]
+    monkeypatch.setattr(throughput, "add_rows", lambda path, *_: asked.append(path))
+    for words in (["--quick"], [], ["--out", "mine.csv"]):
+        throughput.main(words)
+    assert asked == [throughput.QUICK_FILE, Path("kept.csv"), Path("mine.csv")]
 
 
-def test_redraws_from_the_json_alone(result, tmp_path):
-    (tmp_path / "throughput.json").write_text(json.dumps(result))
-    throughput.main(["--redraw", "--out", str(tmp_path)])
-    text = (tmp_path / "throughput.md").read_text()
-    assert "not measured" in text and "RecurrentPPO" in text  # the targets are of 16 and 64 workers
-    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "throughput.json").read_text()) == result
-
-
-def test_targets_are_judged_at_the_best_threads(result):
-    def record(algo, n_envs, threads, seconds):
-        case = {"algo": algo, "n_envs": n_envs, "threads": threads, "rollouts": 1, "frames": 100_000}
-        return {**case, "seconds": [seconds] * 3, "train_seconds": [seconds / 2] * 3}
-
-    made_up = [record("stock", n, threads, 40.0 / threads) for n in (16, 64) for threads in (1, 2)]
-    made_up += [record("stock_two", n, 1, 60.0) for n in (16, 64)]
-    made_up += [record(algo, n, threads, 6.0) for algo in ("rl2", "ldm") for n in (16, 64) for threads in (1, 2)]
-    parts = [{part: 4.0 if part == OTHER else 1.0 for part in PARTS}]
-    breakdown = [{"algo": "ldm", "n_envs": 64, "threads": 1, "frames": 100_000, "parts": parts}]
-    found = throughput_report.targets({**result, "throughput": made_up, "breakdown": breakdown})
-    assert [target.met for target in found] == [False, True, False, True, None, None, None, None, False, False, True]
-    assert found[0].measured.startswith("3.33 ") and "1 against 2" in found[0].measured
-    assert found[5].measured.startswith("10.00 ") and found[5].wanted == "-"
-
-
-def test_stopwatch_does_not_count_twice_and_restores(monkeypatch):
+def test_stopwatch_does_not_count_twice_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
     class Worker:
-        def outer(self):
+        def outer(self) -> None:
             nonlocal now
             now += 2.0
             self.inner()
 
-        def inner(self):
+        def inner(self) -> None:
             nonlocal now
             now += 3.0
             raise KeyError
@@ -137,10 +115,10 @@ def test_stopwatch_does_not_count_twice_and_restores(monkeypatch):
                 worker.outer()
             now += 5.0
     assert vars(worker) == {}
-    assert watch.seconds == {"a": 2.0, "b": 3.0, OTHER: 5.0} and watch.total == 10.0
+    assert watch.seconds == {"a": 2.0, "b": 3.0, OTHER: 5.0}
 
 
-def test_contestants_do_the_same_and_threads_are_left_alone():
+def test_contestants_do_the_same_and_threads_are_left_alone() -> None:
     before = th.get_num_threads()
     sizes = {}
     for algo in ("stock", "rl2", "ldm"):
@@ -148,12 +126,12 @@ def test_contestants_do_the_same_and_threads_are_left_alone():
         sizes[algo] = {name: tuple(value.shape) for name, value in model.policy.named_parameters()}
         assert (model.n_epochs, model.n_steps, model.batch_size) == (4, 8, 8)
     assert sizes["stock"] == sizes["rl2"] == sizes["ldm"]
-    two = throughput.make_model(Case("stock_two", 2, 1, 2, 16), horizon=4).policy
+    two: th.nn.Module = throughput.make_model(Case("stock_two", 2, 1, 2, 16), horizon=4).policy
     assert set(sizes["stock"]) < {name for name, _ in two.named_parameters()} and two.lstm_critic is not None
     for algo in ("ldm", "ldm_zoo", "ldm_zoo_2"):
-        model = throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4)
-        assert model.imagination_starts == 0 and not model.require_goal
-        assert model.vae_updates == (6 if algo == "ldm_zoo" else 2)
-    with pytorch_threads():
+        ldm = throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4)
+        assert isinstance(ldm, throughput.LDM) and ldm.imagination_starts == 0 and not ldm.require_goal
+        assert ldm.vae_updates == (6 if algo == "ldm_zoo" else 2)
+    with throughput.pytorch_threads():
         th.set_num_threads(before + 1)
     assert th.get_num_threads() == before
