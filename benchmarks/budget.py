@@ -18,7 +18,6 @@ SUITE_HOURS = 6  #: what a reader may have for all experiments
 
 def core_hours(metadata: Mapping[str, Any]) -> float | None:
     """
-    :param metadata: of a run
     :return: what it took of a processor core; of runs that did not count it, the wall time of their threads; None if not told
     """
     if "cpu_time_s" in metadata:
@@ -29,10 +28,7 @@ def core_hours(metadata: Mapping[str, Any]) -> float | None:
 
 
 def wall_hours(metadata: Mapping[str, Any]) -> float | None:
-    """
-    :param metadata: of a run
-    :return: how long it took, beside whatever else its machine did; None if not told
-    """
+    """:return: how long it took, beside whatever else its machine did; None if not told"""
     return metadata["wall_time_s"] / 3600 if "wall_time_s" in metadata else None
 
 
@@ -48,27 +44,18 @@ class Paces:
         self._hours_a_frame: dict[tuple[str, str], list[float]] = {}  # by algorithm and environment
 
     def add_results(self, experiment: Experiment, results: Path = RESULTS) -> None:
-        """
-        :param experiment: an experiment, whose own finished runs are added
-        :param results: where all results are
-        """
         for run in experiment.finished(results):
             metadata = run.kept(results)
             if run.experiment == experiment.name and metadata is not None:
                 self.add(run, metadata)
 
     def add(self, run: Run, metadata: Mapping[str, Any]) -> None:
-        """
-        :param run: a run that has ended
-        :param metadata: what it left
-        """
         hours = self._cost(metadata)
         if hours is not None:
             self._hours_a_frame.setdefault((run.algo, run.env), []).append(hours / metadata["frames"])
 
     def hours(self, run: Run) -> float:
         """
-        :param run: a run
         :return: hours that it will take, as those of the same algorithm and environment, else as all that train in the
             environment or its kin; NaN if there is none
         """
@@ -94,11 +81,7 @@ class Budget(NamedTuple):
 
 
 def budgets(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> list[Budget]:
-    """
-    :param experiments: all experiments
-    :param found: their finished runs by variant, by their names
-    :return: what each takes
-    """
+    """:return: what each takes"""
     paces = Paces()
     hours: dict[tuple[str, str], float] = {}  # of the runs that counted them, by experiment and name
     waiting: set[tuple[str, str]] = set()
@@ -125,10 +108,7 @@ def budgets(experiments: Sequence[Experiment], found: Mapping[str, Variants]) ->
 
 
 def budget_section(all_budgets: Sequence[Budget]) -> str:
-    """
-    :param all_budgets: of all experiments, the most valuable ones first
-    :return: what they took so far and would still take, as Markdown
-    """
+    """:return: what they took so far and would still take, as Markdown"""
     total, n_unknown = _cumulative([one.spent + one.left for one in all_budgets])
     first, _ = _cumulative([one.first_seed for one in all_budgets])
     to_go = sum(one.left for one in all_budgets if not np.isnan(one.left)) / N_CORES

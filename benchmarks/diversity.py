@@ -35,11 +35,7 @@ class Point(NamedTuple):
 
 
 def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> list[Point]:
-    """
-    :param experiments: all experiments
-    :param found: their finished runs by variant, by their names
-    :return: a point for each run of the gridworld's preset that imagined
-    """
+    """:return: a point for each run of the gridworld's preset that imagined"""
     points = []
     for experiment in experiments:
         own = {run.variant for run in experiment.own_runs if isinstance(run, Training) and run.config == CONFIG}
@@ -52,10 +48,7 @@ def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, 
 
 
 def comparable(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """
-    :param points: of runs
-    :return: those with the same seed and number of frames, by both, shorter runs first
-    """
+    """:return: those with the same seed and number of frames, by both, shorter runs first"""
     groups: dict[tuple[int, int], list[Point]] = {}
     for point in points:
         groups.setdefault((point.run.frames, point.run.seed), []).append(point)
@@ -64,7 +57,6 @@ def comparable(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 def draw(points: Sequence[Point]) -> Figure:
     """
-    :param points: of runs
     :return: what is imagined against what is reached, a kind of marker for each budget and seed, a colour for each experiment
     """
     titles = list(dict.fromkeys(point.title for point in points))
@@ -89,11 +81,7 @@ def draw(points: Sequence[Point]) -> Figure:
 
 
 def section(points: Sequence[Point], figure: str) -> str:
-    """
-    :param points: of runs
-    :param figure: where the figure is, from the page
-    :return: the part of the results' page, as Markdown, empty without enough runs
-    """
+    """:return: the part of the results' page, as Markdown, empty without enough runs"""
     told = []
     for name, members in comparable(points).items():
         if len(members) >= _LEAST_RUNS:

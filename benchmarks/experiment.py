@@ -45,27 +45,18 @@ class Run(ABC):
         return f"{self.variant}_seed{self.seed}"
 
     def kept(self, root: Path = RESULTS) -> dict[str, Any] | None:
-        """
-        :param root: where all results are
-        :return: what its results say of it, None without results of a run that came to its end
-        """
+        """:return: what its results say of it, None without results of a run that came to its end"""
         metadata = kept_metadata(root / self.experiment).get(self.name)
         return metadata if metadata is not None and self.has_ended(metadata) else None
 
     def has_ended(self, metadata: Mapping[str, Any]) -> bool:
-        """
-        :param metadata: that the run left
-        :return: whether it came to its end, that of its own budget: another one is one of :meth:`changed_settings`
-        """
+        """:return: whether it came to its end, that of its own budget: another one is one of :meth:`changed_settings`"""
         # Runs from before this was written down had their results kept by hand once they had ended.
         return metadata.get("finished", True) and metadata["frames"] >= metadata.get("n_timesteps", metadata["frames"])
 
     @abstractmethod
     def changed_settings(self, metadata: Mapping[str, Any]) -> list[str]:
-        """
-        :param metadata: that the run left
-        :return: settings that it was started with and now has others for
-        """
+        """:return: settings that it was started with and now has others for"""
 
     def changed_in(self, folder: Path) -> list[str]:
         """:return: :meth:`changed_settings` of a run in a folder, none without one"""
@@ -73,15 +64,11 @@ class Run(ABC):
 
     @abstractmethod
     def attempts(self, folder: Path) -> list[Path]:
-        """
-        :param folder: of this run, where it is run
-        :return: the folders of the attempts that came to their end, the latest one last
-        """
+        """:return: the folders of the attempts that came to their end, the latest one last"""
 
     @abstractmethod
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         """
-        :param folder: where the run's own folder is made
         :param checkpoint: of an earlier attempt, to go on from there
         :return: the command line of the run
         """
@@ -233,9 +220,6 @@ class Experiment:
         return all(isinstance(run, Study) for run in self.runs)
 
     def finished(self, root: Path = RESULTS) -> list[Run]:
-        """
-        :param root: where all results are
-        :return: the runs that have results, of the settings that the experiment has now
-        """
+        """:return: the runs that have results, of the settings that the experiment has now"""
         found = [(run, run.kept(root)) for run in self.runs]
         return [run for run, metadata in found if metadata is not None and not run.changed_settings(metadata)]

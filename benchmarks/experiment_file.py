@@ -52,7 +52,6 @@ FOLDER = Path(__file__).parent / "experiments"
 
 def available_experiments(folder: Path = FOLDER) -> list[str]:
     """
-    :param folder: where the experiments are
     :return: names of all experiments, the most valuable ones (``order`` in their files) first
     :raises ValueError: if a file cannot be read
     """
@@ -62,8 +61,6 @@ def available_experiments(folder: Path = FOLDER) -> list[str]:
 
 def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     """
-    :param name: of an experiment
-    :param folder: where the experiments are
     :return: the experiment
     :raises ValueError: if there is none, or its file says something that is not understood
     """

@@ -39,11 +39,7 @@ _PANELS_A_ROW = 4
 
 
 def load_variants(experiment: Experiment, results: Path = RESULTS) -> dict[str, list[RunResult]]:
-    """
-    :param experiment: an experiment
-    :param results: where all results are
-    :return: its finished runs by variant, seeds in order; variants without any are left out
-    """
+    """:return: its finished runs by variant, seeds in order; variants without any are left out"""
     variants: dict[str, list[RunResult]] = {variant: [] for variant in experiment.variants}
     for run in experiment.finished(results):
         variants[run.variant].append(load_results(results / run.experiment)[run.name])
@@ -54,8 +50,6 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
     """
     Returns in the first and in the last episode: interquartile means over seeds, with their intervals.
 
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
     :param deterministic: whether actions are the most likely ones
     :return: a panel for each split
     """
@@ -96,8 +90,6 @@ def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[
     Learning curves on unseen tasks, last episode, actions sampled: a panel for each variant, over what the baseline has with
     the same seeds.
 
-    :param experiment: an experiment with a baseline
-    :param variants: its finished runs by variant, the baseline's among them
     :return: the panels, None if no run was evaluated on unseen tasks while it was trained
     """
     assert experiment.baseline is not None, f"{experiment.name} has no baseline"
@@ -144,9 +136,6 @@ def task_table(
     deterministic: bool = False,
 ) -> str:
     """
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
-    :param split: of the final evaluation
     :param episode: index of the episode, from 1
     :param deterministic: whether actions are the most likely ones
     :return: mean return over the seeds on each task, as Markdown
@@ -164,10 +153,7 @@ def task_table(
 
 
 def shown(experiment: Experiment) -> list[str]:
-    """
-    :param experiment: an experiment
-    :return: patterns of its figures that the pages of the repository show
-    """
+    """:return: patterns of its figures that the pages of the repository show"""
     pages = "".join(page.read_text(encoding="utf-8") for page in _PAGES if page.is_file())
     linked = re.findall(rf"\(\S*figures/{re.escape(experiment.name)}/([^/)]+\.png)\)", pages)
     return [*(SHOWN if experiment.baseline is None else SHOWN_OF_ABLATIONS), *linked]
@@ -175,9 +161,6 @@ def shown(experiment: Experiment) -> list[str]:
 
 def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path = FIGURES) -> list[Path]:
     """
-    :param experiment: an experiment
-    :param results: where all results are
-    :param out: where the figures of all experiments are; in the repository only those are that its pages show
     :return: the files that were written; others of earlier figures are removed
     :raises ValueError: if no run is finished
     """
@@ -199,7 +182,6 @@ def remove_figures(folder: Path, keep: Collection[Path] = ()) -> None:
     """
     Remove figures and tables of results that are no more.
 
-    :param folder: of an experiment's figures
     :param keep: those that have just been made
     """
     for path in {*folder.glob("*.png"), *folder.glob("*.md")} - set(keep):
@@ -226,9 +208,7 @@ def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], fo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    :param arguments: the command line, that of the process by default
-    """
+    """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")

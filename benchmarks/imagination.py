@@ -54,18 +54,12 @@ NETWORK = {
 
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    :param options: of a study: ``updates``, ``maps``, and parameters of the network or of imagination
-    :return: they and the others, as they stand in its file of results
-    """
+    """:return: they and the others, as they stand in its file of results"""
     return json.loads(json.dumps({"updates": UPDATES, "maps": MAPS, **NETWORK, **options}))
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
-    """
-    :param options: as above
-    :return: they on the command line
-    """
+    """:return: they on the command line"""
     given = dict(options)
     words = [word for name in ("updates", "maps") if name in given for word in (f"--{name}", str(given.pop(name)))]
     return [*words, "-p", *(f"{name}:{value!r}" for name, value in given.items())] if given else words
@@ -155,12 +149,9 @@ def study(
     config: dict[str, Any], updates: int, n_maps: int, seed: int, n_timesteps: int = N_TIMESTEPS, env_id: str = ENV_IDS[0]
 ) -> tuple[dict[str, Any], RewardMaps]:
     """
-    :param config: network and imagination parameters
     :param updates: gradient steps of the latent dynamics network
     :param n_maps: mixtures to look at
-    :param seed: of everything
     :param n_timesteps: of the scripted agents in the network's training data
-    :param env_id: a gridworld
     :return: where the maps peak and how high, with the training's last ELBO parts; and the maps
     """
     th.manual_seed(seed)
@@ -189,12 +180,8 @@ def train_network(
     model: LatentDynamics, updates: int, n_timesteps: int, seed: int, generator: th.Generator, env_id: str
 ) -> dict[str, float]:
     """
-    :param model: is trained on meta-episodes of scripted agents
     :param updates: gradient steps
     :param n_timesteps: of the agents together
-    :param seed: of the agents, and of the meta-episodes that updates are made of
-    :param generator: of what is random in the ELBO
-    :param env_id: a gridworld
     :return: parts of the last ELBO
     """
     n_meta_episodes = -(-n_timesteps // model.layout.meta_episode_steps)
@@ -209,9 +196,6 @@ def train_network(
 def follow_agents(imagination: Imagination, seed: int, split: str, env_id: str) -> list:
     """
     :param imagination: begins anew and follows one meta-episode of each of its normal workers
-    :param seed: of the workers, which are scripted
-    :param split: of their tasks
-    :param env_id: a gridworld
     :return: their tasks
     """
     imagination.start()
@@ -221,7 +205,6 @@ def follow_agents(imagination: Imagination, seed: int, split: str, env_id: str) 
 
 def where_rewards_are(decoded: RewardMaps, goals: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
-    :param decoded: reward maps of mixtures
     :param goals: of the tasks of each split, ``(n, 2)``
     :return: shares of the maps whose largest reward is on a goal of a split (``in_<split>``), how large it is, and how many
         cells have any

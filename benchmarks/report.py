@@ -87,11 +87,7 @@ class Column(NamedTuple):
 
 
 def columns(splits: Sequence[str], learned: float | None) -> list[Column]:
-    """
-    :param splits: that runs were evaluated on, training tasks first
-    :param learned: training return of an agent that has learned
-    :return: what is told of a variant's last episodes, actions sampled
-    """
+    """:return: what is told of a variant's last episodes, actions sampled"""
     told = [Column("seeds", lambda runs: _seeds(runs, learned))]
     told += [Column(f"{split_name(split)} return", partial(_return_in, split, None)) for split in splits]
     told += [Column(f"{split_name(split)} tasks solved", partial(_solved, split)) for split in splits]
@@ -104,10 +100,7 @@ def columns(splits: Sequence[str], learned: float | None) -> list[Column]:
 
 
 def further_columns(splits: Sequence[str]) -> list[Column]:
-    """
-    :param splits: that runs were evaluated on, training tasks first
-    :return: what is told of a variant besides: its first episodes (paper, Appendix F) and what it took
-    """
+    """:return: what is told of a variant besides: its first episodes (paper, Appendix F) and what it took"""
     told = [Column(f"first episode, {split_name(split)} return", partial(_return_in, split, 1)) for split in splits]
     return [
         *told,
@@ -118,12 +111,7 @@ def further_columns(splits: Sequence[str]) -> list[Column]:
 
 
 def baseline_columns(splits: Sequence[str], experiment: Experiment, variants: Variants) -> list[Column]:
-    """
-    :param splits: that runs were evaluated on, training tasks first
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
-    :return: how much more a variant returned than the baseline, if the experiment has one and that was run
-    """
+    """:return: how much more a variant returned than the baseline, if the experiment has one and that was run"""
     if experiment.baseline is None or experiment.baseline not in variants:
         return []
     baseline = variants[experiment.baseline]
@@ -170,8 +158,6 @@ def _solved_in_second_half(split: str, runs: Sequence[RunResult]) -> str:
 
 def variants_tables(experiment: Experiment, variants: Variants) -> str:
     """
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
     :return: a table of last episodes, and one of first episodes and costs, as Markdown: one row each, without columns that
         nothing is known of
     """
@@ -191,8 +177,6 @@ def _table(experiment: Experiment, variants: Variants, told: Sequence[Column]) -
 
 def studies_table(experiment: Experiment, variants: Variants) -> str:
     """
-    :param experiment: an experiment on imagination
-    :param variants: its finished studies by variant
     :return: one row each, as Markdown: the share of mixtures whose largest reward is on the goal of an unseen task, and how
         often the decoder knows the goal of the task at hand
     """
@@ -211,21 +195,13 @@ def _in_percent(shares: np.ndarray) -> str:
 
 
 def has_own_results(experiment: Experiment, variants: Variants) -> bool:
-    """
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
-    :return: whether there are others than those of another experiment
-    """
+    """:return: whether there are others than those of another experiment"""
     own = {run.variant for run in experiment.own_runs}
     return bool(own & set(variants))
 
 
 def judged(experiment: Experiment, variants: Variants) -> list[Verdict]:
-    """
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
-    :return: what became of its expectations
-    """
+    """:return: what became of its expectations"""
     return [judge(one, variants, experiment.learned, experiment.label) for one in experiment.expectations]
 
 
@@ -237,15 +213,7 @@ def section(
     page: Path,
     results: Path = RESULTS,
 ) -> str:
-    """
-    :param experiment: an experiment
-    :param variants: its finished runs by variant
-    :param verdicts: what became of its expectations
-    :param figures: folder of its figures
-    :param page: the page that they are shown on
-    :param results: where all results are
-    :return: its part of the page, as Markdown
-    """
+    """:return: its part of the page, as Markdown"""
     lines = [f"## {experiment.title}", f"({experiment.source})", experiment.about]
     if not has_own_results(experiment, variants):
         changed = _changed(experiment.own_runs, results)
@@ -307,9 +275,6 @@ def _changed(runs: Sequence[Run], results: Path) -> list[str]:
 
 def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = PAGE, draw: bool = True) -> str:
     """
-    :param results: where all results are
-    :param figures: where all figures are
-    :param page: where the page will be
     :param draw: whether to draw the figures again
     :return: the page, as Markdown
     """
@@ -342,12 +307,7 @@ def _diversity_section(
 def overview(
     experiments: Sequence[Experiment], found: Mapping[str, Variants], verdicts: Mapping[str, Sequence[Verdict]]
 ) -> str:
-    """
-    :param experiments: all experiments, the most valuable ones first
-    :param found: their finished runs by variant, by their names
-    :param verdicts: what became of their expectations, by their names
-    :return: how far each is and how many of its expectations hold, as Markdown
-    """
+    """:return: how far each is and how many of its expectations hold, as Markdown"""
     decided = [one for one in Outcome if one is not Outcome.NOT_RUN]
     rows = []
     for one in experiments:
@@ -368,17 +328,12 @@ def overview(
 
 
 def anchor(title: str) -> str:
-    """
-    :param title: of a heading
-    :return: what GitHub links it by
-    """
+    """:return: what GitHub links it by"""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    :param arguments: the command line, that of the process by default
-    """
+    """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="where all figures are")

@@ -43,11 +43,7 @@ _FILE_WIDTH = 160  # characters of the status table where nobody looks at a term
 
 
 def finished_folder(run: Run, folder: Path) -> Path | None:
-    """
-    :param run: a run
-    :param folder: its own folder
-    :return: the attempt that was trained to the end, None if there is none
-    """
+    """:return: the attempt that was trained to the end, None if there is none"""
     for attempt in run.attempts(folder)[::-1]:
         metadata = load_metadata(attempt / RUN_FILE) if (attempt / RUN_FILE).is_file() else None
         if metadata is not None and run.has_ended(metadata) and not run.changed_settings(metadata):
@@ -63,7 +59,7 @@ class Job:
     :param run: the run
     :param folder: its own folder, where agents are trained
     :param results: where all results are
-    :param records: whether recordings are kept, too
+    :param records: whether recordings are kept, too, which of ablations are not drawn but of the baseline, where it is another's
     :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
         run by someone else, ``late``, which would not end in the time that there is, or ``changed``: it has results of other
         settings or another budget, which stay until someone deletes them
@@ -176,10 +172,7 @@ Launch = Callable[[Job], subprocess.Popen[bytes] | RemoteProcess]
 
 
 def launch_here(job: Job) -> subprocess.Popen[bytes]:
-    """
-    :param job: a job
-    :return: its process on this machine
-    """
+    """:return: its process on this machine"""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     command = job.run.command(job.folder, job.checkpoint())
     return subprocess.Popen(command, stdout=job.log, stderr=subprocess.STDOUT, env=environment)
@@ -187,7 +180,6 @@ def launch_here(job: Job) -> subprocess.Popen[bytes]:
 
 def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> subprocess.Popen[bytes] | RemoteProcess:
     """
-    :param job: a job
     :param n_gpus: GPUs that it needs
     :return: its process on some node of the connected Ray cluster, whose files come back to the job's folder; a study of
         imagination, which nodes with nothing but the package have not got, runs on this machine
@@ -221,15 +213,11 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS) -> list[Job]:
-    """
-    :param experiment: an experiment
-    :param root: where agents are trained
-    :param results: where all results are
-    :return: its runs; those that have results are done, and so are those whose results were not in the tables yet
-    """
+    """:return: its runs; those that have results are done, and so are those whose results were not in the tables yet"""
     jobs = []
     for run in experiment.runs:
-        job = Job(run, root / run.experiment / run.name, results, experiment.baseline is None)
+        records = experiment.baseline in (None, run.variant)  # of ablations nothing else is drawn
+        job = Job(run, root / run.experiment / run.name, results, records)
         kept = run.kept(results)
         if kept is not None:
             job.state = "changed" if run.changed_settings(kept) else "done"
@@ -240,11 +228,7 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
 
 
 def look_elsewhere(jobs: Sequence[Job]) -> None:
-    """
-    Find out which of the runs that wait are run by someone else.
-
-    :param jobs: all runs
-    """
+    """Find out which of the runs that wait are run by someone else."""
     for job in jobs:
         if job.state == "waiting" and job.log_path.is_file():
             with job.log_path.open("ab") as log:
@@ -252,11 +236,7 @@ def look_elsewhere(jobs: Sequence[Job]) -> None:
 
 
 def status_table(jobs: Sequence[Job], title: str) -> Table:
-    """
-    :param jobs: all runs
-    :param title: of the experiment
-    :return: one row each
-    """
+    """:return: one row each"""
     table = Table(title=title)
     for name in ("run", "state", "frames", "of"):
         # Long names go on in the next line instead of losing their end, which tells runs apart.
@@ -288,20 +268,14 @@ class TimeLimit:
         self._end = time.monotonic() + 3600 * hours
 
     def hours_of(self, job: Job) -> float:
-        """
-        :param job: a job that waits
-        :return: hours that it is expected to take from its last checkpoint on, NaN if no run tells
-        """
+        """:return: hours that it is expected to take from its last checkpoint on, NaN if no run tells"""
         checkpoint = job.checkpoint()
         evaluations = None if checkpoint is None else checkpoint.parent / EVALUATIONS_FILE
         frames = _last(load_evaluations(evaluations))[0] if evaluations is not None and evaluations.is_file() else 0
         return self._paces.hours(job.run) * max(0.0, 1.0 - frames / job.run.n_timesteps)
 
     def allows(self, job: Job) -> bool:
-        """
-        :param job: a job that waits
-        :return: whether it is expected to end in time if it is started now; not if no run tells how long it takes
-        """
+        """:return: whether it is expected to end in time if it is started now; not if no run tells how long it takes"""
         return time.monotonic() + 3600 * self.hours_of(job) <= self._end
 
 
@@ -316,10 +290,7 @@ def run_jobs(
     """
     Train everything that waits, several at a time; whoever interrupts it may call it again.
 
-    :param jobs: the runs, in the order in which they are started
     :param n_jobs: how many at a time
-    :param title: of the status table
-    :param console: where the status table is shown
     :param launch: starts the process of a run
     :param limit: runs that would not end in time are not started, but shorter ones behind them
     :return: the runs that failed
@@ -375,9 +346,7 @@ def _tell_changes(jobs: Sequence[Job], before: Sequence[str], console: Console) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    :param arguments: the command line, that of the process by default
-    """
+    """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}, or {ALL}")
     parser.add_argument(
@@ -446,7 +415,6 @@ def measured_paces() -> Paces:
 
 def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
     """
-    :param options: the command line
     :return: the runs that it asks for, each once, and the titles of their experiments
     :raises ValueError: if there is no such experiment, variant or seed
     """

@@ -18,7 +18,6 @@ _IGNORED = ("n_timesteps", "policy")
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
-    :param options: hyperparameters, some of them mappings
     :param prefix: what their names begin with
     :return: the same without mappings, names joined by dots
     """
@@ -33,7 +32,6 @@ def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
     """
-    :param options: hyperparameters of a run
     :param defaults: those of the configuration file
     :param otherwise: values of what is not given, those of the algorithm's class
     :return: values of the run that are not the configuration's, by name
@@ -48,10 +46,7 @@ def _with_default(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_defaults(algo: str) -> dict[str, Any]:
-    """
-    :param algo: name of an algorithm
-    :return: the hyperparameters that it has where none are given, of its latent dynamics network too
-    """
+    """:return: the hyperparameters that it has where none are given, of its latent dynamics network too"""
     defaults = {name: one.default for name, one in inspect.signature(ALGOS[algo]).parameters.items()}
     has_network = issubclass(ALGOS[algo], LatentDynamicsPPO)
     networks = inspect.signature(LatentDynamics).parameters if has_network else {}

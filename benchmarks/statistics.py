@@ -37,8 +37,6 @@ class Interval(NamedTuple):
 
 def task_scores(runs: Sequence[RunResult], split: str, episode: int, deterministic: bool = False) -> np.ndarray:
     """
-    :param runs: runs that differ in their seed
-    :param split: of the final evaluation
     :param episode: index of the episode in its meta-episode, from 1
     :param deterministic: whether actions are the most likely ones
     :return: mean return of each seed on each task, ``(n_seeds, n_tasks)``
@@ -61,7 +59,6 @@ def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int =
     """
     :param scores: ``(n_seeds, n_tasks)``
     :param repetitions: of the bootstrap
-    :param seed: of the bootstrap
     :return: the interquartile mean of the seeds' mean scores, whose interval comes from resampling seeds
     """
     by_seed = scores.mean(axis=1, keepdims=True)
@@ -91,12 +88,7 @@ class Difference(NamedTuple):
 
 
 def against_baseline(runs: Sequence[RunResult], baseline: Sequence[RunResult], split: str) -> list[Difference]:
-    """
-    :param runs: runs that differ in their seed
-    :param baseline: those of the baseline
-    :param split: of the final evaluation
-    :return: each run beside the baseline's; seeds that the baseline lacks, or has not run yet, are left out
-    """
+    """:return: each run beside the baseline's; seeds that the baseline lacks, or has not run yet, are left out"""
     seeds = {run.seed: run for run in baseline}
     episode = last_episode([*runs, *baseline])
 
@@ -120,8 +112,6 @@ def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
     """
     Less noisy than what the last parameters reach, and higher where it is reached sooner.
 
-    :param run: a run
-    :param split: name of a split
     :return: tasks that succeed in the last episode, actions sampled, on average over the evaluations in the second half of
         training; None if the environment or the run does not tell
     """
@@ -134,7 +124,6 @@ def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
 
 def n_imagined_in_second_half(run: RunResult) -> float | None:
     """
-    :param run: a run
     :return: on how many different unseen tasks the largest rewards of sampled mixtures were, on average over the looks at them
         in the second half of training; None if the run did not imagine or its tasks cannot be counted
     """
@@ -144,16 +133,12 @@ def n_imagined_in_second_half(run: RunResult) -> float | None:
 
 
 def last_episode(runs: Sequence[RunResult]) -> int:
-    """
-    :param runs: some runs
-    :return: index of the last episode of a meta-episode, from 1
-    """
+    """:return: index of the last episode of a meta-episode, from 1"""
     return max(run.episodes_per_task for run in runs)
 
 
 def failed_seeds(runs: Sequence[RunResult], least_train_return: float | None) -> list[int]:
     """
-    :param runs: runs that differ in their seed
     :param least_train_return: in the last episode, of an agent that has learned
     :return: the seeds whose agents have not
     """
@@ -165,8 +150,6 @@ def failed_seeds(runs: Sequence[RunResult], least_train_return: float | None) ->
 
 def n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
     """
-    :param runs: runs that differ in their seed
-    :param split: of the final evaluation
     :return: of each seed the tasks that succeed in the last episode, actions sampled; None if the environment does not tell
     """
     tables = [
@@ -178,7 +161,6 @@ def n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
 def found_by_studies(studies: Sequence[RunResult], name: str) -> np.ndarray:
     """
     :param studies: of imagination, which differ in their seed
-    :param name: of a number that they found
     :return: that number, shape ``(n_seeds, 1)``
     """
     return np.array([[study.metadata["result"][name]] for study in studies])

@@ -31,37 +31,24 @@ _COLUMNS = (
 
 
 def defaults_for(run: RunResult) -> Mapping[str, Any]:
-    """
-    :param run: a run
-    :return: the hyperparameters that its algorithm now has for its environment
-    """
+    """:return: the hyperparameters that its algorithm now has for its environment"""
     return read_preset(run.algo, run.env)
 
 
 def changes(run: RunResult) -> dict[str, Any]:
-    """
-    :param run: a run
-    :return: what its hyperparameters have that the defaults have not
-    """
+    """:return: what its hyperparameters have that the defaults have not"""
     otherwise = class_defaults(run.algo) if is_complete(run) else {}
     found = differences(run.hyperparameters, defaults_for(run), otherwise)
     return {**found, **flat(run.metadata.get("env_kwargs") or {}, "env_kwargs.")}
 
 
 def is_complete(run: RunResult) -> bool:
-    """
-    :param run: a run
-    :return: whether all of its hyperparameters were written down, so that what is missing is the algorithm's default
-    """
+    """:return: whether all of its hyperparameters were written down, so that what is missing is the algorithm's default"""
     return "n_envs" in run.hyperparameters
 
 
 def row(run: RunResult, name: str) -> list[str]:
-    """
-    :param run: a run
-    :param name: what it is called
-    :return: its row of the table; returns are those of the last episode, actions sampled
-    """
+    """:return: its row of the table; returns are those of the last episode, actions sampled"""
     table = run.last_evaluation
     changed = ", ".join(f"{key}: {value}" for key, value in changes(run).items())
     shown = (f"`{changed}`" if changed else "-") + ("" if is_complete(run) else " (others were not recorded)")
@@ -87,19 +74,13 @@ def _reached_in_second_half(run: RunResult, split: str) -> str:
 
 
 def sweep_table(experiments: Sequence[str], results: Path = RESULTS) -> str:
-    """
-    :param experiments: names of folders of results
-    :param results: where all results are
-    :return: a markdown table, one row each
-    """
+    """:return: a markdown table, one row each"""
     rows = [row(run, f"{one}/{name}") for one in experiments for name, run in load_results(results / one).items()]
     return markdown_table(_COLUMNS, rows, "llrlrrrrr")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    :param arguments: the command line, that of the process by default
-    """
+    """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", help="names of folders in the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")

@@ -74,9 +74,6 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
     """
     Put a finished run into the tables of its experiment, in the place of an earlier one of that name.
 
-    :param folder: of the run, with what it wrote
-    :param results: folder of the experiment's tables
-    :param name: ``<variant>_seed<k>``
     :param recordings: whether to keep those that are drawn, too
     """
     run = load_run(folder)
@@ -98,10 +95,6 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
 
 
 def forget_run(results: Path, name: str) -> None:
-    """
-    :param results: folder of an experiment's tables
-    :param name: of a run, whose rows and recordings are removed
-    """
     with _alone_in(results):
         _replace_line(results / RUNS_FILE, name, None)
         for file in (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE):
@@ -221,10 +214,7 @@ def _variant(name: str) -> str:
 
 
 def kept_metadata(results: Path) -> dict[str, dict[str, Any]]:
-    """
-    :param results: folder of an experiment's tables
-    :return: what ``run.json`` said of each run, by its name
-    """
+    """:return: what ``run.json`` said of each run, by its name"""
     path = results / RUNS_FILE
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     return {line.pop("run"): line for line in lines}
@@ -232,7 +222,6 @@ def kept_metadata(results: Path) -> dict[str, dict[str, Any]]:
 
 def load_results(results: Path) -> dict[str, RunResult]:
     """
-    :param results: folder of an experiment's tables
     :return: all of its runs by name, as :func:`sb3_ldm.results.load_run` gives them; in evaluations during training each
         task has the mean of all of its split
     """
@@ -326,9 +315,7 @@ def _load_if(path: Path, load: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    :param arguments: the command line, that of the process by default
-    """
+    """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="name of the experiment")
     parser.add_argument("run", help="<variant>_seed<k>, what the run is called in it")

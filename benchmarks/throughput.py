@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch as th
+import yaml
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -51,36 +52,11 @@ ALGORITHMS: dict[str, type[RecurrentPPO]] = {
     "ldm_zoo_2": LDM,
     "ldm_zoo": LDM,
 }
-#: The same for all; a minibatch is half of a rollout.
-PPO: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "n_epochs": 4,
-    "gamma": 0.95,
-    "gae_lambda": 0.95,
-    "clip_range": 0.2,
-    "ent_coef": 0.05,
-    "seed": 0,
-    "device": "cpu",
-}
+#: Of all, and what LDM does besides with the paper's choices at the sizes of the gridworld. They are not read from presets, so
+#: that results stay comparable.
+GIVEN: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+PPO, GRID_LDM, GRID_VAE = GIVEN["ppo"], GIVEN["ldm"], GIVEN["vae_kwargs"]
 N_MINIBATCHES = 2
-#: What LDM does besides, with the paper's choices and at the sizes of the gridworld. They are not read from elsewhere, so that
-#: results stay comparable.
-GRID_LDM: dict[str, Any] = {
-    "mixture_ratio": 0.25,
-    "imagination_starts": 0,
-    "vae_updates": 2,
-    "vae_batch_size": 25,
-    "vae_buffer_size": 20_000,
-    "latent_dim": 32,
-    "dropout_rate": 0.7,
-    "kl_weight": 10.0,
-    "n_elbo_terms": 24,
-    "n_decoded_steps": None,
-    "reward_likelihood": "bernoulli",
-    "bernoulli_rewards": (-0.1, 1.0),
-    "decoder_inputs": ("next_state",),
-}
-GRID_VAE: dict[str, Any] = {"encoder_embeddings": (32, 0, 8), "decoder_embeddings": (32, 16), "decoder_layers": (32, 32)}
 #: Values of zoo_configs that are of no matter here or must be the same for all; and imagination, which costs time, is measured
 #: from the start and in all mixture workers, whatever the decoder knows.
 _NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size", "imagination_starts", "require_goal")
@@ -96,45 +72,25 @@ Row = dict[str, Any]  #: of the table
 
 @dataclass(frozen=True)
 class Case:
-    """
-    One contestant.
+    """One contestant; a rollout is one meta-episode of every worker."""
 
-    :param algo: a key of :data:`ALGORITHMS`
-    :param n_envs: number of workers
-    :param threads: of PyTorch
-    :param episodes: episodes in a meta-episode; a rollout is one meta-episode of every worker
-    :param hidden: units of the LSTMs; ``ldm_zoo`` and ``ldm_zoo_2`` have those of their file
-    """
-
-    algo: str
+    algo: str  #: a key of :data:`ALGORITHMS`
     n_envs: int
     threads: int = 1
-    episodes: int = 4
-    hidden: int = 128
+    episodes: int = 4  #: in a meta-episode
+    hidden: int = 128  #: units of the LSTMs; ``ldm_zoo`` and ``ldm_zoo_2`` have those of their file
 
 
 @dataclass(frozen=True)
 class Config:
-    """
-    What is measured, and how long.
-
-    :param algos: algorithms that are compared, stock among them
-    :param workers: numbers of workers at which they are compared
-    :param threads: numbers of threads at which they are
-    :param rounds: samples of each, one a round
-    :param sample_s: seconds that a sample should take; it has at least one rollout
-    :param scaling: values of ``n_envs``, ``episodes`` and ``hidden`` at which RL2 and LDM are timed, each varied alone
-    :param scaling_workers: number of workers where another value is varied
-    :param scaling_rounds: samples of each of these
-    :param physics_rounds: samples of physics and of each algorithm on it
-    :param horizon: steps in an episode
-    """
+    """What is measured, and how long: a sample has at least one rollout, a round a sample of each contestant."""
 
     algos: tuple[str, ...] = tuple(ALGORITHMS)
     workers: tuple[int, ...] = (16, 64)
     threads: tuple[int, ...] = (1, 2)
     rounds: int = 7
     sample_s: float = 1.5
+    #: Values of a case at which RL2 and LDM are timed, each varied alone.
     scaling: tuple[tuple[str, tuple[int, ...]], ...] = (
         ("n_envs", (8, 16, 32, 64, 128, 256, 512)),
         ("episodes", (1, 2, 4, 8)),
@@ -143,7 +99,7 @@ class Config:
     scaling_workers: int = 64
     scaling_rounds: int = 3
     physics_rounds: int = 15
-    horizon: int = 30
+    horizon: int = 30  #: steps in an episode
 
 
 QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, scaling=(), physics_rounds=2)
@@ -172,11 +128,7 @@ class Stopwatch:
             restore()
 
     def watch(self, owner: Any, method: str, part: str) -> None:
-        """
-        :param owner: the object whose method is to be timed until the end of the ``with``
-        :param method: name of the method
-        :param part: what its time belongs to
-        """
+        """Time a method of an object until the end of the ``with``, which belongs to a part."""
         original, was_own = getattr(owner, method), method in vars(owner)
         self.seconds.setdefault(part, 0.0)
 
@@ -201,12 +153,7 @@ class Stopwatch:
 
 
 def watch_parts(watch: Stopwatch, model: RecurrentPPO) -> None:
-    """
-    Watch what a training loop spends its time on, in :data:`PARTS`.
-
-    :param watch: the stopwatch
-    :param model: the algorithm
-    """
+    """Watch what a training loop spends its time on, in :data:`PARTS`."""
     for method in ("step_async", "step_wait"):
         watch.watch(model.env, method, ENVIRONMENT)
     for method in ("forward", "predict_values"):
@@ -222,10 +169,7 @@ def watch_parts(watch: Stopwatch, model: RecurrentPPO) -> None:
 
 
 def hyperparameters(case: Case) -> dict[str, Any]:
-    """
-    :param case: a contestant
-    :return: its algorithm's keyword arguments, without those that depend on the env
-    """
+    """:return: its algorithm's keyword arguments, without those that depend on the env"""
     network = {"net_arch": [32], "lstm_hidden_size": case.hidden}
     if case.algo in ("stock", "stock_two"):
         shared = case.algo == "stock"
@@ -242,11 +186,7 @@ def hyperparameters(case: Case) -> dict[str, Any]:
 
 
 def make_model(case: Case, horizon: int) -> RecurrentPPO:
-    """
-    :param case: a contestant
-    :param horizon: steps in an episode
-    :return: its algorithm, with an env of its own
-    """
+    """:return: its algorithm, with an env of its own"""
     env = make_meta_vec_env(ENV_ID, case.n_envs, 0, env_kwargs={"episodes_per_task": case.episodes, "horizon": horizon})
     n_steps = observation_layout(env.observation_space).meta_episode_steps
     batch_size = max(1, case.n_envs // N_MINIBATCHES) * n_steps
@@ -275,16 +215,11 @@ def frames_of(model: RecurrentPPO) -> int:
 
 
 def train_rollouts(model: RecurrentPPO, rollouts: int) -> None:
-    """
-    :param model: the algorithm to train further
-    :param rollouts: how many rollouts, each with its updates
-    """
     model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
 
 
 def spread(values: Any, tail: float = 0.0) -> Row:
     """
-    :param values: of all rounds
     :param tail: share of them to leave out on each side
     :return: their median and the extremes of the others
     """
@@ -292,65 +227,49 @@ def spread(values: Any, tail: float = 0.0) -> Row:
     return {"median": float(np.median(values)), "low": float(low), "high": float(high), "rounds": len(values)}
 
 
-class Samples(dict[str, np.ndarray]):
-    """
-    What rounds took, in seconds, by what took it: shape (rounds,) each.
+Samples = dict[str, np.ndarray]  #: of a case, shape ``(rounds,)`` each: ``frames``, and seconds by what took them
 
-    :param frames: frames in a sample
-    """
 
-    def __init__(self, frames: int, seconds: Sequence[Mapping[str, float]]) -> None:
-        super().__init__({name: np.array([one[name] for one in seconds]) for name in seconds[0]})
-        self.frames = frames
+def total_seconds(took: Samples) -> np.ndarray:
+    """:return: seconds of the whole loop"""
+    return np.sum([took[part] for part in PARTS], axis=0)
 
-    @property
-    def total(self) -> np.ndarray:
-        """Seconds of the whole loop."""
-        return np.sum([self[part] for part in PARTS], axis=0)
 
-    @property
-    def train(self) -> np.ndarray:
-        """Seconds of ``train()``."""
-        return self[PPO_UPDATE] + self[VAE_UPDATE]
+def train_seconds(took: Samples) -> np.ndarray:
+    """:return: seconds of ``train()``"""
+    return took[PPO_UPDATE] + took[VAE_UPDATE]
 
 
 def measure(cases: Sequence[Case], rounds: int, config: Config) -> dict[Case, Samples]:
     """
     :param cases: who takes turns, so that whatever else the machine does meets all of them
-    :param rounds: turns of each
-    :param config: what is measured
     :return: what each took in every round, in :data:`PARTS`; of RL2 what its LSTM alone takes (``lstm``), too
     """
-    models, rollouts = {}, {}
+    models: dict[Case, RecurrentPPO] = {}
+    rollouts: dict[Case, int] = {}
     for case in {replace(case, threads=1): None for case in cases}:  # those that differ in their threads share an algorithm
         models[case] = make_model(case, config.horizon)
         th.set_num_threads(1)
         start = time.perf_counter()
         train_rollouts(models[case], 1)
         rollouts[case] = min(max(1, int(config.sample_s / (time.perf_counter() - start))), 100)
-    seconds: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
-    for _ in range(rounds):
-        for case in cases:
-            alone = replace(case, threads=1)
-            th.set_num_threads(case.threads)
-            with Stopwatch() as watch:
-                watch_parts(watch, models[alone])
-                train_rollouts(models[alone], rollouts[alone])
-            took = {part: watch.seconds.get(part, 0.0) for part in PARTS}
-            lstm = {"lstm": time_lstm(models[alone], rollouts[alone], case.threads)} if case.algo == "rl2" else {}
-            seconds[case].append(took | lstm)
-    each = {case: replace(case, threads=1) for case in cases}
-    return {case: Samples(rollouts[one] * frames_of(models[one]), seconds[case]) for case, one in each.items()}
+    samples: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
+    for case in [*cases] * rounds:
+        alone = replace(case, threads=1)
+        model, n_rollouts = models[alone], rollouts[alone]
+        th.set_num_threads(case.threads)
+        with Stopwatch() as watch:
+            watch_parts(watch, model)
+            train_rollouts(model, n_rollouts)
+        took = {"frames": n_rollouts * frames_of(model), **{part: watch.seconds.get(part, 0.0) for part in PARTS}}
+        samples[case].append(took | ({"lstm": time_lstm(model, n_rollouts, case.threads)} if case.algo == "rl2" else {}))
+    return {case: {name: np.array([one[name] for one in own]) for name in own[0]} for case, own in samples.items()}
 
 
 def time_lstm(model: Any, rollouts: int, threads: int) -> float:
     """
-    What a training loop can at best be bound by: its LSTM alone, forwards and backwards through as many sequences.
-
-    :param model: the algorithm
-    :param rollouts: whose updates
-    :param threads: of PyTorch
-    :return: seconds of that part of ``train()``, with random inputs, in the same shards on the same threads
+    :return: seconds of what ``train()`` can at best be bound by: its LSTM alone, forwards and backwards through as many
+        sequences of random inputs, in the same shards on the same threads
     """
     lstm = model.policy.lstm_actor
     n_sequences = model.batch_size // model.n_steps
@@ -366,41 +285,36 @@ def time_lstm(model: Any, rollouts: int, threads: int) -> float:
 
 
 def case_rows(measured: Mapping[Case, Samples]) -> list[Row]:
-    """
-    :param measured: what each case took
-    :return: frames/s of each, milliseconds of ``train()`` for 1000 frames, and the shares of what takes the time
-    """
+    """:return: frames/s of each, milliseconds of ``train()`` for 1000 frames, and the shares of what takes the time"""
     rows = []
     for case, took in measured.items():
         own = {"algo": case.algo, "workers": case.n_envs, "threads": str(case.threads)}
         own |= {"episodes": case.episodes, "hidden": case.hidden}
-        quantities = {"frames/s": took.frames / took.total, "train(), ms a 1000 frames": 1e6 * took.train / took.frames}
-        quantities |= {f"share: {part}": took[part] / took.total for part in PARTS}
-        quantities |= {"share of train(): nn.LSTM": took["lstm"] / took.train} if "lstm" in took else {}
+        quantities = {"frames/s": took["frames"] / total_seconds(took)}
+        quantities |= {"train(), ms a 1000 frames": 1e6 * train_seconds(took) / took["frames"]}
+        quantities |= {f"share: {part}": took[part] / total_seconds(took) for part in PARTS}
+        quantities |= {"share of train(): nn.LSTM": took["lstm"] / train_seconds(took)} if "lstm" in took else {}
         rows += [{"quantity": name, **own, **spread(values)} for name, values in quantities.items()]
     return rows
 
 
 def ratio_rows(measured: Mapping[Case, Samples]) -> list[Row]:
-    """
-    :param measured: what each case took
-    :return: how much faster than stock each algorithm is, in the same round, each with the threads that suit it best
-    """
+    """:return: how much faster than stock each algorithm is, in the same round, each with the threads that suit it best"""
     rows: list[Row] = []
 
     def fastest(algo: str, n_envs: int, seconds: Callable[[Samples], np.ndarray]) -> Case | None:
-        rates = {c: np.median(t.frames / seconds(t)) for c, t in measured.items() if (c.algo, c.n_envs) == (algo, n_envs)}
+        rates = {c: np.median(t["frames"] / seconds(t)) for c, t in measured.items() if (c.algo, c.n_envs) == (algo, n_envs)}
         return max(rates, key=lambda case: rates[case], default=None)
 
     for quantity, stock, seconds in (
-        ("times stock", "stock", lambda took: took.total),
-        ("times stock, train() alone", "stock", lambda took: took.train),
-        ("times stock with two LSTMs", "stock_two", lambda took: took.total),
+        ("times stock", "stock", total_seconds),
+        ("times stock, train() alone", "stock", train_seconds),
+        ("times stock with two LSTMs", "stock_two", total_seconds),
     ):
         for algo, n_envs in dict.fromkeys((case.algo, case.n_envs) for case in measured if case.algo != stock):
             own, other = fastest(algo, n_envs, seconds), fastest(stock, n_envs, seconds)
             if own is not None and other is not None:
-                rates = [measured[case].frames / seconds(measured[case]) for case in (own, other)]
+                rates = [measured[case]["frames"] / seconds(measured[case]) for case in (own, other)]
                 threads = f"{own.threads} against {other.threads}"
                 found = {"quantity": quantity, "algo": algo, "workers": n_envs, "threads": threads}
                 rows.append(found | spread(rates[0] / rates[1]))
@@ -408,10 +322,7 @@ def ratio_rows(measured: Mapping[Case, Samples]) -> list[Row]:
 
 
 def compare(config: Config) -> list[Row]:
-    """
-    :param config: what is measured
-    :return: rows of the comparison with stock, and of the scaling
-    """
+    """:return: rows of the comparison with stock, and of the scaling"""
     cases = [Case(algo, n_envs, n) for n_envs in config.workers for n in config.threads for algo in config.algos]
     measured = measure(cases, config.rounds, config)
     rows = [*ratio_rows(measured), *case_rows(measured)]
@@ -446,11 +357,7 @@ def step_randomly(env: VecEnv, actions: np.ndarray) -> None:
 
 
 def make_robot_model(algo: str, env_id: str) -> SequencePPO:
-    """
-    :param algo: name of the algorithm
-    :param env_id: a domain
-    :return: the algorithm with its preset, which imagines from the start
-    """
+    """:return: the algorithm with its preset, which imagines from the start"""
     preset = read_preset(algo, env_id)
     parameters = {name: value for name, value in preset.items() if name not in _NOT_FOR_ROBOTS}
     env = VecNormalize(make_meta_vec_env(env_id, preset["n_envs"], seed=0), gamma=preset["gamma"])
@@ -458,11 +365,7 @@ def make_robot_model(algo: str, env_id: str) -> SequencePPO:
 
 
 def measure_physics(env_id: str, rounds: int) -> list[Row]:
-    """
-    :param env_id: a domain
-    :param rounds: samples of physics and of each algorithm; LDM's turn comes right after that of physics
-    :return: rows
-    """
+    """:return: rows"""
     models = {algo: make_robot_model(algo, env_id) for algo in ("ldm", "rl2")}
     frames = frames_of(models["ldm"])
     env = make_meta_vec_env(env_id, models["ldm"].n_envs, seed=0)
@@ -484,9 +387,6 @@ def measure_physics(env_id: str, rounds: int) -> list[Row]:
 
 def physics_rows(env_id: str, n_envs: int, frames: int, seconds: Mapping[str, Sequence[float]]) -> list[Row]:
     """
-    :param env_id: a domain
-    :param n_envs: number of workers of LDM and of physics
-    :param frames: in a sample
     :param seconds: of the rounds of physics and each algorithm
     :return: frames/s, and the share of the physics' speed in the same round
     """
@@ -512,11 +412,7 @@ def machine() -> Row:
 
 
 def add_rows(path: Path, rows: Sequence[Row], where: Row) -> None:
-    """
-    :param path: the table, made if there is none
-    :param rows: what was measured
-    :param where: :func:`machine`, before it was
-    """
+    """:param where: :func:`machine`, before it was"""
     new = pd.DataFrame([{"env": ENV_ID, **where, **row} for row in rows])
     columns = ["date", "commit", "cpu", "load", "env", "quantity", "algo", "workers", "threads", "episodes", "hidden"]
     new = new.reindex(columns=[*columns, "rounds", "median", "low", "high"]).astype({"episodes": "Int64", "hidden": "Int64"})
@@ -526,10 +422,7 @@ def add_rows(path: Path, rows: Sequence[Row], where: Row) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """
-    :param rows: what was measured
-    :return: it, as Markdown
-    """
+    """:return: it, as Markdown"""
     cells = []
     for row in rows:
         setting = ", ".join(f"{row[name]} {name}" for name in ("workers", "threads", "episodes", "hidden") if name in row)
@@ -539,9 +432,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    :param arguments: of the command line, those of the process if None
-    """
+    """:param arguments: of the command line, those of the process if None"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"a glimpse, in a minute, that goes to {QUICK_FILE}")
     parser.add_argument(

@@ -35,13 +35,7 @@ class Verdict(NamedTuple):
 def judge(
     expectation: Expectation, variants: Variants, learned: float | None = None, label: Callable[[str], str] = str
 ) -> Verdict:
-    """
-    :param expectation: what results should show
-    :param variants: finished runs by variant
-    :param learned: training return of an agent that has learned; two that have not are not compared
-    :param label: a variant's name for people
-    :return: whether they do
-    """
+    """:return: whether they do"""
     lacking = [name for name in expectation.variants if name not in variants]
     if lacking:
         return Verdict(Outcome.NOT_RUN, f"not run yet: {', '.join(lacking)}")
@@ -71,8 +65,6 @@ def _judge_comparison(
     expectation: Expectation, found: Sequence[Interval], failed: Sequence[tuple[int, int]], names: Sequence[str]
 ) -> Verdict:
     """
-    :param expectation: that one variant is better than another
-    :param found: of the better and the worse one
     :param failed: of each, how many seeds have not learned, and of how many
     :param names: of each
     """
