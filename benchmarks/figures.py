@@ -161,6 +161,7 @@ def shown(experiment: Experiment) -> list[str]:
 
 def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path = FIGURES) -> list[Path]:
     """
+    :param out: where the figures of all experiments are; in the repository's folder only those stay that its pages show
     :return: the files that were written; others of earlier figures are removed
     :raises ValueError: if no run is finished
     """

@@ -59,7 +59,7 @@ class Job:
     :param run: the run
     :param folder: its own folder, where agents are trained
     :param results: where all results are
-    :param records: whether recordings are kept, too, which of ablations are not drawn but of the baseline, where it is another's
+    :param records: whether what is only drawn is kept, too: of ablations that of the baseline alone, which others borrow
     :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
         run by someone else, ``late``, which would not end in the time that there is, or ``changed``: it has results of other
         settings or another budget, which stay until someone deletes them
@@ -216,7 +216,7 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     """:return: its runs; those that have results are done, and so are those whose results were not in the tables yet"""
     jobs = []
     for run in experiment.runs:
-        records = experiment.baseline in (None, run.variant)  # of ablations nothing else is drawn
+        records = experiment.baseline in (None, run.variant)
         job = Job(run, root / run.experiment / run.name, results, records)
         kept = run.kept(results)
         if kept is not None:

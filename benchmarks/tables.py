@@ -44,7 +44,8 @@ from sb3_ldm.results.evaluation_table import EvaluationTable
 RESULTS = Path(__file__).parent / "results"
 RUNS_FILE, EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE = "runs.jsonl", "evaluations.csv", "final.csv", "imagination.csv"
 _DRAWN_MAPS = 6
-_LOGGED = ("share_unseen", "distinct_unseen", "peak_reward", "share_imagining", "return_1")  # and return_<last episode>
+_COUNTED = ("share_unseen", "distinct_unseen")  # logged numbers that tables tell
+_DRAWN = ("peak_reward", "share_imagining", "return_1")  # and return_<last episode>
 
 
 def _exact(value: float) -> str:
@@ -74,12 +75,12 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
     """
     Put a finished run into the tables of its experiment, in the place of an earlier one of that name.
 
-    :param recordings: whether to keep those that are drawn, too
+    :param recordings: whether to keep what is only drawn, too
     """
     run = load_run(folder)
     final = run.last_evaluation if run.final_evaluation is None else run.final_evaluation
     tables = {EVALUATIONS_FILE: _sums(_with_parts(run), per_task=False), FINAL_FILE: _sums(final, per_task=True)}
-    tables[IMAGINATION_FILE] = _logged(run)
+    tables[IMAGINATION_FILE] = _logged(run, recordings)
     told: dict[str, Any] = {}
     if final is not None and len(final):
         sampled = final.select(deterministic=False, episode=run.episodes_per_task)
@@ -147,8 +148,9 @@ def _sums(table: EvaluationTable | None, per_task: bool) -> pd.DataFrame:
     return sums.reset_index().dropna(axis=1, how="all")
 
 
-def _logged(run: RunResult) -> pd.DataFrame:
-    columns = {name: f"imagination/{name}" for name in dict.fromkeys([*_LOGGED, f"return_{run.episodes_per_task}"])}
+def _logged(run: RunResult, drawn: bool) -> pd.DataFrame:
+    names = dict.fromkeys([*_COUNTED, *([*_DRAWN, f"return_{run.episodes_per_task}"] if drawn else [])])
+    columns = {name: f"imagination/{name}" for name in names}
     found = {name: run.progress[column] for name, column in columns.items() if column in run.progress}
     if not found:
         return pd.DataFrame()
@@ -321,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="<variant>_seed<k>, what the run is called in it")
     parser.add_argument("folder", type=Path, nargs="?", help="where the run left its files")
     parser.add_argument("--forget", action="store_true", help="take the run out of the tables")
-    parser.add_argument("--no-recordings", action="store_true", help="keep numbers alone, no maps and paths")
+    parser.add_argument("--no-recordings", action="store_true", help="keep nothing that is only drawn")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     options = parser.parse_args(arguments)
     results = options.results / options.experiment

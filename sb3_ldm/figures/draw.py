@@ -28,7 +28,7 @@ FIGURES: dict[str, Callable[[Plan], Drawing]] = {
     "paths": paths,
     "imagination": imagination,
 }
-_COLOURS = 256  # in a PNG
+_COLOURS = 128  # in a PNG
 #: Numbers of the paper's figures.
 ALIASES = {
     "fig3": "learning_curves",
@@ -118,7 +118,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png")
         with Image.open(drawn) as image:
-            image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(partial, optimize=True)
+            rgb, cover = image.convert("RGB"), Image.Quantize.MAXCOVERAGE  # rare colours, too
+            rgb.quantize(_COLOURS, cover, kmeans=1, dither=Image.Dither.NONE).save(partial, "png", optimize=True)
 
 
 def _figure_name(name: str) -> str:
