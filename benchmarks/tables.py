@@ -2,7 +2,7 @@
 Results as small tables, a folder of them for each experiment in ``benchmarks/results``:
 
 - ``runs.jsonl``: what ``run.json`` says, a line for each run, and the mean returns in the last episode, actions sampled;
-- ``evaluations.csv``: evaluations during training, sums over the ``n`` tasks of a split;
+- ``evaluations.csv``: evaluations during training, sums over the ``n`` tasks of a split, in the first and the last episode;
 - ``final.csv``: the final evaluation (of a run that was stopped, its last one), sums over the ``n`` repetitions of each task;
 - ``imagination.csv``: what figures show of a run's ``progress.csv``, with five digits;
 - ``<run>_<file>.npz``: recordings of a variant's first seed, as far as they are drawn.
@@ -133,6 +133,7 @@ def _sums(table: EvaluationTable | None, per_task: bool) -> pd.DataFrame:
     """Returns and successes of each episode of the meta-episode, summed over tasks or over the repetitions of each."""
     if table is None or len(table) == 0:
         return pd.DataFrame()
+    table = table if per_task else table.where(np.isin(table.episode, (1, table.episode.max())))
     rows = pd.DataFrame({"timesteps": table.timesteps, "split": table.split, "deterministic": table.deterministic.astype(int)})
     if per_task:
         rows["task"] = [" ".join(f"{number:g}" for number in task) for task in table.tasks]
@@ -270,7 +271,8 @@ def _table(
     """
     if rows is None:
         return None
-    n_episodes, n = metadata["episodes_per_task"], rows["n"].to_numpy()
+    episodes = [int(name.removeprefix("return_")) for name in rows.dropna(axis=1, how="all") if name.startswith("return_")]
+    n, n_episodes = rows["n"].to_numpy(), len(episodes)
     if "task" in rows:
         tasks = np.repeat([np.array(task.split(), dtype=float) for task in rows["task"]], n, axis=0)
     else:
@@ -281,7 +283,7 @@ def _table(
 
     def sums(quantity: str) -> np.ndarray:
         """For each episode the sum that it belongs to, shape (n_rows_of_the_table, n_episodes)."""
-        names = [f"{quantity}_{episode + 1}" for episode in range(n_episodes)]
+        names = [f"{quantity}_{episode}" for episode in episodes]
         return np.repeat(rows.reindex(columns=names).to_numpy(float), n, axis=0)
 
     n_successes = sums("success")
@@ -291,7 +293,7 @@ def _table(
         split=np.repeat(rows["split"].to_numpy(str), n * n_episodes),
         deterministic=np.repeat(rows["deterministic"].to_numpy(bool), n * n_episodes),
         tasks=np.repeat(tasks, n_episodes, axis=0),
-        episode=np.tile(np.arange(1, n_episodes + 1), len(tasks)),
+        episode=np.tile(episodes, len(tasks)),
         returns=np.where(position == 0, sums("return"), 0.0).ravel(),
         lengths=np.full(len(tasks) * n_episodes, metadata["longest_episode"]),
         successes=np.where(np.isnan(n_successes), np.nan, position < n_successes).ravel(),

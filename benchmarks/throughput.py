@@ -29,12 +29,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from benchmarks.tables import RESULTS
 from sb3_ldm import LDM, RL2, make_meta_vec_env
-from sb3_ldm.nets.embedding import EmbeddingExtractor
-from sb3_ldm.envs.meta_episode import observation_layout
-from sb3_ldm.on_policy import SequencePPO
-from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.envs import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
+from sb3_ldm.envs.meta_episode import observation_layout
+from sb3_ldm.nets.embedding import EmbeddingExtractor
+from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.on_policy import SequencePPO
 from sb3_ldm.results.summary import markdown_table
 from sb3_ldm.version import current_commit
 from sb3_ldm.zoo.configs import read_preset
