@@ -9,14 +9,14 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.sb3_ldm_installed
-LINT_PATHS := sb3_ldm tests setup.py $(wildcard benchmarks)
+LINT_PATHS := sb3_ldm tests setup.py docs $(wildcard benchmarks)
 TYPE_PATHS := sb3_ldm tests $(wildcard benchmarks)
 
 # Keep matplotlib's cache in the clone too
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test pytest mutants slow-tests type lint format check-codestyle commit-checks clean
+.PHONY: help venv quickstart test pytest mutants slow-tests type lint format check-codestyle commit-checks docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ check-codestyle: $(STAMP)  ## ruff check, ruff format --check
 	$(PY) -m ruff check $(LINT_PATHS)
 	$(PY) -m ruff format --check $(LINT_PATHS)
 
+docs: $(STAMP)  ## the pages and the API reference as a site (in site/); links that lead nowhere are errors
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 commit-checks: format type lint  ## format, then check types and style
 
 venv: $(STAMP)  ## only build the virtual environment
@@ -63,5 +66,5 @@ $(STAMP): setup.cfg setup.py constraints.txt
 	@touch $@
 
 clean:  ## remove the environment, the caches and what was built
-	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info
 	find sb3_ldm tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,7 +32,8 @@ FIGURES = Path(__file__).parent / "figures"
 SHOWN = ("comparison*.png", "learning_curves.png", "return_map.png", "reward_maps*.png", "imagination.png", "paths*.png")
 #: Of ablations, which have many variants.
 SHOWN_OF_ABLATIONS = ("comparison*.png", "against_baseline.png")
-_PAGES = (Path(__file__).parents[1] / "README.md", Path(__file__).with_name("README.md"))  # which show others
+_ROOT = Path(__file__).parents[1]
+_PAGES = (_ROOT / "README.md", *(_ROOT / "docs").glob("*.md"), _ROOT / "benchmarks/README.md")  # which show others
 _JUDGED = ("test", "eval")  # splits that the paper's curves show, the last of them that there is
 _SMOOTHED = 5  # evaluations, as in the paper
 _PANELS_A_ROW = 4

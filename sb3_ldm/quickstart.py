@@ -1,7 +1,7 @@
 """
 Train RL2 and LDM on the gridworld side by side for a few minutes, then draw the figures and print the table.
 
-``python -m sb3_ldm.quickstart`` (or ``make quickstart``); ``--frames 20000000`` for the full runs of the README.
+``python -m sb3_ldm.quickstart`` (or ``make quickstart``); ``--frames 20000000`` for full runs.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 #: What the tests need of the repository, besides themselves.
-COPIED = ("sb3_ldm", "zoo_configs", "benchmarks", "tests", "setup.py", "setup.cfg", "pyproject.toml", "README.md")
+COPIED = ("sb3_ldm", "zoo_configs", "benchmarks", "tests", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "docs")
 
 PACKAGE = "sb3_ldm"
 

@@ -1,4 +1,4 @@
-"""What the README says of an environment of one's own works as printed."""
+"""What docs/your_own_tasks.md says of an environment of one's own works as printed."""
 
 import os
 import re
@@ -19,12 +19,12 @@ from sb3_ldm.train import main as train
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.registration import ALGORITHMS
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs/your_own_tasks.md").read_text(encoding="utf-8")
 
 
 def block(marker: str) -> str:
     """The code block that follows a comment."""
-    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
     assert found is not None
     return found[1]
 

@@ -1,4 +1,7 @@
-"""Every command of the READMEs is accepted as printed, and ends well or is still at work after a while."""
+"""
+What the README and the pages of docs/ say is so: links lead somewhere, lines of code are the code's, and every command is
+accepted as printed, and ends well or is still at work after a while.
+"""
 
 import os
 import re
@@ -10,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.report import anchor
 
 CLONE = Path(__file__).parent.parent
 #: Seconds in which a command would have failed if its options were wrong.
 PATIENCE_S = 25.0
-ELSEWHERE = ("make ", "Reach-v0")  #: commands that are run to their ends by `make` and by test_own_environment.py
+#: Commands that are run to their ends by `make` (which installs, too) and by test_own_environment.py.
+ELSEWHERE = ("make ", "pip install ", "Reach-v0")
 
 
 def commands(readme: str) -> list[str]:
@@ -35,8 +40,16 @@ def commands(readme: str) -> list[str]:
     return found
 
 
-PAGES = ("README.md", "benchmarks/README.md")
-COMMANDS = [command for page in PAGES for command in commands((CLONE / page).read_text(encoding="utf-8"))]
+DOCS = sorted(path.relative_to(CLONE).as_posix() for path in (CLONE / "docs").rglob("*.md"))
+PAGES = ("README.md", *DOCS, "benchmarks/README.md")
+TEXTS = {page: (CLONE / page).read_text(encoding="utf-8") for page in (*PAGES, "CONTRIBUTING.md")}
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(TEXTS[page])))
+#: Lines that several pages claim to be those of some files: page, files, lines.
+CITED = [
+    (page, files.split(), block)
+    for page, text in TEXTS.items()
+    for files, block in re.findall(r"<!-- lines of (.*?) -->\n```python\n(.*?)```", text, re.DOTALL)
+]
 
 
 def run(command: str, folder: Path, patience_s: float) -> tuple[int | None, str]:
@@ -85,15 +98,79 @@ def test_commands_are_found_with_their_variables():
     assert len(COMMANDS) > 20 and all("python -m" in command for command in COMMANDS)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "benchmarks/RESULTS.md", "CHANGELOG.md"])
+def links(page: str) -> list[tuple[str, str]]:
+    """Targets inside of the repository, and their headings."""
+    text = re.sub(r"^```.*?^```$", "", (CLONE / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [(target, heading) for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", text) if "://" not in target]
+
+
+def anchors(page: Path) -> list[str]:
+    """What the headings of a page are linked by."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", [*TEXTS, "benchmarks/RESULTS.md", "CHANGELOG.md"])
 def test_links_lead_somewhere(page):
-    targets = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", (CLONE / page).read_text(encoding="utf-8"))
-    inside = [(target, heading) for target, heading in targets if "://" not in target]
-    for target, heading in inside:
+    for target, heading in links(page):
         path = (CLONE / page).parent / target if target else CLONE / page
         assert path.exists(), target
-        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
-        assert not heading or heading in map(anchor, headings), f"{target}#{heading}"
+        assert not heading or heading in anchors(path), f"{target}#{heading}"
+
+
+def test_headings_are_those_outside_of_code(tmp_path):
+    (tmp_path / "page.md").write_text("# One, two\n\n```bash\n# no heading\n```\n## `three`\n")
+    assert anchors(tmp_path / "page.md") == ["one-two", "three"]
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+
+
+def test_the_site_has_every_page():
+    def pages(entries):
+        for entry in entries:
+            for what in entry.values():
+                yield from pages(what) if isinstance(what, list) else [what]
+
+    shown = list(pages(yaml.safe_load((CLONE / "mkdocs.yml").read_text())["nav"]))
+    places = {"index.md": "README.md", **{name.removeprefix("docs/"): name for name in DOCS}}
+    assert all((CLONE / places.get(page, page)).is_file() for page in shown), shown
+    assert len(shown) == len(set(shown)) and places.keys() <= set(shown)
+
+
+def test_every_page_of_an_algorithm_shows_its_lines():
+    assert {page for page, *_ in CITED} == {f"docs/{name}.md" for name in ("ldm", "mixreg", "rl2", "varibad")}
+
+
+@pytest.mark.parametrize("page, files, block", CITED, ids=[f"{page}-{i}" for i, (page, *_) in enumerate(CITED)])
+def test_lines_on_pages_are_those_of_the_code(page, files, block):
+    def bare(line):
+        return re.sub(r"\s+#.*$", "", line).strip()
+
+    code = {bare(line) for name in files for line in (CLONE / name).read_text(encoding="utf-8").splitlines()}
+    shown = [bare(line) for line in block.splitlines() if not line.strip().startswith("#")]
+    assert [line for line in shown if line and line not in code] == []
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_broken_link(tmp_path):
+    pytest.importorskip("mkdocs")
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff", "mkdocs.yml"):
+        shutil.copyfile(CLONE / name, tmp_path / name)
+    for name in ("docs", "benchmarks", "sb3_ldm", "zoo_configs"):
+        shutil.copytree(CLONE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    status, output = run("python -m mkdocs build --strict", tmp_path, 300.0)
+    assert status == 0, output
+    api, front = ((tmp_path / "site" / name / "index.html").read_text() for name in ("api", "."))
+    assert "imagination_starts" in api and ":class:" not in api
+    assert (
+        'src="benchmarks/figures/' in front and (tmp_path / "site/benchmarks/figures/gridworld/learning_curves.png").is_file()
+    )
+    with (tmp_path / "docs/rl2.md").open("a") as page:
+        page.write("\n[nowhere](ldm.md#nowhere)\n")
+    status, output = run("python -m mkdocs build --strict", tmp_path, 300.0)
+    assert status == 1 and "#nowhere" in output
 
 
 @pytest.mark.slow
