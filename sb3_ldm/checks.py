@@ -1,18 +1,28 @@
-"""Refusing parameters that cannot be meant, before any work starts."""
+"""Refusing parameters that cannot be meant, before any work starts, and warning of those that hardly can."""
 
-import functools
 import importlib
-import inspect
 import math
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-Constructor = TypeVar("Constructor", bound=Callable[..., None])
+_LIBRARIES = ("sb3_ldm", "stable_baselines3", "sb3_contrib", "rl_zoo3")
+
+
+def warn_user(message: str) -> None:
+    """
+    Warn at the user's own line: the innermost one that is neither in this package nor in those that it builds on.
+
+    :param message: of the warning
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def check_integer(name: str, value: Any, least: int, why: str = "") -> None:
@@ -71,37 +81,6 @@ def check_names(what: str, given: Any, known: Collection[str]) -> None:
             raise ValueError(f"{what}: {name}={value!r} is not understood: {nearest(str(name), known)}")
 
 
-def check_options(cls: type, constructor: Any, given: Collection[str], more: Collection[str] = ()) -> None:
-    """
-    :param cls: whose options they are, for the message
-    :param constructor: its ``__init__``, or that of a class that it derives from
-    :param given: names of keyword arguments
-    :param more: names that are allowed besides those of its constructor
-    :raises TypeError: if one is unknown, with the nearest one
-    """
-    parameters = inspect.signature(constructor).parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
-        return
-    known = [name for name in parameters if name != "self" and not name.startswith("_")]
-    for name in given:
-        if name not in parameters and name not in more:
-            raise TypeError(f"{cls.__name__} has no option {name}: {nearest(name, known)}.")
-
-
-def options_checked(constructor: Constructor) -> Constructor:
-    """
-    :param constructor: ``__init__`` of a class
-    :return: the same, with a message of :func:`check_options` where an option is unknown
-    """
-
-    @functools.wraps(constructor)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        check_options(type(self), constructor, kwargs)
-        constructor(self, *args, **kwargs)
-
-    return checked  # type: ignore[return-value]
-
-
 def nearest(name: str, known: Collection[str]) -> str:
     """
     :param name: what is unknown
@@ -123,18 +102,3 @@ def check_installed(extra: str, *modules: str) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ImportError(f"{module} is needed: pip install 'sb3_ldm[{extra}]' ({error})") from error
-
-
-_LIBRARIES = ("sb3_ldm", "stable_baselines3", "sb3_contrib", "rl_zoo3")
-
-
-def warn_user(message: str) -> None:
-    """
-    Warn at the user's own line: the innermost one that is neither in this package nor in those that it builds on.
-
-    :param message: of the warning
-    """
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)

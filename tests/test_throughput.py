@@ -130,7 +130,7 @@ def test_contestants_do_the_same_and_threads_are_left_alone() -> None:
     assert set(sizes["stock"]) < {name for name, _ in two.named_parameters()} and two.lstm_critic is not None
     for algo in ("ldm", "ldm_zoo", "ldm_zoo_2"):
         ldm = throughput.make_model(Case(algo, 4, 1, 2, 16), horizon=4)
-        assert isinstance(ldm, throughput.LDM) and ldm.imagination_starts == 0 and not ldm.require_goal
+        assert isinstance(ldm, throughput.LDM) and ldm.imagination_starts == 0 and not ldm.imagination_config.require_goal
         assert ldm.vae_updates == (6 if algo == "ldm_zoo" else 2)
     with throughput.pytorch_threads():
         th.set_num_threads(before + 1)

@@ -2,8 +2,19 @@
 
 from sb3_ldm.on_policy.export import PolicyStep, export_onnx
 from sb3_ldm.on_policy.latent_dynamics_ppo import LatentDynamicsPPO, StreamSeeds
+from sb3_ldm.on_policy.options import LatentDynamicsOptions, PPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy
 from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
 
-__all__ = ["LatentDynamicsPPO", "MetaLstmPolicy", "PolicyStep", "RecordingVecEnv", "SequencePPO", "StreamSeeds", "export_onnx"]
+__all__ = [
+    "LatentDynamicsOptions",
+    "LatentDynamicsPPO",
+    "MetaLstmPolicy",
+    "PPOOptions",
+    "PolicyStep",
+    "RecordingVecEnv",
+    "SequencePPO",
+    "StreamSeeds",
+    "export_onnx",
+]

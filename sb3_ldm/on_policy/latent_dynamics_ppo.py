@@ -12,14 +12,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Unpack
 
 from sb3_ldm.checks import check_integer, check_number, warn_user
 from sb3_ldm.data.array_file import with_suffix
 from sb3_ldm.data.meta_episodes import MetaEpisodeBuffer
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
+from sb3_ldm.on_policy.options import PPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy
 from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
+from sb3_ldm.options import takes_options_of
 
 
 class StreamSeeds(NamedTuple):
@@ -40,6 +43,7 @@ class StreamSeeds(NamedTuple):
     buffer: int
 
 
+@takes_options_of(SequencePPO)
 class LatentDynamicsPPO(SequencePPO):
     """
     :class:`~sb3_ldm.on_policy.SequencePPO` that gathers true meta-episodes while it collects rollouts, and trains a
@@ -64,7 +68,6 @@ class LatentDynamicsPPO(SequencePPO):
     :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
     :param vae_batch_size: meta-episodes per update
     :param vae_updates: updates per rollout; 0 freezes the network
-    :param kwargs: of :class:`~sb3_ldm.on_policy.SequencePPO`
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
@@ -91,10 +94,11 @@ class LatentDynamicsPPO(SequencePPO):
         vae_buffer_keeps: str = "latest",
         vae_batch_size: int = 25,
         vae_updates: int = 2,
+        *,
         _init_setup_model: bool = True,
-        **kwargs: Any,
+        **options: Unpack[PPOOptions],
     ):
-        super().__init__(policy, env, _init_setup_model=False, **kwargs)
+        super().__init__(policy, env, _init_setup_model=False, **options)
         self.dropout_rate = dropout_rate
         self.latent_dim = latent_dim
         self.kl_weight = kl_weight

@@ -1,5 +1,6 @@
 """RecurrentPPO that collects and trains on whole sequences: the core of every recurrent algorithm of this package."""
 
+import inspect
 import io
 import pathlib
 import zipfile
@@ -19,8 +20,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
+from typing_extensions import Unpack
 
-from sb3_ldm.checks import check_integer, check_number, check_options, check_positive, options_checked, warn_user
+from sb3_ldm.checks import check_integer, check_number, check_positive, warn_user
 from sb3_ldm.data.model_file import check_model_file
 from sb3_ldm.data.rollouts import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.data.training_state import (
@@ -40,8 +42,10 @@ from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.envs.steps import normalization_problem, normalizes_observations
 from sb3_ldm.memory import warn_if_too_large
 from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
+from sb3_ldm.on_policy.options import RecurrentPPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy
 from sb3_ldm.on_policy.ppo_loss import PPOLoss, ppo_loss
+from sb3_ldm.options import check_options, takes_options_of
 
 _LARGEST_SEED = 2**32 - 1
 _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
@@ -49,6 +53,7 @@ _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite):
 SelfSequencePPO = TypeVar("SelfSequencePPO", bound="SequencePPO")
 
 
+@takes_options_of(RecurrentPPO)
 class SequencePPO(RecurrentPPO):
     """
     :class:`~sb3_contrib.RecurrentPPO` on meta-episodes, with the same loss and the same API.
@@ -90,7 +95,6 @@ class SequencePPO(RecurrentPPO):
     rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
     _last_lstm_states: RNNStates  # type: ignore[assignment]
 
-    @options_checked
     def __init__(
         self,
         policy: str | type[MetaLstmPolicy],
@@ -100,49 +104,22 @@ class SequencePPO(RecurrentPPO):
         batch_size: int | None = None,
         n_epochs: int = 4,
         gamma: float = 0.95,
-        gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = None,
-        normalize_advantage: bool = True,
+        *,
         ent_coef: float | Schedule = 0.05,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        target_kl: float | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **options: Unpack[RecurrentPPOOptions],
     ):
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
+            learning_rate,
+            n_steps,  # type: ignore[arg-type]
+            batch_size,
+            n_epochs,
+            gamma,
             ent_coef=ent_coef,  # type: ignore[arg-type]
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
             _init_setup_model=False,
+            **options,
         )
         self._n_threads = 1
         self._watch: Watch | None = None
@@ -167,6 +144,8 @@ class SequencePPO(RecurrentPPO):
         # A model that is loaded with another seed begins its random streams anew, as SB3's global ones do.
         self._continues_streams = self._streams_seed in (None, [self.seed])
         self._streams_seed = [self.seed]
+        if self.n_steps is None:
+            self.n_steps = self.layout.meta_episode_steps
         self._check_parameters()
         super()._setup_model()
         self.rollout_buffer = self._make_rollout_buffer()
@@ -187,17 +166,15 @@ class SequencePPO(RecurrentPPO):
         }
 
     def _check_parameters(self) -> None:
-        """Resolve what depends on the env, and refuse or warn about what cannot be meant; runs before any work."""
-        meta_episode = self.layout.meta_episode_steps
+        """Refuse or warn about what cannot be meant; runs before any work."""
         base = self.policy_base
         if not issubclass(self.policy_class, base) or self.policy_class.needs_elbo != base.needs_elbo:
             raise ValueError(
                 f"policy={self.policy_class}: use 'MlpLstmPolicy' or a subclass of {base.__name__}"
                 f"{'' if base.needs_elbo else ' whose encoder the policy loss trains'}."
             )
-        if self.n_steps is None:
-            self.n_steps = meta_episode
-        check_integer("n_steps", self.n_steps, 2, f"as a rollout needs; a meta-episode has {meta_episode}")
+        why = f"as a rollout needs; a meta-episode has {self.layout.meta_episode_steps}"
+        check_integer("n_steps", self.n_steps, 2, why)
         check_integer("n_epochs", self.n_epochs, 1)
         check_integer("stats_window_size", self._stats_window_size, 1)
         for name in ("gamma", "gae_lambda"):
@@ -284,7 +261,7 @@ class SequencePPO(RecurrentPPO):
         :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
         """
         told = check_model_file(path, cls)
-        check_options(cls, cls.__init__, kwargs, told)
+        check_options(cls, inspect.signature(cls.__init__), kwargs, told)
         forced = force_reset is not False
         model = super().load(path, env, device, custom_objects, print_system_info, forced, **kwargs)
         if force_reset is None:
@@ -489,15 +466,28 @@ class SequencePPO(RecurrentPPO):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 1,
-        tb_log_name: str = "SequencePPO",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfSequencePPO:
+        """
+        Train; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
+
+        :param total_timesteps: steps of all workers together
+        :param callback: called at every step, or several
+        :param log_interval: rollouts between two lines of the log
+        :param tb_log_name: name of the run in the TensorBoard log; None for the name of the class
+        :param reset_num_timesteps: False to go on with the steps that there were
+        :param progress_bar: whether to show one
+        :return: the model
+        :raises ValueError: if there is no environment, or training diverges
+        """
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
         check_positive("total_timesteps", total_timesteps)
         if self.env is None:
             raise ValueError(f"env=None: {type(self).__name__} has no environment to learn in, give it one with set_env.")
         with one_thread_per_operation() as self._n_threads:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # A last rollout that goes beyond the budget must not make a linear schedule's learning rate negative.

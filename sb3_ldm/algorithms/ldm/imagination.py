@@ -1,10 +1,11 @@
 """Imaginary tasks: what the mixture workers are rewarded for (paper section 3.3)."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from typing_extensions import TypedDict
 
 from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 from sb3_ldm.checks import check_integer, is_number
@@ -93,6 +94,23 @@ class ImaginationConfig:
             raise ValueError(
                 f"imaginary_reward={self.imaginary_reward!r} needs reward_likelihood='bernoulli', not {reward_likelihood!r}."
             )
+
+
+class ImaginationOptions(TypedDict, total=False):
+    """Fields of :class:`ImaginationConfig`, by name and type, for constructors that hand them on."""
+
+    beta: float
+    n_partners: int
+    mixture_weights: str
+    mixed_belief: str
+    mixture_time: str
+    imaginary_reward: str
+    imagination_dropout: str
+    n_candidates: int
+    require_goal: bool
+
+
+IMAGINATION_OPTIONS = tuple(option.name for option in fields(ImaginationConfig))
 
 
 class ImaginaryTasks(NamedTuple):

@@ -1,24 +1,28 @@
 """Latent Dynamics Mixture."""
 
-from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from math import ceil
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Unpack
 
-from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
+from sb3_ldm.algorithms.ldm.imagination import IMAGINATION_OPTIONS, Imagination, ImaginationConfig, ImaginationOptions
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
-from sb3_ldm.checks import is_number, options_checked, warn_user
-from sb3_ldm.on_policy import LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
+from sb3_ldm.checks import is_number, warn_user
+from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
+from sb3_ldm.options import takes_options_of
 
-SelfLDM = TypeVar("SelfLDM", bound="LDM")
+
+class LDMOptions(LatentDynamicsOptions, ImaginationOptions, total=False):
+    """What :class:`LDM` hands on."""
 
 
+@takes_options_of(ImaginationConfig, LatentDynamicsPPO)
 class LDM(LatentDynamicsPPO):
     """
     Latent Dynamics Mixture (Lee and Chung, NeurIPS 2021, https://arxiv.org/abs/2105.13524).
@@ -36,144 +40,29 @@ class LDM(LatentDynamicsPPO):
     :param mixture_ratio: share of the sub-environments that are mixture workers, in [0, 1); at least one if above 0
     :param imagination_starts: time steps before mixture workers get imaginary rewards; until then they get the true ones, so
         that the policy and the decoder first learn what the training tasks have in common
-    :param beta: degree of extrapolation of the mixture weights (Equation 1); 1 keeps to convex mixtures
-    :param n_partners: normal workers that each mixture worker mixes, at most as many as there are (the paper mixes all)
-    :param mixture_weights: one weight ``"per_worker"`` or independent weights ``"per_dimension"`` of the latent model
-    :param mixed_belief: mix the beliefs' ``"mean"``, or a ``"sample"`` of them
-    :param mixture_time: mix the normal workers' ``"current"`` beliefs, or the ``"final"`` ones of their last meta-episodes
-    :param imaginary_reward: the decoder's ``"mean"``, or (Bernoulli) a ``"sample"`` or ``"threshold"`` of its two rewards
-    :param imagination_dropout: its dropout in imagination: ``"off"``, new every ``"step"`` or every ``"meta_episode"``;
-        ``"off"`` only where there was little in training: a decoder that was trained with much promises little without
-    :param n_candidates: mixtures drawn for each imaginary task, of which the first is kept whose goals are new; 1 takes any,
-        more need ``mixture_time="final"`` and ``reward_likelihood="bernoulli"``
-    :param require_goal: an imaginary task must promise the high reward somewhere, else its worker gets a true one;
-        needs the same
     :param dropout_rate: p_drop, dropout in the decoder, but for the latent model: on embeddings of its inputs, or with
         ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
-    :param latent_dim: dimension of the latent model m
-    :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
-    :param n_elbo_terms: random ELBO terms per update, an unbiased estimate; None for all
-    :param n_decoded_steps: random decoded steps per update, the same; with None for both, memory grows with the square of a
-        meta-episode's length
-    :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any
-    :param bernoulli_rewards: the two values, lower first
-    :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
-    :param vae_kwargs: sizes of the latent dynamics network, see :class:`~sb3_ldm.inference.LatentDynamics`
-    :param vae_learning_rate: learning rate of the latent dynamics network, or its schedule
-    :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
-    :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
-    :param vae_batch_size: meta-episodes per update
-    :param vae_updates: updates per rollout; 0 freezes the network
-    :param learning_rate: and all that follow: see :class:`~sb3_ldm.on_policy.SequencePPO`
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
     generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *LatentDynamicsPPO.generators)
 
-    @options_checked
     def __init__(
         self,
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
         mixture_ratio: float = 0.125,
         imagination_starts: int = 0,
-        beta: float = 1.0,
-        n_partners: int = 14,
-        mixture_weights: str = "per_worker",
-        mixed_belief: str = "mean",
-        mixture_time: str = "current",
-        imaginary_reward: str = "mean",
-        imagination_dropout: str = "step",
-        n_candidates: int = 1,
-        require_goal: bool = False,
-        dropout_rate: float = 0.5,
-        latent_dim: int = 32,
-        kl_weight: float = 1.0,
-        n_elbo_terms: int | None = 16,
-        n_decoded_steps: int | None = 50,
-        reward_likelihood: str = "gaussian",
-        bernoulli_rewards: Sequence[float] = (0.0, 1.0),
-        decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
-        vae_kwargs: dict[str, Any] | None = None,
-        vae_learning_rate: float | Schedule = 1e-3,
-        vae_buffer_size: int = 10_000,
-        vae_buffer_keeps: str = "latest",
-        vae_batch_size: int = 25,
-        vae_updates: int = 2,
-        learning_rate: float | Schedule = 1e-3,
-        n_steps: int | None = None,
-        batch_size: int | None = None,
-        n_epochs: int = 4,
-        gamma: float = 0.95,
-        gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = None,
-        normalize_advantage: bool = True,
-        ent_coef: float | Schedule = 0.05,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        target_kl: float | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
+        *,
         _init_setup_model: bool = True,
+        **options: Unpack[LDMOptions],
     ):
-        super().__init__(
-            policy,
-            env,
-            dropout_rate=dropout_rate,
-            latent_dim=latent_dim,
-            kl_weight=kl_weight,
-            n_elbo_terms=n_elbo_terms,
-            n_decoded_steps=n_decoded_steps,
-            reward_likelihood=reward_likelihood,
-            bernoulli_rewards=bernoulli_rewards,
-            decoder_inputs=decoder_inputs,
-            vae_kwargs=vae_kwargs,
-            vae_learning_rate=vae_learning_rate,
-            vae_buffer_size=vae_buffer_size,
-            vae_buffer_keeps=vae_buffer_keeps,
-            vae_batch_size=vae_batch_size,
-            vae_updates=vae_updates,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        inherited: dict[str, Any] = dict(options)
+        imagination = {name: inherited.pop(name) for name in IMAGINATION_OPTIONS if name in inherited}
+        super().__init__(policy, env, _init_setup_model=False, **inherited)
         self.mixture_ratio = mixture_ratio
         self.imagination_starts = imagination_starts
-        self.beta = beta
-        self.n_partners = n_partners
-        self.mixture_weights = mixture_weights
-        self.mixed_belief = mixed_belief
-        self.mixture_time = mixture_time
-        self.imaginary_reward = imaginary_reward
-        self.imagination_dropout = imagination_dropout
-        self.n_candidates = n_candidates
-        self.require_goal = require_goal
+        vars(self).update(asdict(ImaginationConfig(**imagination)))
         self._imagination_generator: th.Generator | None = None
 
         if _init_setup_model:
@@ -194,7 +83,7 @@ class LDM(LatentDynamicsPPO):
     @property
     def imagination_config(self) -> ImaginationConfig:
         """How imaginary tasks are made."""
-        return ImaginationConfig(**{option.name: getattr(self, option.name) for option in fields(ImaginationConfig)})
+        return ImaginationConfig(**{name: getattr(self, name) for name in IMAGINATION_OPTIONS})
 
     @property
     def n_recorded(self) -> int:
@@ -256,9 +145,10 @@ class LDM(LatentDynamicsPPO):
                 "mixture_ratio=0 for none that imagine."
             )
         # The default means all of fewer.
-        if self.n_partners > max(self.n_normal, ImaginationConfig.n_partners):
+        n_partners = self.imagination_config.n_partners
+        if n_partners > max(self.n_normal, ImaginationConfig.n_partners):
             warn_user(
-                f"n_partners={self.n_partners}: there are {self.n_normal} normal workers to mix, and all of them are mixed. "
+                f"n_partners={n_partners}: there are {self.n_normal} normal workers to mix, and all of them are mixed. "
                 f"Use more sub-environments, or n_partners={self.n_normal}."
             )
 
@@ -306,17 +196,6 @@ class LDM(LatentDynamicsPPO):
             for i, value in enumerate(returns):
                 self.logger.record(f"imagination/return_{i + 1}", value)
         super().dump_logs(iteration)
-
-    def learn(
-        self: SelfLDM,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "LDM",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfLDM:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
 def _looks_at_imagination(callback: object) -> bool:

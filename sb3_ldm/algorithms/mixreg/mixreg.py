@@ -1,19 +1,17 @@
 """Mixreg: mixture regularisation."""
 
-from typing import Any, TypeVar
-
 import numpy as np
-import torch as th
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv
+from typing_extensions import Unpack
 
 from sb3_ldm.algorithms.mixreg.mixture import MixingRolloutBuffer
-from sb3_ldm.checks import is_number, options_checked, warn_user
+from sb3_ldm.checks import is_number, warn_user
 from sb3_ldm.data import SequenceRolloutBuffer
-from sb3_ldm.on_policy import MetaLstmPolicy, SequencePPO
+from sb3_ldm.on_policy import MetaLstmPolicy, PPOOptions, SequencePPO
+from sb3_ldm.options import takes_options_of
 
-SelfMixreg = TypeVar("SelfMixreg", bound="Mixreg")
 
-
+@takes_options_of(SequencePPO)
 class Mixreg(SequencePPO):
     """
     Mixreg (Wang et al. 2020, https://arxiv.org/abs/2010.10814) on RL2, a baseline of the paper (section 5).
@@ -30,66 +28,20 @@ class Mixreg(SequencePPO):
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv
     :param mixreg_alpha: weights are drawn from Beta(alpha, alpha)
-    :param learning_rate: and all that follow: see :class:`~sb3_ldm.on_policy.SequencePPO`; ``target_kl``
-        must be None
+    :param target_kl: must be None
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
-    @options_checked
     def __init__(
         self,
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
         mixreg_alpha: float = 0.2,
-        learning_rate: float | Schedule = 1e-3,
-        n_steps: int | None = None,
-        batch_size: int | None = None,
-        n_epochs: int = 4,
-        gamma: float = 0.95,
-        gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = None,
-        normalize_advantage: bool = True,
-        ent_coef: float | Schedule = 0.05,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        target_kl: float | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: th.device | str = "auto",
+        *,
         _init_setup_model: bool = True,
+        **options: Unpack[PPOOptions],
     ):
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            n_epochs=n_epochs,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            clip_range=clip_range,
-            clip_range_vf=clip_range_vf,
-            normalize_advantage=normalize_advantage,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            target_kl=target_kl,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        super().__init__(policy, env, _init_setup_model=False, **options)
         self.mixreg_alpha = mixreg_alpha
         self._mixreg_rng: np.random.Generator | None = None
         if _init_setup_model:
@@ -118,14 +70,3 @@ class Mixreg(SequencePPO):
         if seed is not None and getattr(self, "rollout_buffer", None) is not None:
             assert self._mixreg_rng is not None
             self._mixreg_rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-
-    def learn(
-        self: SelfMixreg,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "Mixreg",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfMixreg:
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
