@@ -23,7 +23,7 @@ from sb3_ldm.data import MetaEpisodeBuffer
 from sb3_ldm.data.probes import get_probes
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.gridworld import MOVES, SIZE
-from sb3_ldm.envs.steps import read_next_states
+from sb3_ldm.envs.steps import StepReader
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.files import replacing
 from sb3_ldm.inference import LatentDynamics
@@ -130,18 +130,19 @@ def collect(
     agents = ScriptedAgents(n_envs, tasks, np.random.default_rng(seed))
     layout = buffer.layout
     obs: Any = env.reset()
+    reader = StepReader(layout, n_envs)
+    reader.start(env, obs)
     last_tasks: list[Any] = [None] * n_envs
     for _ in range(-(-n_meta_episodes // n_envs) * layout.meta_episode_steps):
-        states = obs[:, layout.state]
-        actions = agents.act(states)
+        actions = agents.act(obs[:, layout.state])
         obs, rewards, dones, infos = env.step(actions)
-        next_states, ends = read_next_states(obs, dones, infos, layout)
-        buffer.add(states, actions, rewards, next_states, ends, dones)
+        step = reader.read(env, actions, obs, rewards, dones, infos)
+        buffer.add(step)
         if imagination is not None:
-            imagination.observe(next_states, layout.encode_actions(actions), rewards, dones)
-        agents.observe(next_states, rewards, dones)
+            imagination.observe(step.next_states, layout.encode_actions(actions), rewards, dones)
+        agents.observe(step.next_states, rewards, dones)
         for i in np.flatnonzero(dones):
-            last_tasks[i] = infos[i]["task"]
+            last_tasks[i] = step.tasks[i]
     return last_tasks
 
 

@@ -89,9 +89,9 @@ MUTANTS = [
     *_of(
         "inference",
         "data/meta_episodes.py",
-        ("self._at_reset = episode_ends | dones", "self._at_reset = dones.copy()", "latent_dynamics"),
+        ("begins = episode_step == 0", "begins = time == 0", "latent_dynamics"),
+        ("np.flatnonzero(step.dones & whole)", "np.flatnonzero(step.dones)", "latent_dynamics ldm"),
         ("self._rng.integers(self.n_seen)", "self._rng.integers(self.capacity)", "latent_dynamics"),
-        ("self._step[worker] + 1 != length", "self._step[worker] + 1 < length", "latent_dynamics ldm misuse"),
     ),
     *_of(
         "inference",
@@ -102,7 +102,7 @@ MUTANTS = [
     *_of(
         "inference",
         "on_policy/recording_vec_env.py",
-        ("None if episode_starts is None else episode_starts[: self.buffer.n_workers]", "None", "mixture ldm"),
+        ("self.reader.start(self.venv, obs, episode_starts)", "self.reader.start(self.venv, obs)", "mixture ldm"),
     ),
     # What an agent sees of a meta-episode, and an evaluation that leaves traces
     *_of(
@@ -124,7 +124,7 @@ MUTANTS = [
         ("one.training = was_training", "pass", "evaluation"),
         ("normalizer.obs_rms = deepcopy(trained_with.obs_rms)", "pass", "evaluation"),
         ("[model.seed, model.num_timesteps]", "[model.seed]", "evaluation"),
-        ("dones & ~asked_for", "dones & asked_for", "evaluation"),
+        ("step.at.whole & asked_for", "step.at.whole", "evaluation"),
     ),
     *_of(
         "evaluation",
@@ -138,8 +138,10 @@ MUTANTS = [
         "vec_env",
         "envs/steps.py",
         ("> 0.5) | dones", "> 0.5)", "mixture latent_dynamics"),
-        ("next_states = states.copy()", "next_states = states", "mixture latent_dynamics"),
-        ("original = normalizer.get_original_obs()", "original = obs", "evaluation mixture ldm"),
+        ("next_states = next_states.copy()", "pass", "mixture latent_dynamics"),
+        ("obs if normalizer is None else normalizer.get_original_obs()", "obs", "evaluation mixture steps"),
+        ("at._replace(whole=at.whole & ~self._parts_of_two(dones, infos))", "at", "steps"),
+        ("next(iter([*normalizers(env)][::-1]), None)", "next(normalizers(env), None)", "steps"),
         ("return rewards if normalizer is None else normalizer.get_original_reward()", "return rewards", "mixture ldm"),
     ),
     *_of(
@@ -208,8 +210,8 @@ MUTANTS = [
     *_of(
         "ldm",
         "algorithms/ldm/mixture_vec_env.py",
-        ("running = ~dones[self.n_normal :] & self.imagining", "running = self.imagining", "mixture"),
-        ("[self.layout.reward_index] = slots[i]", "[self.layout.reward_index] = imaginary[i]", "mixture"),
+        ("if not step.dones[worker]", "if True", "mixture"),
+        ("[self.layout.reward_index] = shown\n", "[self.layout.reward_index] = 0.0\n", "mixture"),
         ("self._returns[worker] = 0.0", "pass", "mixture"),
     ),
     *_of(

@@ -18,8 +18,9 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from sb3_ldm import memory
 from sb3_ldm.data import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.envs.clock import MetaEpisodeClock
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
-from sb3_ldm.envs.steps import read_next_states
+from sb3_ldm.envs.steps import Step, StepReader
 from sb3_ldm.inference import LatentDynamics, RewardDecoder, elbo, kl_to_previous
 from sb3_ldm.inference.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
 from sb3_ldm.inference.networks import Standardize, dropout_mask
@@ -342,16 +343,13 @@ def scripted_meta_episodes(n_envs=16, rounds=4):
     """Gridworld meta-episodes that look whether the goal is at (2, 0), which it is for every second worker."""
     env = grid_vec_env(n_envs, episodes=2, horizon=len(PATH))
     buffer = MetaEpisodeBuffer(n_envs * rounds, env.observation_space.layout, n_envs)
-    layout = buffer.layout
+    reader = StepReader(buffer.layout, n_envs)
     for _ in range(rounds):
         env.set_options([{"task": GOAL if i % 2 else ELSEWHERE} for i in range(n_envs)])
-        obs = env.reset()
+        reader.start(env, env.reset())
         for action in PATH * 2:
             actions = np.full(n_envs, action)
-            states = obs[:, layout.state]
-            obs, rewards, dones, infos = env.step(actions)
-            next_states, ends = read_next_states(obs, dones, infos, layout)
-            buffer.add(states, actions, rewards, next_states, ends, dones)
+            buffer.add(reader.read(env, actions, *env.step(actions)))
     return buffer
 
 
@@ -454,15 +452,28 @@ def test_the_statistics_are_loaded_with_the_weights():
 # The buffer
 
 
+def clock_of(buffer):
+    """The clock that the scripted steps are made by, which goes along with copies of the buffer."""
+    if not hasattr(buffer, "clock"):
+        buffer.clock = MetaEpisodeClock(buffer.layout, buffer.n_workers)
+    return buffer.clock
+
+
 def add_steps(buffer, first, n_steps, done_after=None):
-    """Steps of all workers, whose rewards count up from ``first``."""
+    """
+    Steps of all workers, whose rewards count up from ``first``: the tasks are the hundreds, and the first of two episodes ends
+    by the task itself.
+    """
+    clock = clock_of(buffer)
     workers = np.arange(buffer.n_workers)
     for step in range(n_steps):
         done = np.full(buffer.n_workers, done_after is not None and step == done_after - 1)
         numbers = first + step + 100.0 * workers
         states = np.stack([numbers, -numbers], axis=1)
         ends = done | (step == 3)  # of the first of two episodes
-        buffer.add(states, workers % 3, numbers, states + 0.5, ends, done)
+        tasks = np.stack([workers, first + workers], axis=1)
+        buffer.add(Step(states, workers % 3, numbers, states + 0.5, ends, ends & ~done, done, tasks, clock.now))
+        clock.advance(ends, done)
 
 
 def scripted_buffer(capacity=10, n_workers=2, n_meta_episodes=3):
@@ -556,7 +567,7 @@ def test_a_uniform_sample_goes_on_after_saving(way):
         add_steps(buffer, float(index), 8, done_after=8)
     again = way(buffer)
     for one in (buffer, again):
-        one.discard_running()
+        clock_of(one).start()
         for index in range(6, 20):
             add_steps(one, float(index), 8, done_after=8)
     assert first_rewards(again) == first_rewards(buffer)
@@ -566,7 +577,7 @@ def test_unfinished_meta_episodes_are_never_stored():
     buffer = scripted_buffer(n_workers=2, n_meta_episodes=1)
     add_steps(buffer, 50.0, 7)
     assert len(buffer) == 2
-    buffer.discard_running()
+    clock_of(buffer).start()
     add_steps(buffer, 70.0, 8, done_after=8)
     assert first_rewards(buffer) == [0.0, 100.0, 70.0, 170.0]
     batch = buffer.get(np.array([2, 3]))
@@ -575,7 +586,7 @@ def test_unfinished_meta_episodes_are_never_stored():
 
 def test_the_rest_of_a_meta_episode_is_no_whole_one():
     buffer = MetaEpisodeBuffer(10, LAYOUT, 2)
-    buffer.discard_running(at_start=np.array([False, True]))
+    clock_of(buffer).start(at_start=np.array([False, True]))
     add_steps(buffer, 0.0, 5, done_after=5)  # worker 0 is in the midst of one
     assert first_rewards(buffer) == [100.0]
     add_steps(buffer, 10.0, 8, done_after=8)
@@ -583,22 +594,16 @@ def test_the_rest_of_a_meta_episode_is_no_whole_one():
 
 
 def test_meta_episodes_that_somebody_else_stepped_in_are_not_stored():
-    """Neither one that goes on for too long, nor one that is told to have had another length."""
     buffer = MetaEpisodeBuffer(10, LAYOUT, 2)
     add_steps(buffer, 0.0, 3)
     add_steps(buffer, 10.0, 8, done_after=8)
     assert len(buffer) == 0
-    add_steps(buffer, 20.0, 7)
-    buffer.discard_unless_long(0, 6)
-    buffer.discard_unless_long(1, 8)
-    add_steps(buffer, 27.0, 1, done_after=1)
-    assert first_rewards(buffer) == [120.0]
     add_steps(buffer, 30.0, 8, done_after=8)
-    assert first_rewards(buffer) == [120.0, 30.0, 130.0]
+    assert first_rewards(buffer) == [30.0, 130.0]
 
 
 def record(env, n_meta_episodes, rng):
-    """Meta-episodes as the environment itself tells them: (s_t, a_t, r_{t+1}, s_{t+1}, inner end) of every step."""
+    """Meta-episodes as the environment itself tells them: (s_t, a_t, r_{t+1}, s_{t+1}, ends, task) of every step."""
     layout, recorded = env.layout, []
     for _ in range(n_meta_episodes):
         steps, (obs, _), done = [], env.reset(), False
@@ -607,7 +612,8 @@ def record(env, n_meta_episodes, rng):
             next_obs, reward, done, _, info = env.step(action)
             ended = "terminal_state" in info
             next_state = info["terminal_state"] if ended else next_obs[layout.state]
-            steps.append((obs[layout.state], action, reward, next_state, ended))
+            terminated = ended and info["terminated"]
+            steps.append((obs[layout.state], action, reward, next_state, ended, terminated, done, info["task"]))
             obs = next_obs
         recorded.append(steps)
     return recorded
@@ -621,24 +627,30 @@ def test_meta_episodes_with_early_ends_come_back_exactly():
     assert len(set(lengths)) > 4
     buffer = MetaEpisodeBuffer(20, env.layout, 1)
     for steps in recorded:
-        for step, (state, action, reward, next_state, ended) in enumerate(steps):
-            last = np.array([step == len(steps) - 1])
-            buffer.add(state[None], action[None], np.array([reward]), next_state[None], np.array([ended]), last)
+        for one in steps:
+            step = Step(*(np.array(part)[None] for part in one), at=clock_of(buffer).now)
+            buffer.add(step)
+            clock_of(buffer).advance(step.episode_ends, step.dones)
     batch = buffer.get(np.arange(12))
     for i, steps in enumerate(recorded):
         length = len(steps)
         assert batch.mask[:, i].tolist() == [1.0] * length + [0.0] * (max(lengths) - length)
         columns = list(zip(*steps, strict=True))
-        names = ("states", "actions", "rewards", "next_states")
-        for name, column in zip(names, columns[:4], strict=True):
+        names = ("states", "actions", "rewards", "next_states", "episode_ends", "terminated")
+        for name, column in zip(names, columns[:6], strict=True):
             expected = np.array(column, dtype=np.float32)
             np.testing.assert_array_equal(getattr(batch, name)[:length, i], expected, err_msg=f"{name} of {i}")
+        assert not batch.episode_ends[length:, i].any() and not batch.terminated[length:, i].any()
+        np.testing.assert_array_equal(batch.tasks[i], np.float32(columns[7][0]))
+    assert 0 < batch.terminated.sum() < batch.episode_ends.sum()  # some at the time limit
 
-    every = {float(np.float32(reward)): (s, a, next_s) for steps in recorded for s, a, reward, next_s, _ in steps}
+    every = {float(np.float32(one[2])): one for steps in recorded for one in steps}
     drawn = buffer.sample_transitions(1000, np.random.default_rng(0))
     assert set(drawn.rewards.tolist()) == set(every) and len(every) == sum(lengths)
-    for s, a, reward, next_s in zip(drawn.states, drawn.actions, drawn.rewards, drawn.next_states, strict=True):
-        np.testing.assert_array_equal(np.concatenate([s, a, next_s]), np.float32(np.concatenate(every[float(reward)])))
+    for states, actions, reward, *drawn_parts in zip(*drawn, strict=True):
+        s, a, _, next_s, end, terminated, _, task = every[float(reward)]
+        for part, expected in zip((states, actions, *drawn_parts), (s, a, next_s, end, terminated, task), strict=True):
+            np.testing.assert_array_equal(part, np.asarray(expected, dtype=part.dtype))
 
 
 def test_discrete_actions_come_back_one_hot():
@@ -661,11 +673,12 @@ def test_files_keep_what_is_stored(way, n_meta_episodes):
     again.set_workers(2)
     buffer.agent_view = None
     assert len(again) == len(buffer) == min(5, 2 * n_meta_episodes)
-    for name in ("states", "actions", "rewards", "next_states", "mask") if n_meta_episodes else ():
+    kept = ("states", "actions", "rewards", "next_states", "mask", "episode_ends", "terminated", "tasks")
+    for name in kept if n_meta_episodes else ():
         indices = np.arange(len(buffer))
         assert th.equal(getattr(again.get(indices), name), getattr(buffer.get(indices), name))
-    buffer.discard_running()
     for one in (buffer, again):
+        clock_of(one).start()
         add_steps(one, 900.0, 8, done_after=8)
     assert first_rewards(again) == first_rewards(buffer)
     assert {900.0, 1000.0} <= set(first_rewards(again))

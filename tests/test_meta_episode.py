@@ -117,17 +117,19 @@ def test_each_kind_of_step():
 
     observation, reward, terminated, truncated, info = env.step(RIGHT)  # an ordinary step
     assert parts(env, observation) == ([1, 0], one_hot(RIGHT), -0.1, 0.0)
-    assert (reward, terminated, truncated, info) == (-0.1, False, False, {})
+    assert (reward, terminated, truncated) == (-0.1, False, False)
+    assert set(info) == {"task"} and info["task"].tolist() == [2, 0]
 
     observation, reward, terminated, truncated, info = env.step(RIGHT)  # the end of the first episode
     assert parts(env, observation) == ([0, 0], one_hot(RIGHT), 1.0, 1.0)
     assert (reward, terminated, truncated) == (1.0, False, False)
-    assert set(info) == {"terminal_state", "is_success"}
+    assert set(info) == {"task", "terminal_state", "terminated", "truncated", "is_success"}
+    assert (info["terminated"], info["truncated"]) == (False, True)
     assert info["terminal_state"].tolist() == [2, 0] and info["is_success"] is True
 
     observation, reward, terminated, truncated, info = env.step(UP)  # the flag is up for one observation only
     assert parts(env, observation) == ([0, 1], one_hot(UP), -0.1, 0.0)
-    assert (terminated, truncated, info) == (False, False, {})
+    assert (terminated, truncated) == (False, False) and set(info) == {"task"}
 
     observation, reward, terminated, truncated, info = env.step(STAY)  # the end of the meta-episode
     assert parts(env, observation) == ([0, 1], one_hot(STAY), -0.1, 1.0)
@@ -389,8 +391,10 @@ def test_what_ends_an_inner_episode_says_nothing_of_the_meta_episode():
     env.reset(seed=0)
     before = dict(says)
     infos = [env.step(0)[-1] for _ in range(4)]
-    assert infos[0] == infos[2] == {"height": 1}
-    assert set(infos[1]) == {"height", "terminal_state"} and infos[1]["terminal_state"].tolist() == [1.0]
+    assert all(info["height"] == 1 and set(info) == {"height", "task"} for info in infos[::2])
+    assert set(infos[1]) == {"height", "task", "terminal_state", "terminated", "truncated"} and infos[1][
+        "terminal_state"
+    ].tolist() == [1.0]
     assert infos[3]["episode_returns"].tolist() == [-2.0, -2.0]
     assert (infos[3]["episode"]["r"], infos[3]["episode"]["l"]) == (-4.0, 4)
     assert says == before, "the environment's own dictionary stays as it is"

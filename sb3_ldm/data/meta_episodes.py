@@ -1,4 +1,4 @@
-"""Whole meta-episodes for training the latent dynamics network."""
+"""Whole meta-episodes, to learn from again."""
 
 import io
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch as th
 
 from sb3_ldm.data.array_file import read_arrays, read_pickle, write_arrays
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout
+from sb3_ldm.envs.steps import Step
 from sb3_ldm.memory import fitting, gigabytes, warn_if_too_large
 
 
@@ -25,6 +26,9 @@ class MetaEpisodeBatch:
     :param mask: 1 for steps of the meta-episode, 0 for padding, ``(T, batch)``
     :param observations: what the agent saw, from the first observation to the last one, ``(T + 1, batch, obs_dim)``; None
         where the buffer was not asked for them
+    :param episode_ends: whether a step ended an inner episode, ``(T, batch)``, bool
+    :param terminated: whether the task itself ended it, so that no value follows, and not a time limit; ``(T, batch)``, bool
+    :param tasks: of the meta-episodes, ``(batch, task_dim)``; NaN for meta-episodes of files of earlier versions
     """
 
     states: th.Tensor
@@ -33,11 +37,15 @@ class MetaEpisodeBatch:
     next_states: th.Tensor
     mask: th.Tensor
     observations: th.Tensor | None = None
+    episode_ends: th.Tensor | None = None
+    terminated: th.Tensor | None = None
+    tasks: th.Tensor | None = None
 
     def part(self, meta_episodes: slice) -> "MetaEpisodeBatch":
         """:return: some of the meta-episodes, with the padding of all"""
         given = {name: array for name, array in vars(self).items() if array is not None}
-        return MetaEpisodeBatch(**{name: array[:, meta_episodes] for name, array in given.items()})
+        parts = {name: array[:, meta_episodes] for name, array in given.items() if name != "tasks"}
+        return MetaEpisodeBatch(**parts, tasks=None if self.tasks is None else self.tasks[meta_episodes])
 
 
 class Transitions(NamedTuple):
@@ -47,12 +55,13 @@ class Transitions(NamedTuple):
     actions: np.ndarray  #: a_t, one-hot or vector, ``(n, action_dim)``
     rewards: np.ndarray  #: r_{t+1}, ``(n,)``
     next_states: np.ndarray  #: s_{t+1}, ``(n, state_dim)``
+    episode_ends: np.ndarray  #: whether it ended an inner episode, ``(n,)``
+    terminated: np.ndarray  #: whether the task itself ended it, and not a time limit, ``(n,)``
+    tasks: np.ndarray  #: that it was made in, ``(n, task_dim)``; NaN where it is not known
 
 
 #: What is saved besides arrays, the layout and the random stream.
 _SAVED_NUMBERS = ("capacity", "n_workers", "keeps", "n_seen", "position", "full")
-#: Where each worker's meta-episode is.
-_COUNTERS = ("step", "episode", "at_reset", "whole")
 BUFFER_KEEPS = ("latest", "uniform")
 
 
@@ -61,8 +70,9 @@ class MetaEpisodeBuffer:
     Whole meta-episodes in compact types: the latest ones in a ring, or a uniform sample of all so far (a reservoir), in which
     early exploration keeps its share.
 
-    Steps of running meta-episodes are gathered per worker and enter the ring when the meta-episode ends. States are stored
-    once: s_t is s_{t+1} of the step before, or the state that the episode was reset to.
+    Steps of running meta-episodes are gathered per worker and enter the ring when the meta-episode ends, if it was seen as a
+    whole. States are stored once: s_t is s_{t+1} of the step before, or the state that the episode was reset to. Each
+    meta-episode knows its task, and which of its inner episodes the task itself ended.
 
     :param capacity: number of meta-episodes
     :param layout: layout of the meta-episode observations
@@ -90,6 +100,7 @@ class MetaEpisodeBuffer:
         self.agent_view: Callable[[np.ndarray], np.ndarray] | None = None
         self._ring = self._allocate_ring()
         self._lengths = np.zeros(capacity, dtype=np.int32)
+        self._tasks = np.zeros((capacity, 0))
         self.set_workers(n_workers)
 
     def _allocate_ring(self) -> dict[str, np.ndarray]:
@@ -117,6 +128,7 @@ class MetaEpisodeBuffer:
             "rewards": np.zeros(shape, np.float32),
             "episode_ends": np.zeros(shape, bool),
             "reset_states": np.zeros((rows, layout.episodes_per_task, layout.state_dim), np.float32),
+            "terminated": np.zeros((rows, layout.episodes_per_task), bool),
         }
 
     def __len__(self) -> int:
@@ -133,104 +145,52 @@ class MetaEpisodeBuffer:
         """
         self.n_workers = n_workers
         self._running = self._allocate(n_workers)
-        self.discard_running()
 
-    def running_state(self) -> dict[str, Any]:
-        """:return: the meta-episodes that have not ended, which :meth:`save` leaves out, as arrays"""
-        counters = {name: getattr(self, f"_{name}").copy() for name in _COUNTERS}
-        return {"running": {name: array.copy() for name, array in self._running.items()}, **counters}
+    def running_state(self) -> dict[str, np.ndarray]:
+        """:return: the meta-episodes that have not ended, which :meth:`save` leaves out"""
+        return {name: array.copy() for name, array in self._running.items()}
 
-    def set_running_state(self, state: dict[str, Any]) -> None:
+    def set_running_state(self, state: dict[str, np.ndarray]) -> None:
         """
         :param state: from :meth:`running_state` of a buffer with as many workers
         """
-        for name, array in state["running"].items():
+        for name, array in state.items():
             self._running[name][:] = array
-        for name in _COUNTERS:
-            setattr(self, f"_{name}", state[name].copy())
 
-    def discard_running(self, at_start: np.ndarray | None = None) -> None:
+    def running_rewards(self, worker: int, n_steps: int) -> np.ndarray:
+        """:return: the first rewards of the meta-episode that a worker is in, ``(n_steps,)``"""
+        return self._running["rewards"][worker, :n_steps]
+
+    def add(self, step: Step) -> None:
         """
-        Forget the meta-episodes that have not ended; for when the workers are reset.
+        Add one step of every worker. Those that ended a meta-episode store it, if it was seen as a whole (``step.at.whole``).
 
-        :param at_start: whether each worker now begins a meta-episode, ``(n_workers,)``; what is left of the others' is never
-            stored. None if all begin one
-        """
-        self._step = np.zeros(self.n_workers, dtype=np.int64)
-        self._episode = np.zeros(self.n_workers, dtype=np.int64)
-        self._at_reset = np.ones(self.n_workers, dtype=bool)
-        self._whole = np.ones(self.n_workers, dtype=bool) if at_start is None else at_start.astype(bool)
-
-    def discard_unless_long(self, worker: int, length: int) -> None:
-        """
-        Forget a meta-episode whose last step is to be added, unless it has all of its steps.
-
-        :param worker: whose meta-episode it is
-        :param length: steps that it has, the last one counted
-        """
-        if self._step[worker] + 1 != length:
-            self._whole[worker] = False
-
-    def discard(self, workers: np.ndarray) -> None:
-        """
-        Forget the meta-episodes that some workers are in.
-
-        :param workers: their indices
-        """
-        self._whole[workers] = False
-
-    def running_rewards(self, worker: int) -> np.ndarray:
-        """:return: rewards so far in the meta-episode that a worker is in, ``(steps,)``"""
-        return self._running["rewards"][worker, : self._step[worker]]
-
-    def add(
-        self,
-        states: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        next_states: np.ndarray,
-        episode_ends: np.ndarray,
-        dones: np.ndarray,
-    ) -> None:
-        """
-        Add one step of every worker.
-
-        :param states: s_t, ``(n_workers, state_dim)``
-        :param actions: a_t, indices ``(n_workers,)`` or vectors ``(n_workers, action_dim)``
-        :param rewards: r_{t+1}, ``(n_workers,)``
-        :param next_states: s_{t+1}, ``(n_workers, state_dim)``
-        :param episode_ends: whether this step ended an episode, ``(n_workers,)``
-        :param dones: whether this step ended the meta-episode, ``(n_workers,)``
+        :param step: of ``n_workers`` workers
         """
         workers, running = np.arange(self.n_workers), self._running
-        # Somebody else reset the environments: what runs is no whole meta-episode, and has no room.
-        lost = (self._step >= self.layout.meta_episode_steps) | (self._episode >= self.layout.episodes_per_task)
-        if lost.any():
-            self._whole[lost] = False
-            self._step[lost] = self._episode[lost] = 0
-        if self._at_reset.any():
-            at_reset = np.flatnonzero(self._at_reset)
-            running["reset_states"][at_reset, self._episode[at_reset]] = states[at_reset]
-        running["next_states"][workers, self._step] = next_states
-        running["actions"][workers, self._step] = actions
-        running["rewards"][workers, self._step] = rewards
-        running["episode_ends"][workers, self._step] = episode_ends
-        self._step += 1
-        self._episode += episode_ends
-        self._at_reset = episode_ends | dones
-        if dones.any():
-            self._store(np.flatnonzero(dones))
+        time, episode, episode_step, whole = step.at
+        begins = episode_step == 0
+        if begins.any():
+            running["reset_states"][workers[begins], episode[begins]] = step.states[begins]
+        running["next_states"][workers, time] = step.next_states
+        running["actions"][workers, time] = step.actions
+        running["rewards"][workers, time] = step.rewards
+        running["episode_ends"][workers, time] = step.episode_ends
+        if step.episode_ends.any():
+            running["terminated"][workers, episode] = step.terminated
+        for worker in np.flatnonzero(step.dones & whole):
+            self._store(int(worker), int(time[worker]) + 1, step.tasks[worker])
 
-    def _store(self, workers: np.ndarray) -> None:
-        for worker in workers[self._whole[workers]]:
-            slot = self._next_slot()
-            if slot < self.capacity:
-                for name, array in self._ring.items():
-                    array[slot] = self._running[name][worker]
-                self._lengths[slot] = self._step[worker]
-        self._step[workers] = 0
-        self._episode[workers] = 0
-        self._whole[workers] = True
+    def _store(self, worker: int, length: int, task: np.ndarray) -> None:
+        slot = self._next_slot()
+        if slot >= self.capacity:
+            return
+        for name, array in self._ring.items():
+            array[slot] = self._running[name][worker]
+        self._lengths[slot] = length
+        if self._tasks.shape[1] != len(task):
+            self._tasks = np.full((self.capacity, len(task)), np.nan)
+        self._tasks[slot] = task
 
     def _next_slot(self) -> int:
         """:return: where the next meta-episode goes; ``capacity`` or above drops it"""
@@ -276,11 +236,15 @@ class MetaEpisodeBuffer:
         episode = np.sum(ends & (np.arange(ends.shape[1]) < steps[:, None]), axis=1)
         states = self._ring["next_states"][indices, before]
         states[at_start] = self._ring["reset_states"][indices[at_start], episode[at_start]]
+        episode_ends = ends[np.arange(n_transitions), steps]
         return Transitions(
             states=states,
             actions=self.layout.encode_actions(self._ring["actions"][indices, steps]),
             rewards=self._ring["rewards"][indices, steps],
             next_states=self._ring["next_states"][indices, steps],
+            episode_ends=episode_ends,
+            terminated=episode_ends & self._ring["terminated"][indices, episode],
+            tasks=self._tasks[indices],
         )
 
     def get(self, indices: np.ndarray, device: th.device | str = "cpu") -> MetaEpisodeBatch:
@@ -310,7 +274,17 @@ class MetaEpisodeBuffer:
             observations=None
             if self.agent_view is None
             else time_major(self.agent_view(self._observations(indices, states, next_states, rewards, ends))),
+            episode_ends=time_major(ends & mask),
+            terminated=time_major(self._terminated(indices, ends & mask)),
+            tasks=th.as_tensor(self._tasks[indices], dtype=th.float32, device=device),
         )
+
+    def _terminated(self, indices: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Which of the steps that ended an episode were the task's own ends, ``(batch, T)``."""
+        terminated = np.zeros_like(ends)
+        rows, steps = np.nonzero(ends)
+        terminated[rows, steps] = self._ring["terminated"][indices[rows], np.cumsum(ends, axis=1)[rows, steps] - 1]
+        return terminated
 
     def _observations(
         self, indices: np.ndarray, states: np.ndarray, next_states: np.ndarray, rewards: np.ndarray, ends: np.ndarray
@@ -346,7 +320,8 @@ class MetaEpisodeBuffer:
         arrays = {name: array[: len(self)] for name, array in self._ring.items()}
         numbers = {name: getattr(self, name) for name in _SAVED_NUMBERS}
         numbers |= {"layout": asdict(self.layout), "rng": self._rng.bit_generator.state}
-        write_arrays(file, {**arrays, "lengths": self._lengths[: len(self)]}, numbers)
+        arrays |= {"lengths": self._lengths[: len(self)], "tasks": self._tasks[: len(self)]}
+        write_arrays(file, arrays, numbers)
 
     @classmethod
     def load(cls, file: io.BufferedIOBase, path: Any) -> "MetaEpisodeBuffer":
@@ -369,6 +344,9 @@ class MetaEpisodeBuffer:
         vars(buffer).update(numbers)
         lengths = arrays.pop("lengths")
         buffer._lengths[: len(lengths)] = lengths
+        tasks = arrays.pop("tasks", np.zeros((len(lengths), 0)))  # earlier files have none
+        buffer._tasks = np.full((buffer.capacity, tasks.shape[1]), np.nan)
+        buffer._tasks[: len(tasks)] = tasks
         for name, array in arrays.items():
             buffer._ring[name][: len(array)] = array
         return buffer
@@ -388,10 +366,11 @@ class MetaEpisodeBuffer:
             "keeps": "latest",
             "n_seen": state["capacity"] if state["full"] else state["position"],
             "_rng": np.random.default_rng(),
+            "_tasks": np.zeros((state["capacity"], 0)),
         }
         self.__dict__.update(missing | state)
         self._ring = self._allocate_ring()
         for name, array in stored.items():
             self._ring[name][: len(array)] = array
-        if "_running" not in state:  # saved before
+        if state.get("_running", {}).keys() != self._ring.keys():  # saved before
             self.set_workers(self.n_workers)

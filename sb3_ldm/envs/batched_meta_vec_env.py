@@ -124,13 +124,18 @@ class BatchedMetaVecEnv(VecEnv):
         states = checked_states(raw_states, (self.num_envs, self.layout.state_dim), self.backend, when)
         self._length += 1
         self._return += rewards
-        ended = self._checked_flags("terminated", terminated) | self._checked_flags("truncated", truncated)
+        terminated = self._checked_flags("terminated", terminated)
+        ended = terminated | self._checked_flags("truncated", truncated)
         dones = np.zeros(self.num_envs, dtype=bool)
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        tasks = [task.copy() for task in self._tasks if task is not None]
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False, "task": task} for task in tasks]
         observations = self.layout.observations(states, self._actions, rewards, ended)
         if ended.any():
             if successes is not None:
                 successes = self._checked_flags("successes", successes)
+            for index in np.flatnonzero(ended):
+                success = None if successes is None else bool(successes[index])
+                infos[index].update(end_of_episode_info(states[index], bool(terminated[index]), success))
             self._finish_episodes(np.flatnonzero(ended), successes, observations, dones, infos)
         return observations, rewards.astype(np.float32), dones, infos
 
@@ -154,21 +159,17 @@ class BatchedMetaVecEnv(VecEnv):
         """
         Record the episodes that ended, fill in what their last step returns, and start the next ones.
 
-        :param indices: sub-environments whose inner episode ended, shape [m]
-        :param successes: shape [num_envs], or None
+        :param indices: sub-environments whose inner episode ended, ``(m,)``
+        :param successes: ``(num_envs,)``, or None
         :param observations: of all sub-environments, the ended ones still with their terminal states; changed in place
         :param dones: of all sub-environments; set where a meta-episode ended
-        :param infos: of all sub-environments; filled in where an inner episode ended
+        :param infos: of all sub-environments; filled in where a meta-episode ended
         """
         episodes = self._episode[indices]
         self._returns[indices, episodes] = self._return[indices]
         self._lengths[indices, episodes] = self._length[indices]
         if successes is not None:
             self._successes[indices, episodes] = successes[indices]
-        for index in indices:
-            success = None if successes is None else bool(successes[index])
-            infos[index].update(end_of_episode_info(observations[index, self.layout.state], success))
-
         finished = indices[episodes == self.episodes_per_task - 1]
         dones[finished] = True
         self._episode[indices] += 1
@@ -182,12 +183,10 @@ class BatchedMetaVecEnv(VecEnv):
         observations[finished, self.layout.state_dim :] = 0
 
     def _meta_episode_info(self, index: int, with_successes: bool) -> dict[str, Any]:
-        task = self._tasks[index]
-        assert task is not None
         returns, lengths = self._returns[index], self._lengths[index]
         successes = self._successes[index] if with_successes else None
         summary = monitor_summary(returns.sum(), lengths.sum(), self._started)
-        return {**end_of_meta_episode_info(task, returns, lengths, successes), "episode": summary}
+        return {**end_of_meta_episode_info(returns, lengths, successes), "episode": summary}
 
     def _start_meta_episode(self, index: int, task: Any = None) -> None:
         if task is None:

@@ -214,7 +214,7 @@ _ENDS = frozenset(
             "final_info",
             "_final_info",
         ),
-        *("terminal_state", "episode_returns", "episode_lengths", "episode_successes"),
+        *("terminal_state", "terminated", "truncated", "episode_returns", "episode_lengths", "episode_successes"),
     )
 )
 
@@ -329,10 +329,12 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     decision problem (paper section 2), so no value is bootstrapped there. The ends in between are invisible but for the
     done flag in the observation, which already shows the next episode's first state.
 
-    ``info`` holds, at the end of every inner episode, ``terminal_state`` (the state that the episode ended in) and
-    ``is_success`` (if the environment reports it); at the end of the meta-episode also ``episode_returns``,
-    ``episode_lengths``, ``episode_successes`` (one entry per episode) and ``task``; ``is_success`` is then that of the
-    last episode. ``reset`` returns ``task`` in ``info`` and hands its options on, so that ``{"task": task}`` fixes it.
+    ``info`` holds, at every step, the ``task`` that it was made in; at the end of every inner episode ``terminal_state`` (the
+    state that the episode ended in), ``terminated`` and ``truncated``, of which one is true (the task itself ended it, so
+    that no value follows, or else a time limit did), and ``is_success`` (if the environment reports it); at the end of the
+    meta-episode also ``episode_returns``, ``episode_lengths`` and ``episode_successes`` (one entry per episode);
+    ``is_success`` is then that of the last episode. ``reset`` returns ``task`` in ``info`` and hands its options on, so that
+    ``{"task": task}`` fixes it.
     An episode succeeded if the environment says ``is_success`` at its last step or, where it says ``success`` instead (as
     Meta-World does), if that was 1 at any step. What wrappers inside of the meta-episode say of the ends of episodes does not
     get out; where there is a ``Monitor`` among them, ``episode`` is of the whole meta-episode.
@@ -431,7 +433,9 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
         self._length += 1
         self._return += reward
         self._note(inner_info)
+        assert self._task is not None
         info = {name: value for name, value in inner_info.items() if name not in _ENDS}
+        info["task"] = self._task.copy()
 
         ended = bool(terminated or truncated)
         if self._length >= self.layout.max_episode_steps and not ended:
@@ -441,7 +445,7 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
             )
         done = False
         if ended:
-            info.update(self._finish_episode(state))
+            info.update(self._finish_episode(state, bool(terminated)))
             done = len(self._lengths) == self.layout.episodes_per_task
             if done:
                 self._running = False
@@ -503,18 +507,17 @@ class MetaEpisodeWrapper(gym.Wrapper[np.ndarray, Any, np.ndarray, Any], gym.util
     def _start_episode(self) -> None:
         self._length, self._return, self._success, self._succeeded = 0, 0.0, None, None
 
-    def _finish_episode(self, terminal_state: np.ndarray) -> dict[str, Any]:
+    def _finish_episode(self, terminal_state: np.ndarray, terminated: bool) -> dict[str, Any]:
         self._lengths.append(self._length)
         self._returns.append(self._return)
         success = self._succeeded if self._success is None else self._success
         self._successes.append(success)
-        info = end_of_episode_info(terminal_state, success)
+        info = end_of_episode_info(terminal_state, terminated, success)
         if len(self._lengths) == self.layout.episodes_per_task:
-            assert self._task is not None
             # Environments that only tell of successes say nothing of an episode without one.
             told = any(success is not None for success in self._successes)
             successes = np.array([bool(success) for success in self._successes]) if told else None
-            info.update(end_of_meta_episode_info(self._task, np.array(self._returns), np.array(self._lengths), successes))
+            info.update(end_of_meta_episode_info(np.array(self._returns), np.array(self._lengths), successes))
             if self._summary is not None:
                 # SB3 adds no Monitor where there is one inside, and waits for what it says.
                 more = self._summary if isinstance(self._summary, Mapping) else {}
@@ -537,29 +540,28 @@ def monitor_summary(total: float, length: int, started: float) -> dict[str, Any]
     return {"r": round(float(total), 6), "l": int(length), "t": round(time.time() - started, 6)}
 
 
-def end_of_episode_info(terminal_state: np.ndarray, success: bool | None) -> dict[str, Any]:
+def end_of_episode_info(terminal_state: np.ndarray, terminated: bool, success: bool | None) -> dict[str, Any]:
     """
-    :param terminal_state: the state that the episode ended in, shape [state_dim]
+    :param terminal_state: the state that the episode ended in, ``(state_dim,)``
+    :param terminated: whether the task itself ended it, else a time limit did
     :param success: whether it succeeded, None if the environment does not say
     :return: what ``info`` holds at the end of every inner episode
     """
-    info: dict[str, Any] = {"terminal_state": np.array(terminal_state, dtype=np.float32)}
+    state = np.array(terminal_state, dtype=np.float32)
+    info: dict[str, Any] = {"terminal_state": state, "terminated": terminated, "truncated": not terminated}
     if success is not None:
         info["is_success"] = success
     return info
 
 
-def end_of_meta_episode_info(
-    task: Task, returns: np.ndarray, lengths: np.ndarray, successes: np.ndarray | None
-) -> Mapping[str, Any]:
+def end_of_meta_episode_info(returns: np.ndarray, lengths: np.ndarray, successes: np.ndarray | None) -> Mapping[str, Any]:
     """
-    :param task: shape [task_dim]
-    :param returns: of each inner episode, shape [episodes_per_task]
-    :param lengths: of each inner episode, shape [episodes_per_task]
-    :param successes: of each inner episode, shape [episodes_per_task]; None if the environment does not say
+    :param returns: of each inner episode, ``(episodes_per_task,)``
+    :param lengths: of each inner episode, ``(episodes_per_task,)``
+    :param successes: of each inner episode, ``(episodes_per_task,)``; None if the environment does not say
     :return: what ``info`` holds at the end of a meta-episode besides, copied
     """
-    info = {"task": task.copy(), "episode_returns": returns.copy(), "episode_lengths": lengths.copy()}
+    info = {"episode_returns": returns.copy(), "episode_lengths": lengths.copy()}
     if successes is not None:
         info["episode_successes"] = successes.copy()
     return info

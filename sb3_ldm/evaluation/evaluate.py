@@ -10,20 +10,13 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ldm.data import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.inspection import check_workers, refuse_gymnasium_vector_env
 from sb3_ldm.envs.meta_episode import observation_layout
-from sb3_ldm.envs.steps import (
-    check_whole,
-    has_statistics,
-    normalization_problem,
-    original_obs,
-    original_rewards,
-    read_next_states,
-)
+from sb3_ldm.envs.steps import StepReader, has_statistics, normalization_problem, normalizers
 from sb3_ldm.envs.tasks import TaskDistribution
 from sb3_ldm.results.evaluation_table import MetaEvaluation
 
@@ -213,34 +206,23 @@ def _run_meta_episodes(
     padded = tasks[np.minimum(np.arange(env.num_envs), len(tasks) - 1)]
     env.set_options([{"task": task} for task in padded])
     obs = env.reset()
-    if recorder is not None:
-        recorder.discard_running()
+    reader = StepReader(layout, env.num_envs)
+    reader.start(env, obs)
     lstm_state = None
     dones = np.ones(env.num_envs, dtype=bool)
     last_infos: list[dict[str, Any] | None] = [None] * len(tasks)
     while any(info is None for info in last_infos):
-        states = original_obs(env, obs)[:, layout.state]  # type: ignore[arg-type]
         actions, lstm_state = model.predict(obs, state=lstm_state, episode_start=dones, deterministic=deterministic)  # type: ignore[arg-type]
         obs, rewards, dones, infos = env.step(actions)
-        check_whole(dones, infos)
+        step = reader.read(env, actions, obs, rewards, dones, infos)
         if recorder is not None:
             # Those that were not asked for fill up the sub-environments until the last one has ended.
             asked_for = np.array([info is None for info in last_infos] + [False] * (env.num_envs - len(tasks)))
-            recorder.discard(np.flatnonzero(dones & ~asked_for))
-            next_states, ends = read_next_states(original_obs(env, obs), dones, infos, layout)  # type: ignore[arg-type]
-            recorder.add(states, actions, original_rewards(env, rewards), next_states, ends, dones)
+            recorder.add(step._replace(at=step.at._replace(whole=step.at.whole & asked_for)))
         for i in np.flatnonzero(dones[: len(tasks)]):
             if last_infos[i] is None:
                 last_infos[i] = infos[i]
     return [info for info in last_infos if info is not None]
-
-
-def _normalizers(env: VecEnv) -> Iterator[VecNormalize]:
-    """Every ``VecNormalize`` around environments, of which one may be for observations and another for rewards."""
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize):
-            yield env
-        env = env.venv
 
 
 @contextmanager
@@ -249,7 +231,7 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
     check_normalized(model, env)
     normalizer = unwrap_vec_normalize(env)
     trained_with = _lender(model)
-    training = [(one, one.training) for one in _normalizers(env)]
+    training = [(one, one.training) for one in normalizers(env)]
     numpy_state, python_state = np.random.get_state(), random.getstate()
     for one, _ in training:
         one.training = False

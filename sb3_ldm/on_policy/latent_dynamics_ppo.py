@@ -270,7 +270,7 @@ class LatentDynamicsPPO(SequencePPO):
         :return: whether recording goes on with the meta-episodes that run
         """
         assert self.recording_env is not None
-        fits = resumes and len(recording["running"]["step"]) == self.n_recorded
+        fits = resumes and self.recording_env.fits(recording)
         if fits:
             self.recording_env.set_state(recording)
         return fits

@@ -12,7 +12,7 @@ from sb3_ldm.algorithms.ldm import LDM
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
 from sb3_ldm.data.probes import get_probes, has_full_length, visited_probes
 from sb3_ldm.envs.meta_episode import observation_layout
-from sb3_ldm.envs.steps import original_obs, read_next_states
+from sb3_ldm.envs.steps import StepReader
 from sb3_ldm.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
 from sb3_ldm.files import replacing
 from sb3_ldm.on_policy import LatentDynamicsPPO
@@ -97,29 +97,29 @@ class PathRecorder(VecEnvWrapper):
     def __init__(self, venv: VecEnv):
         super().__init__(venv)
         self.layout = observation_layout(venv.observation_space)
+        self.reader = StepReader(self.layout, self.num_envs)
         #: Of each meta-episode that ended, its task and its paths ``(N, H, position_dim)``, NaN after an early end.
         self.finished: list[tuple[np.ndarray, np.ndarray]] = []
 
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
+        self.reader.start(self.venv, obs)
         shape = (self.num_envs, self.layout.episodes_per_task, self.layout.max_episode_steps)
         self._paths = np.full((*shape, len(self.get_attr("position", 0)[0])), np.nan)
-        self._episode, self._step = (np.zeros(self.num_envs, dtype=int) for _ in range(2))
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._paths[np.arange(self.num_envs), self._episode, self._step] = self.get_attr("position")
+        now = self.reader.clock.now
+        self._paths[np.arange(self.num_envs), now.episode, now.episode_step] = self.get_attr("position")
+        self._actions = actions
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
-        assert isinstance(obs, np.ndarray)
-        _, ends = read_next_states(original_obs(self.venv, obs), dones, infos, self.layout)
-        self._step = np.where(ends, 0, self._step + 1)
-        self._episode += ends
+        step = self.reader.read(self.venv, self._actions, obs, rewards, dones, infos)
         for i in np.flatnonzero(dones):
-            self.finished.append((infos[i]["task"], self._paths[i].copy()))
-            self._paths[i], self._episode[i] = np.nan, 0
+            self.finished.append((step.tasks[i], self._paths[i].copy()))
+            self._paths[i] = np.nan
         return obs, rewards, dones, infos
 
 

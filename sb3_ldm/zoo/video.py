@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.meta_episode import observation_layout
-from sb3_ldm.envs.steps import original_obs, read_next_states
+from sb3_ldm.envs.steps import StepReader
 from sb3_ldm.evaluation import evaluate_meta
 from sb3_ldm.files import replacing
 
@@ -27,27 +27,28 @@ class FrameRecorder(VecEnvWrapper):
 
     def __init__(self, venv: VecEnv, write: Callable[[np.ndarray], None]):
         super().__init__(venv)
-        self.layout = observation_layout(venv.observation_space)
+        self.reader = StepReader(observation_layout(venv.observation_space), self.num_envs)
         self.write = write
 
     def reset(self) -> VecEnvObs:
-        self._episode, self._return = 1, 0.0
-        return self.venv.reset()
+        obs = self.venv.reset()
+        self._return = 0.0
+        self.reader.start(self.venv, obs)
+        return obs
 
     def step_async(self, actions: np.ndarray) -> None:
         picture = self.venv.get_images()[0]
         assert picture is not None, "the environment was made without render_mode='rgb_array'"
         task = np.array2string(np.asarray(self.get_attr("task", 0)[0]), precision=2, floatmode="maxprec")
-        self.write(caption(picture, f"task {task}  episode {self._episode}  return {self._return:.1f}"))
+        episode = self.reader.clock.now.episode[0] + 1
+        self.write(caption(picture, f"task {task}  episode {episode}  return {self._return:.1f}"))
+        self._actions = actions
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
-        assert isinstance(obs, np.ndarray)
-        _, ends = read_next_states(original_obs(self.venv, obs), dones, infos, self.layout)
-        self._return += float(rewards[0])
-        if ends[0]:
-            self._episode, self._return = (1 if dones[0] else self._episode + 1), 0.0
+        step = self.reader.read(self.venv, self._actions, obs, rewards, dones, infos)
+        self._return = 0.0 if step.episode_ends[0] else self._return + float(rewards[0])
         return obs, rewards, dones, infos
 
 

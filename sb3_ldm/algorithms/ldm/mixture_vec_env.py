@@ -4,11 +4,12 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from sb3_ldm.algorithms.ldm.imagination import Imagination
 from sb3_ldm.data import MetaEpisodeBuffer, Transitions
+from sb3_ldm.envs.steps import Step, normalized_obs, normalized_rewards, normalizes_observations
 from sb3_ldm.on_policy import RecordingVecEnv
 
 N_COMPARED = 128  #: transitions with, and as many without, the high reward that candidates are compared on
@@ -41,18 +42,12 @@ class MixtureVecEnv(RecordingVecEnv):
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.restart_stream()
 
-    @property
-    def normalizer(self) -> VecNormalize | None:
-        """What normalises observations and rewards, if anything does."""
-        return unwrap_vec_normalize(self.venv)
-
     def restart_stream(self) -> None:
         """Draw what imaginary tasks are compared with as if nothing had been drawn yet, by the seed of the imagination."""
         self._rng = np.random.default_rng(self.imagination.generator.initial_seed())
 
     def get_state(self) -> dict[str, Any]:
         return super().get_state() | {
-            "episode": self._episode.copy(),
             "returns": self._returns.copy(),
             "imaginary_returns": list(self.imaginary_returns),
             "final_tasks": list(self.final_tasks),
@@ -63,7 +58,7 @@ class MixtureVecEnv(RecordingVecEnv):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._episode, self._returns = state["episode"].copy(), state["returns"].copy()
+        self._returns = state["returns"].copy()
         self.imaginary_returns.extend(state["imaginary_returns"])
         self.final_tasks = state["final_tasks"]
         self._rng.bit_generator.state = state["rng"]
@@ -72,7 +67,6 @@ class MixtureVecEnv(RecordingVecEnv):
 
     def start(self, obs: np.ndarray, episode_starts: np.ndarray | None = None) -> None:
         super().start(obs, episode_starts)
-        self._episode = np.zeros(self.n_mixture, dtype=np.int64)
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
         self.imaginary_returns.clear()
         has_task = self.imagination.start(self._experience() if self._can_imagine else None)
@@ -84,17 +78,17 @@ class MixtureVecEnv(RecordingVecEnv):
         step = self.record(obs, rewards, dones, infos)
         self.waits -= self.num_envs
         normal, mixture = slice(0, self.n_normal), slice(self.n_normal, self.num_envs)
+        actions = self.layout.encode_actions(step.actions)
         if self.n_mixture > 0 and self.imagining.any():
-            imaginary = self.imagination.rewards(step.states[mixture], step.actions[mixture], step.next_states[mixture])
-            obs, rewards = obs.copy(), rewards.copy()
-            self._imagine(imaginary, obs, rewards, dones, infos, step.rewards)
-            self._record_returns(imaginary, step.episode_ends[mixture], dones[mixture])
-        self.imagination.observe(step.next_states[normal], step.actions[normal], step.rewards[normal], dones[normal])
+            imaginary = self.imagination.rewards(step.states[mixture], actions[mixture], step.next_states[mixture])
+            obs, rewards, infos = self._imagine(imaginary, step, obs, rewards, infos)
+            self._record_returns(imaginary, step.part(mixture))
+        self.imagination.observe(step.next_states[normal], actions[normal], step.rewards[normal], dones[normal])
         if dones[mixture].any():
             has_task = self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
             self.imagining[dones[mixture]] = has_task & self._can_imagine
         for i in np.flatnonzero(dones[normal]):
-            self.final_tasks[i] = infos[i].get("task")
+            self.final_tasks[i] = step.tasks[i].copy()
         return obs, rewards, dones, infos
 
     @property
@@ -122,49 +116,45 @@ class MixtureVecEnv(RecordingVecEnv):
         return np.mean(self.imaginary_returns, axis=0) if self.imaginary_returns else None
 
     def _imagine(
-        self,
-        imaginary: np.ndarray,
-        obs: np.ndarray,
-        rewards: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-        true_rewards: np.ndarray,
-    ) -> None:
-        """Put the imaginary rewards wherever an imagining worker's true reward stood, in place."""
-        slots = self._reward_slots(imaginary)
-        normalized = imaginary if self.normalizer is None else self.normalizer.normalize_reward(imaginary)
-        rewards[self.n_normal :][self.imagining] = normalized[self.imagining]
-        # After the end of a meta-episode the observation is the next one's first: it has no previous reward.
-        running = ~dones[self.n_normal :] & self.imagining
-        obs[self.n_normal :, self.layout.reward_index][running] = slots[running]
+        self, imaginary: np.ndarray, step: Step, obs: np.ndarray, rewards: np.ndarray, infos: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """
+        :param imaginary: rewards of the mixture workers, ``(n_mixture,)``
+        :param step: what truly was
+        :param obs: what the environments returned, and so on
+        :return: the same with the imaginary rewards wherever an imagining worker's true reward stood, copied
+        """
+        obs, rewards, infos = obs.copy(), rewards.copy(), list(infos)
+        shown, normalized = self._reward_slots(imaginary), normalized_rewards(self.venv, imaginary)
         for i in np.flatnonzero(self.imagining):
-            info = infos[self.n_normal + i]
-            info["true_reward"] = float(true_rewards[self.n_normal + i])
-            if "terminal_observation" in info:
-                info["terminal_observation"] = info["terminal_observation"].copy()
-                info["terminal_observation"][self.layout.reward_index] = slots[i]
-            # SB3 logs these two; a mixture worker was not trained for them.
-            for name in ("episode", "is_success"):
-                if name in info:
-                    info[f"true_{name}"] = info.pop(name)
+            worker = self.n_normal + i
+            rewards[worker] = normalized[i]
+            # After the end of a meta-episode the observation is the next one's first: it has no previous reward.
+            if not step.dones[worker]:
+                obs[worker, self.layout.reward_index] = shown[i]
+            infos[worker] = self._imaginary_info(infos[worker], float(step.rewards[worker]), shown[i])
+        return obs, rewards, infos
+
+    def _imaginary_info(self, true_info: dict[str, Any], true_reward: float, shown: float) -> dict[str, Any]:
+        # SB3 logs these two; a mixture worker was not trained for them.
+        info = {f"true_{name}" if name in ("episode", "is_success") else name: told for name, told in true_info.items()}
+        info["true_reward"] = true_reward
+        if "terminal_observation" in info:
+            info["terminal_observation"] = info["terminal_observation"].copy()
+            info["terminal_observation"][self.layout.reward_index] = shown
+        return info
 
     def _reward_slots(self, imaginary: np.ndarray) -> np.ndarray:
         """What the policy finds in the reward slot of its observation for a reward."""
-        if self.normalizer is None:
+        if not normalizes_observations(self.venv):
             return imaginary
         rows = np.zeros((len(imaginary), self.layout.dim), dtype=np.float32)
         rows[:, self.layout.reward_index] = imaginary
-        normalized = self.normalizer.normalize_obs(rows)
-        assert isinstance(normalized, np.ndarray)
-        return normalized[:, self.layout.reward_index]
+        return normalized_obs(self.venv, rows)[:, self.layout.reward_index]
 
-    def _record_returns(self, imaginary: np.ndarray, episode_ends: np.ndarray, dones: np.ndarray) -> None:
-        # There are more only where somebody else has reset the environments.
-        episode = np.minimum(self._episode, self.layout.episodes_per_task - 1)
-        self._returns[np.arange(self.n_mixture), episode] += imaginary * self.imagining
-        self._episode += episode_ends
-        for worker in np.flatnonzero(dones):
+    def _record_returns(self, imaginary: np.ndarray, step: Step) -> None:
+        self._returns[np.arange(self.n_mixture), step.at.episode] += imaginary * self.imagining
+        for worker in np.flatnonzero(step.dones):
             if self.imagining[worker]:
                 self.imaginary_returns.append(self._returns[worker].copy())
             self._returns[worker] = 0.0
-            self._episode[worker] = 0
