@@ -21,6 +21,7 @@ from sb3_ldm.data import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.envs.clock import MetaEpisodeClock
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
 from sb3_ldm.envs.steps import Step, StepReader
+from sb3_ldm.inference import Bernoulli as TwoRewards
 from sb3_ldm.inference import LatentDynamics, RewardDecoder, elbo, kl_to_previous
 from sb3_ldm.inference.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
 from sb3_ldm.inference.networks import Standardize, dropout_mask
@@ -107,7 +108,7 @@ def elbo_in_loops(model, batch, lengths):
             for i in range(length):
                 steps = model.decoder.encode_steps(batch.states[i, b], batch.actions[i, b], batch.next_states[i, b])
                 output = model.decoder(belief.mean, steps)
-                if model.reward_likelihood == "bernoulli":
+                if isinstance(model.likelihood, TwoRewards):
                     total += Bernoulli(logits=output).log_prob(batch.rewards[i, b])
                 else:
                     total += -0.5 * (output - batch.rewards[i, b]) ** 2
@@ -295,8 +296,8 @@ def test_the_global_random_stream_is_left_alone():
 def test_the_bernoulli_likelihood_expects_a_reward_between_the_two():
     model = network(reward_likelihood="bernoulli", bernoulli_rewards=(-0.1, 1.0))
     logits = th.tensor([-100.0, 0.0, np.log(3.0), 100.0])
-    assert model.expected_reward(logits).tolist() == pytest.approx([-0.1, 0.45, 1.1 * 0.75 - 0.1, 1.0])
-    assert network().expected_reward(logits) is logits  # Gaussian: the output is the mean
+    assert model.likelihood.mean(logits).tolist() == pytest.approx([-0.1, 0.45, 1.1 * 0.75 - 0.1, 1.0])
+    assert network().likelihood.mean(logits) is logits  # Gaussian: the output is the mean
 
 
 def test_rewards_that_the_likelihood_cannot_make_are_refused():
@@ -375,7 +376,7 @@ def test_training_learns_to_tell_tasks_apart():
     assert after["accuracy"] > 0.93 > before["accuracy"]  # 0.75 without a belief
     mu, _ = model.beliefs(buffer.get(np.array([0, 1])))  # the goal is elsewhere, and at (2, 0)
     cell = th.tensor([2.0, 0.0])
-    promised = model.expected_reward(model.decoder(mu, model.decoder.encode_steps(cell, th.eye(5)[0], cell)))
+    promised = model.likelihood.mean(model.decoder(mu, model.decoder.encode_steps(cell, th.eye(5)[0], cell)))
     assert promised[0, 0].item() == promised[0, 1].item()  # before the first transition nothing is known
     assert bool((promised[2:, 0] < 0.2).all()) and bool((promised[2:, 1] > 0.8).all())  # two steps later it is
 

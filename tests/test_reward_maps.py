@@ -77,7 +77,7 @@ def test_what_the_decoder_knows_is_its_mean_over_the_dropout_of_training():
     with th.no_grad():
         for latent, predicted in zip(means[:2], predict(0, 2000), strict=False):
             masks = network.dropout_mask((2000, len(probes.states)), th.Generator().manual_seed(5))
-            drawn = network.expected_reward(network.decoder(latent, network.decoder.encode_steps(*steps, masks)))
+            drawn = network.likelihood.mean(network.decoder(latent, network.decoder.encode_steps(*steps, masks)))
             np.testing.assert_allclose(predicted, drawn.mean(0).numpy(), atol=0.05)
     generator = th.Generator().manual_seed(0)
     right = [tuple(task) for task in probes.tasks[predict(0, 32).argmax(1)]]

@@ -2,6 +2,18 @@
 
 from sb3_ldm.inference.elbo import elbo, kl_to_previous
 from sb3_ldm.inference.latent_dynamics import LatentDynamics
+from sb3_ldm.inference.likelihoods import Bernoulli, Gaussian, RewardLikelihood
 from sb3_ldm.inference.networks import Belief, BeliefEncoder, Encoder, RewardDecoder
 
-__all__ = ["Belief", "BeliefEncoder", "Encoder", "LatentDynamics", "RewardDecoder", "elbo", "kl_to_previous"]
+__all__ = [
+    "Belief",
+    "BeliefEncoder",
+    "Bernoulli",
+    "Encoder",
+    "Gaussian",
+    "LatentDynamics",
+    "RewardDecoder",
+    "RewardLikelihood",
+    "elbo",
+    "kl_to_previous",
+]

@@ -10,11 +10,11 @@ from torch import nn
 from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.data.meta_episodes import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout
-from sb3_ldm.inference.elbo import bernoulli_log_likelihood, elbo, gaussian_log_likelihood, kl_to_previous
+from sb3_ldm.inference.elbo import elbo, kl_to_previous
+from sb3_ldm.inference.likelihoods import make_likelihood
 from sb3_ldm.inference.networks import DECODER_INPUTS, Belief, BeliefEncoder, Encoder, RewardDecoder, Standardize, dropout_mask
 from sb3_ldm.nets.sharding import backward_in_shards, even_slices, n_shards
 
-REWARD_LIKELIHOODS = ("bernoulli", "gaussian")
 #: Arguments of :class:`LatentDynamics` that are the network's own, so that algorithms take them together.
 NETWORK_OPTIONS = (
     "encoder_hidden_size",
@@ -81,11 +81,7 @@ class LatentDynamics(nn.Module):
         for name, number in (("n_elbo_terms", n_elbo_terms), ("n_decoded_steps", n_decoded_steps)):
             if number is not None:
                 check_integer(name, number, 1, "or None for all")
-        if reward_likelihood not in REWARD_LIKELIHOODS:
-            raise ValueError(f"reward_likelihood={reward_likelihood!r}: choose one of {list(REWARD_LIKELIHOODS)}.")
-        low, high = bernoulli_rewards if len(bernoulli_rewards) == 2 else (0.0, 0.0)
-        if not low < high or not np.isfinite([low, high]).all():
-            raise ValueError(f"bernoulli_rewards={list(bernoulli_rewards)}: give the lower reward first, then the higher.")
+        self.likelihood = make_likelihood(reward_likelihood, bernoulli_rewards)
         check_integer("encoder_hidden_size", encoder_hidden_size, 1)
         _check_sizes("encoder_embeddings", encoder_embeddings, ("state", "action", "reward"))
         _check_sizes("decoder_embeddings", decoder_embeddings, ("state", "action"))
@@ -97,8 +93,6 @@ class LatentDynamics(nn.Module):
         self.kl_weight = kl_weight
         self.n_elbo_terms = n_elbo_terms
         self.n_decoded_steps = n_decoded_steps
-        self.reward_likelihood = reward_likelihood
-        self.low, self.high = float(low), float(high)
         self.standardize = Standardize(layout.state_dim) if standardize_states else None
         self.encoder: Encoder
         if encoder is None:
@@ -110,11 +104,6 @@ class LatentDynamics(nn.Module):
         )
         self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
 
-    @property
-    def middle(self) -> float:
-        """Midway between the two rewards of the Bernoulli likelihood."""
-        return 0.5 * (self.low + self.high)
-
     def check_rewards(self, rewards: np.ndarray) -> None:
         """
         :param rewards: true rewards
@@ -122,13 +111,7 @@ class LatentDynamics(nn.Module):
         """
         if not np.isfinite(rewards).all():
             raise ValueError(f"The environment gave a reward that is not finite: {rewards[~np.isfinite(rewards)][0]}.")
-        if self.reward_likelihood == "bernoulli":
-            known = np.isclose(rewards, self.low) | np.isclose(rewards, self.high)
-            if not known.all():
-                raise ValueError(
-                    f"reward_likelihood='bernoulli' with bernoulli_rewards=({self.low}, {self.high}) met the reward "
-                    f"{rewards[~known][0]:g}; give the environment's two rewards, or use 'gaussian'."
-                )
+        self.likelihood.check(rewards)
 
     def beliefs(self, batch: MetaEpisodeBatch) -> Belief:
         """
@@ -149,25 +132,6 @@ class LatentDynamics(nn.Module):
             return None
         device = next(self.parameters()).device
         return dropout_mask((*shape, self.decoder.dropout_dim), self.dropout_rate, generator, device)
-
-    def log_likelihood(self, outputs: th.Tensor, rewards: th.Tensor) -> th.Tensor:
-        """
-        :param outputs: of the decoder
-        :param rewards: broadcastable to ``outputs``
-        :return: log p(r | outputs) in nats
-        """
-        if self.reward_likelihood == "bernoulli":
-            return bernoulli_log_likelihood(outputs, rewards, self.low, self.high)
-        return gaussian_log_likelihood(outputs, rewards)
-
-    def expected_reward(self, outputs: th.Tensor) -> th.Tensor:
-        """
-        :param outputs: of the decoder
-        :return: the mean of the reward's distribution; for the Bernoulli likelihood low + (high - low) * p
-        """
-        if self.reward_likelihood == "bernoulli":
-            return self.low + (self.high - self.low) * th.sigmoid(outputs)
-        return outputs
 
     @th.no_grad()
     def predict(
@@ -192,7 +156,7 @@ class LatentDynamics(nn.Module):
         states, actions, next_states = (th.as_tensor(array, device=device) for array in transitions)
         steps = self.decoder.encode_steps(states, actions, next_states, mask)
         drawn = [steps] if mask is None else list(steps)
-        return th.stack([self.expected_reward(self.decoder(latents.unsqueeze(-2), one)) for one in drawn]).mean(0)
+        return th.stack([self.likelihood.mean(self.decoder(latents.unsqueeze(-2), one)) for one in drawn]).mean(0)
 
     def draw(self, batch: MetaEpisodeBatch, generator: th.Generator | None = None) -> "Draws":
         """
@@ -221,7 +185,7 @@ class LatentDynamics(nn.Module):
         :param batch: meta-episodes
         :param draws: from :meth:`draw`
         :return: ``elbo``, ``reconstruction``, ``kl`` (summed over the terms), ``accuracy`` (share of decoded rewards nearer to
-            the true one than half the reward range; Bernoulli only), ``final_kl`` of the last belief to N(0, I)
+            the true one than half the reward range; where they take two values), ``final_kl`` of the last belief to N(0, I)
         """
         device = batch.rewards.device
         mu, logvar = self.beliefs(batch)
@@ -235,27 +199,23 @@ class LatentDynamics(nn.Module):
         outputs = self.decoder(latents.unsqueeze(1), encoded_steps)
         rewards, step_mask = batch.rewards[steps], batch.mask[steps]
         bound, reconstruction, divergence = elbo(
-            self.log_likelihood(outputs, rewards),
+            self.likelihood.log_likelihood(outputs, rewards),
             kl[terms],
             term_scale * term_mask[terms],
             step_scale * step_mask,
             self.kl_weight,
         )
+        parts = {"elbo": bound, "reconstruction": reconstruction, "kl": divergence}
         with th.no_grad():
-            hits = (self.expected_reward(outputs) - rewards).abs() < 0.5 * (self.high - self.low)
-            weight = term_mask[terms].unsqueeze(1) * step_mask
-            accuracy = (hits * weight).sum() / weight.sum().clamp(min=1.0)  # a shard may be padding alone
+            hits = self.likelihood.hits(outputs, rewards)
+            if hits is not None:
+                weight = term_mask[terms].unsqueeze(1) * step_mask
+                parts["accuracy"] = (hits * weight).sum() / weight.sum().clamp(min=1.0)  # a shard may be padding alone
             last = batch.mask.sum(0).long()
             columns = th.arange(mu.shape[1], device=device)
             mu_last, logvar_last = mu[last, columns], logvar[last, columns]
-            final_kl = kl_to_previous(mu_last.unsqueeze(0), logvar_last.unsqueeze(0)).mean()
-        return {
-            "elbo": bound,
-            "reconstruction": reconstruction,
-            "kl": divergence,
-            "accuracy": accuracy,
-            "final_kl": final_kl,
-        }
+            parts["final_kl"] = kl_to_previous(mu_last.unsqueeze(0), logvar_last.unsqueeze(0)).mean()
+        return parts
 
     def update(
         self,
@@ -292,8 +252,8 @@ class LatentDynamics(nn.Module):
             ) -> tuple[th.Tensor, dict[str, float]]:
                 share = (shard.stop - shard.start) / batch_size
                 parts = self.elbo_given(batch.part(shard), draws.part(shard))
-                told = {name: share * value.item() for name, value in parts.items()}
-                return -share * parts["elbo"] / (len(batch.rewards) + 1), told
+                values = {name: share * value.item() for name, value in parts.items()}
+                return -share * parts["elbo"] / (len(batch.rewards) + 1), values
 
             shards = even_slices(batch_size, n_shards(batch_size, n_threads) if device.type == "cpu" else 1)
             for parts in backward_in_shards(loss, shards, parameters, n_threads):
@@ -303,8 +263,6 @@ class LatentDynamics(nn.Module):
             self.optimizer.step()
         if sums and not np.isfinite(sums["elbo"]):
             raise ValueError(f"The latent dynamics network diverged (elbo={sums['elbo']}): lower its learning rate.")
-        if self.reward_likelihood != "bernoulli":
-            sums.pop("accuracy", None)
         return {name: total / n_updates for name, total in sums.items()}
 
 

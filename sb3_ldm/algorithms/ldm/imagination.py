@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.data import Transitions
-from sb3_ldm.inference import BeliefEncoder, LatentDynamics
+from sb3_ldm.inference import BeliefEncoder, Bernoulli, LatentDynamics
 
 MIXTURE_WEIGHTS = ("per_worker", "per_dimension")
 MIXED_BELIEFS = ("mean", "sample")
@@ -264,14 +264,14 @@ class Imagination:
 
     def _choose(self, candidates: ImaginaryTasks, experience: Transitions) -> tuple[ImaginaryTasks, np.ndarray]:
         """One of every ``n_candidates`` tasks, and whether it promises the high reward for anything that was experienced."""
-        model = self.latent_dynamics
         assert candidates.latents is not None
+        likelihood = self._two_rewards
         transitions = experience.states, experience.actions, experience.next_states
         promised = self._promised(candidates.latents, transitions, candidates.mask, self.generator, _N_MASKS_COMPARED)
-        is_high = th.as_tensor(experience.rewards > model.middle, device=self.device)
-        choice = choose_novel(promised.unflatten(0, (-1, self.config.n_candidates)), is_high, model.low, model.high)
+        is_high = th.as_tensor(experience.rewards > likelihood.middle, device=self.device)
+        choice = choose_novel(promised.unflatten(0, (-1, self.config.n_candidates)), is_high, likelihood.low, likelihood.high)
         chosen = choice + th.arange(len(choice), device=self.device) * self.config.n_candidates
-        return candidates.take(chosen), (promised[chosen].amax(1) > model.middle).cpu().numpy()
+        return candidates.take(chosen), (promised[chosen].amax(1) > likelihood.middle).cpu().numpy()
 
     @th.no_grad()
     def rewards(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:
@@ -288,12 +288,16 @@ class Imagination:
             mask = model.dropout_mask((self.n_mixture,), self.generator)
         outputs = model.decoder(self.mixed_latents(), self._encode_steps((states, actions, next_states), mask))
         if self.config.imaginary_reward == "mean":
-            return model.expected_reward(outputs).cpu().numpy()
+            return model.likelihood.mean(outputs).cpu().numpy()
         if self.config.imaginary_reward == "sample":
-            is_high = th.rand(outputs.shape, generator=self.generator, device=self.device) < th.sigmoid(outputs)
-        else:
-            is_high = outputs > 0.0
-        return (model.low + (model.high - model.low) * is_high).cpu().numpy()
+            return self._two_rewards.sample(outputs, self.generator).cpu().numpy()
+        return self._two_rewards.threshold(outputs).cpu().numpy()
+
+    @property
+    def _two_rewards(self) -> Bernoulli:
+        likelihood = self.latent_dynamics.likelihood
+        assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
+        return likelihood
 
     def mixed_latents(self) -> th.Tensor:
         """:return: m^_t of every mixture worker, ``(n_mixture, latent_dim)``"""
@@ -359,7 +363,7 @@ class Imagination:
         if self.config.imagination_dropout == "step":
             return model.predict(latents, transitions, generator, n_masks)
         steps = self._encode_steps(transitions, None if mask is None else mask.unsqueeze(1))
-        return model.expected_reward(model.decoder(latents.unsqueeze(1), steps))
+        return model.likelihood.mean(model.decoder(latents.unsqueeze(1), steps))
 
     def _encode_steps(self, transitions: Arrays, mask: th.Tensor | None) -> th.Tensor:
         states, actions, next_states = (th.as_tensor(array, device=self.device) for array in transitions)

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_ldm.algorithms.ldm.imagination import Imagination
 from sb3_ldm.data import MetaEpisodeBuffer, Transitions
 from sb3_ldm.envs.steps import Step, normalized_obs, normalized_rewards, normalizes_observations
+from sb3_ldm.inference import Bernoulli
 from sb3_ldm.on_policy import RecordingVecEnv
 
 N_COMPARED = 128  #: transitions with, and as many without, the high reward that candidates are compared on
@@ -98,11 +99,12 @@ class MixtureVecEnv(RecordingVecEnv):
 
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
-        config, model = self.imagination.config, self.imagination.latent_dynamics
+        config, likelihood = self.imagination.config, self.imagination.latent_dynamics.likelihood
         if not config.compares or self.waits > 0 or len(self.buffer) == 0 or self.n_mixture == 0:
             return None
+        assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
         drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
-        is_high = drawn.rewards > model.middle
+        is_high = drawn.rewards > likelihood.middle
         kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
         return Transitions(*(array[kept] for array in drawn))
 
