@@ -84,7 +84,7 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
     told: dict[str, Any] = {}
     if final is not None and len(final):
         sampled = final.select(deterministic=False, episode=run.episodes_per_task)
-        told["longest_episode"] = int(final.lengths.max())
+        told |= {"longest_episode": int(final.lengths.max()), "final_timesteps": int(final.timesteps.max())}
         told["returned"] = {split: float(sampled.select(split).returns.mean()) for split in sampled.splits}
     results.mkdir(parents=True, exist_ok=True)
     with _alone_in(results):
@@ -134,8 +134,10 @@ def _sums(table: EvaluationTable | None, per_task: bool) -> pd.DataFrame:
     if table is None or len(table) == 0:
         return pd.DataFrame()
     table = table if per_task else table.where(np.isin(table.episode, (1, table.episode.max())))
-    rows = pd.DataFrame({"timesteps": table.timesteps, "split": table.split, "deterministic": table.deterministic.astype(int)})
-    if per_task:
+    rows = pd.DataFrame({"split": table.split, "deterministic": table.deterministic.astype(int)})
+    if not per_task:
+        rows.insert(0, "timesteps", table.timesteps)
+    else:
         rows["task"] = [" ".join(f"{number:g}" for number in task) for task in table.tasks]
     keys, rows["episode"] = list(rows.columns), table.episode
     groups = rows.groupby([*rows.columns], sort=False)
@@ -289,7 +291,9 @@ def _table(
     n_successes = sums("success")
     return EvaluationTable(
         path=path,
-        timesteps=np.repeat(rows["timesteps"].to_numpy(), n * n_episodes),
+        timesteps=np.repeat(rows["timesteps"].to_numpy(), n * n_episodes)
+        if "timesteps" in rows
+        else np.full(len(tasks) * n_episodes, metadata["final_timesteps"]),
         split=np.repeat(rows["split"].to_numpy(str), n * n_episodes),
         deterministic=np.repeat(rows["deterministic"].to_numpy(bool), n * n_episodes),
         tasks=np.repeat(tasks, n_episodes, axis=0),

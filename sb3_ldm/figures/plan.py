@@ -43,7 +43,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
-    "savefig.dpi": 130,
+    "savefig.dpi": 110,
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
 }
