@@ -217,8 +217,8 @@ MUTANTS = [
     *_of(
         "ldm",
         "algorithms/ldm/ldm.py",
-        ("- self.num_timesteps\n        imagination.", "\n        imagination.", "ldm"),
-        ("- self.num_timesteps\n        super()", "\n        super()", "ldm"),
+        ("self.num_timesteps + timesteps >=", "timesteps >=", "ldm"),
+        ("self.num_timesteps + timesteps >=", "self.num_timesteps >=", "ldm"),
     ),
     # Mixreg and variBAD
     *_of(

@@ -112,7 +112,7 @@ class LDM(LatentDynamicsPPO):
         imagination = Imagination(
             self.latent_dynamics, self.n_normal, self.n_mixture, self.imagination_config, self._imagination_generator
         )
-        return MixtureVecEnv(env, imagination, self.replay_buffer, self._stats_window_size)
+        return MixtureVecEnv(env, imagination, self.replay_buffer, self._stats_window_size, self._may_imagine)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -175,14 +175,12 @@ class LDM(LatentDynamicsPPO):
         imagination, beliefs = self.mixture_env.imagination, recording["imagination"]
         if not imagination.fits(beliefs):
             return False
-        self.mixture_env.waits = self.imagination_starts - self.num_timesteps
         imagination.set_final_beliefs(beliefs)  # to be mixed at once, where meta-episodes begin anew
         return super()._recall(recording, resumes)
 
-    def _start_recording(self) -> None:
-        assert self.mixture_env is not None
-        self.mixture_env.waits = self.imagination_starts - self.num_timesteps
-        super()._start_recording()
+    def _may_imagine(self, timesteps: int) -> bool:
+        """Whether meta-episodes that begin after some more time steps are imaginary."""
+        return self.num_timesteps + timesteps >= self.imagination_starts
 
     def train(self) -> None:
         super().train()

@@ -1,6 +1,7 @@
 """A VecEnv in which some sub-environments, the mixture workers, are rewarded by imagination."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,24 @@ class MixtureVecEnv(RecordingVecEnv):
     :param imagination: makes the imaginary rewards
     :param buffer: gathers the normal workers' meta-episodes
     :param stats_window_size: imaginary meta-episodes over which the logged returns are averaged
+    :param may_imagine: whether meta-episodes that begin are imaginary, a given number of time steps of all workers together
+        after those that the caller has counted; None if they always are
     """
 
-    def __init__(self, venv: VecEnv, imagination: Imagination, buffer: MetaEpisodeBuffer, stats_window_size: int = 100):
+    def __init__(
+        self,
+        venv: VecEnv,
+        imagination: Imagination,
+        buffer: MetaEpisodeBuffer,
+        stats_window_size: int = 100,
+        may_imagine: Callable[[int], bool] | None = None,
+    ):
         super().__init__(venv, buffer, imagination.latent_dynamics)
         self.imagination = imagination
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
         self.imaginary_returns: deque[np.ndarray] = deque(maxlen=stats_window_size)
-        #: Time steps of all workers together until meta-episodes that begin are imaginary.
-        self.waits: float = 0
+        self._may_imagine = may_imagine
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.restart_stream()
 
@@ -70,14 +79,14 @@ class MixtureVecEnv(RecordingVecEnv):
         super().start(obs, episode_starts)
         self._returns = np.zeros((self.n_mixture, self.layout.episodes_per_task))
         self.imaginary_returns.clear()
-        has_task = self.imagination.start(self._experience() if self._can_imagine else None)
-        self.imagining = has_task & self._can_imagine
+        imagines = self._is_time(0) and self._can_imagine
+        has_task = self.imagination.start(self._experience() if imagines else None)
+        self.imagining = has_task & imagines
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(obs, np.ndarray)
         step = self.record(obs, rewards, dones, infos)
-        self.waits -= self.num_envs
         normal, mixture = slice(0, self.n_normal), slice(self.n_normal, self.num_envs)
         actions = self.layout.encode_actions(step.actions)
         if self.n_mixture > 0 and self.imagining.any():
@@ -86,21 +95,25 @@ class MixtureVecEnv(RecordingVecEnv):
             self._record_returns(imaginary, step.part(mixture))
         self.imagination.observe(step.next_states[normal], actions[normal], step.rewards[normal], dones[normal])
         if dones[mixture].any():
-            has_task = self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience())
-            self.imagining[dones[mixture]] = has_task & self._can_imagine
+            is_time = self._is_time(self.num_envs)
+            has_task = self.imagination.new_tasks(np.flatnonzero(dones[mixture]), self._experience() if is_time else None)
+            self.imagining[dones[mixture]] = has_task & (is_time and self._can_imagine)
         for i in np.flatnonzero(dones[normal]):
             self.final_tasks[i] = step.tasks[i].copy()
         return obs, rewards, dones, infos
 
+    def _is_time(self, timesteps: int) -> bool:
+        return self._may_imagine is None or self._may_imagine(timesteps)
+
     @property
     def _can_imagine(self) -> bool:
         # Before there are final beliefs, there would be nothing to mix but the prior.
-        return self.waits <= 0 and (self.imagination.config.mixture_time == "current" or self.has_final_beliefs)
+        return self.imagination.config.mixture_time == "current" or self.has_final_beliefs
 
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
         config, likelihood = self.imagination.config, self.imagination.latent_dynamics.likelihood
-        if not config.compares or self.waits > 0 or len(self.buffer) == 0 or self.n_mixture == 0:
+        if not config.compares or len(self.buffer) == 0 or self.n_mixture == 0:
             return None
         assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
         drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
