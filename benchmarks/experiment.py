@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from benchmarks.imagination import option_words, settings
 from benchmarks.settings import class_defaults, differences
 from benchmarks.tables import RESULTS, kept_metadata
+from sb3_ldm.registry import display_name
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
-from sb3_ldm.results.summary import display_name
 from sb3_ldm.zoo.configs import read_preset
 
 

@@ -44,8 +44,8 @@ from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.envs.registration import make_grid
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, TaskDistribution, unseen_split
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
+from sb3_ldm.registry import get_algorithm, meta_learners
 from sb3_ldm.zoo.configs import available_configs, read_preset
-from sb3_ldm.zoo.registration import ALGORITHMS
 
 FOLDER = Path(__file__).parent / "experiments"
 
@@ -190,8 +190,8 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
         _check_borrowed(given["experiment"], variant, path)
     algo = given.get("algo", variant)
     is_study = algo == IMAGINATION
-    if algo not in ALGORITHMS and not is_study:
-        known = ", ".join([*ALGORITHMS, IMAGINATION])
+    if algo not in meta_learners() and not is_study:
+        known = ", ".join([*meta_learners(), IMAGINATION])
         raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {known}")
     env, hyperparameters = given.get("env", data["env"]), given.get("hyperparameters", {})
     make: Callable[..., Run] = Study
@@ -252,7 +252,7 @@ def _check_hyperparameters(algo: str, hyperparameters: Mapping[str, Any], place:
             imagination = [one.name for one in fields(ImaginationConfig)]
             _check_names(hyperparameters, ["updates", "maps", *networks, *imagination])
             return
-        own = [name for name in inspect.signature(ALGORITHMS[algo]).parameters if name not in _GIVEN]
+        own = [name for name in inspect.signature(get_algorithm(algo).load()).parameters if name not in _GIVEN]
         _check_names(hyperparameters, [*_ZOO_KEYS, *own])
     with _naming(f"{place}: vae_kwargs"):
         _check_names(hyperparameters.get("vae_kwargs") or {}, NETWORK_OPTIONS)

@@ -18,7 +18,7 @@ import torch as th
 from rl_zoo3.utils import StoreDict
 
 from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
-from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, decode_mixtures
+from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, decode_mixtures, write_reward_maps
 from sb3_ldm.data import MetaEpisodeBuffer
 from sb3_ldm.data.probes import get_probes
 from sb3_ldm.envs import make_meta_vec_env
@@ -30,7 +30,6 @@ from sb3_ldm.inference import LatentDynamics
 from sb3_ldm.nets.sharding import one_thread_per_operation
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
 from sb3_ldm.version import current_commit
-from sb3_ldm.zoo.recordings import write_reward_maps
 
 IMAGINATION = "imagination"  #: stands for an algorithm where there is none
 #: Results that are shares of mixtures or workers.

@@ -4,13 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from rl_zoo3.utils import ALGOS
-
 from sb3_ldm.inference import LatentDynamics
-from sb3_ldm.on_policy import LatentDynamicsPPO
-from sb3_ldm.zoo import register
-
-register()
+from sb3_ldm.registry import get_algorithm
 
 #: Not a choice of the method.
 _IGNORED = ("n_timesteps", "policy")
@@ -47,8 +42,7 @@ def _with_default(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def class_defaults(algo: str) -> dict[str, Any]:
     """:return: the hyperparameters that it has where none are given, of its latent dynamics network too"""
-    defaults = {name: one.default for name, one in inspect.signature(ALGOS[algo]).parameters.items()}
-    has_network = issubclass(ALGOS[algo], LatentDynamicsPPO)
-    networks = inspect.signature(LatentDynamics).parameters if has_network else {}
+    defaults = {name: one.default for name, one in inspect.signature(get_algorithm(algo).load()).parameters.items()}
+    networks = inspect.signature(LatentDynamics).parameters if "vae_kwargs" in defaults else {}
     defaults["vae_kwargs"] = {name: one.default for name, one in networks.items()}
     return defaults

@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from sb3_ldm.algorithms.rl2 import RL2
     from sb3_ldm.algorithms.varibad import VariBAD
     from sb3_ldm.envs import make_meta_vec_env
+    from sb3_ldm.registry import AlgorithmSpec, register_algorithm
 
-__all__ = ["LDM", "RL2", "Mixreg", "VariBAD", "__version__", "make_meta_vec_env"]
+__all__ = ["LDM", "RL2", "AlgorithmSpec", "Mixreg", "VariBAD", "__version__", "make_meta_vec_env", "register_algorithm"]
 
 #: Where the public names are, which are imported when they are asked for: torch takes seconds that ``--help`` does not need.
 _HOMES = {
+    "AlgorithmSpec": "sb3_ldm.registry",
     "LDM": "sb3_ldm.algorithms.ldm",
     "Mixreg": "sb3_ldm.algorithms.mixreg",
     "RL2": "sb3_ldm.algorithms.rl2",
     "VariBAD": "sb3_ldm.algorithms.varibad",
     "make_meta_vec_env": "sb3_ldm.envs",
+    "register_algorithm": "sb3_ldm.registry",
 }
 
 

@@ -5,7 +5,7 @@ enjoy script and three more. ``--split`` names the tasks; ``--video FILE`` recor
 """
 
 import argparse
-import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterable
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_ldm.checks import check_installed, check_integer
 from sb3_ldm.command import run_command
+from sb3_ldm.registry import DEFAULT, get_algorithm
 
 if TYPE_CHECKING:
     from sb3_ldm.envs.tasks import TaskDistribution
     from sb3_ldm.zoo.trained import Played, TrainedAgent
 
 #: Options whose default differs from rl_zoo3's.
-DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0"}
+DEFAULTS = {"--algo": DEFAULT, "--env": "GridNavi-v0"}
 _REFUSED = {"--load-checkpoint": "a run keeps one checkpoint, which --load-last-checkpoint shows"}
 #: Options that a video has no use for, and their defaults.
 _NOT_OF_VIDEOS = {
@@ -89,12 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     from sb3_ldm.envs import check_env_kwargs
     from sb3_ldm.envs.tasks import unseen_split
-    from sb3_ldm.zoo import register
     from sb3_ldm.zoo.trained import find_trained
 
-    register()
-    for package in options.gym_packages:
-        importlib.import_module(package)
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
     check_env_kwargs(options.env, options.env_kwargs)
@@ -132,13 +129,13 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace, agent: "TrainedAgent") -> Any:
-    from rl_zoo3.utils import ALGOS
-
+    algorithm = get_algorithm(options.algo).load()
     stand_ins = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    # Off-policy algorithms of SB3 make room for all that they could learn from.
+    small = {"buffer_size": 1} if "buffer_size" in inspect.signature(algorithm).parameters else {}
     print(f"Loading {agent.model}")
-    return ALGOS[options.algo].load(
-        agent.model, device=options.device, custom_objects=stand_ins if options.custom_objects else None
-    )
+    custom_objects = stand_ins if options.custom_objects else None
+    return algorithm.load(agent.model, device=options.device, custom_objects=custom_objects, **small)
 
 
 def _show(options: argparse.Namespace, agent: "TrainedAgent", env_kwargs: dict[str, Any], render: bool) -> None:

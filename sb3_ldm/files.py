@@ -6,8 +6,10 @@ import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
+import numpy as np
 
 PARTIAL = "partial_"  #: how names of files begin that are being written
 LOCK_FILE = ".lock"  #: in a folder that a process writes to: who it is
@@ -143,3 +145,12 @@ def _owner(path: Path) -> str:
         if text := path.read_text(encoding="utf-8").strip():
             return f" ({text})"
     return ""
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """
+    :param path: the npz file
+    :param arrays: what it holds, by name
+    """
+    with replacing(path) as partial:
+        np.savez_compressed(partial, **arrays)

@@ -11,8 +11,11 @@ import threading
 from pathlib import Path
 
 from sb3_ldm.figures.__main__ import main as draw
+from sb3_ldm.registry import display_name, get_algorithm
+from sb3_ldm.zoo.configs import read_preset
 
 ALGORITHMS = ("rl2", "ldm")
+ENV_ID = "GridNavi-v0"
 _LOG_PATH = "Log path: "
 
 
@@ -26,10 +29,11 @@ def run_training(algo: str, frames: int, seed: int, folder: Path, runs: dict[str
     :param folder: folder of all runs and logs
     :param runs: gets the run's folder under the algorithm's name if it succeeds
     """
-    command = [sys.executable, "-u", "-m", "sb3_ldm.train", "--algo", algo, "--env", "GridNavi-v0"]
+    command = [sys.executable, "-u", "-m", "sb3_ldm.train", "--algo", algo, "--env", ENV_ID]
     command += ["-n", str(frames), "--seed", str(seed), "-f", str(folder / "runs"), "--eval-freq", str(max(1, frames // 10))]
-    if algo == "ldm":
-        command += ["-params", f"imagination_starts:{min(3_000_000, frames // 2)}"]
+    begins = get_algorithm(algo).beginning(read_preset(algo, ENV_ID))
+    if begins is not None:
+        command += ["-params", f"{begins.option}:{min(begins.timestep, frames // 2)}"]
     run_folder = None
     with open(folder / f"{algo}.log", "w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -57,7 +61,8 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     print(
-        f"Training {' and '.join(ALGORITHMS)} for {arguments.frames:,} steps each, one process each; logs in {arguments.out}/"
+        f"Training {' and '.join(map(display_name, ALGORITHMS))} for {arguments.frames:,} steps each, one process each; "
+        f"logs in {arguments.out}/"
     )
     print(
         "Returns are the means of the 1st to 4th episode on a task; the best possible is 23.28 on train, 24.50 on test tasks."

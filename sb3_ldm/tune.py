@@ -10,6 +10,7 @@ accepts.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from huggingface_sb3 import EnvironmentName
@@ -82,8 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     from sb3_ldm.zoo.tuning import TuningManager
 
     words, options = with_defaults(arguments)
-    TuningManager.tuned, TuningManager.cluster = options.tune, connect_cluster(options)
-    run_script(TuningManager, words, REFUSED_IN_SEARCHES)
+    run_script(partial(TuningManager, tuned=options.tune, cluster=connect_cluster(options)), words, REFUSED_IN_SEARCHES)
 
 
 _OWN_OPTIONS = """

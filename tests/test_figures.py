@@ -22,9 +22,10 @@ from sb3_ldm.figures.grid import _cell_means, _keep_right, return_map
 from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
 from sb3_ldm.figures.plan import Plan, evaluations_of
+from sb3_ldm.registry import display_name
 from sb3_ldm.results import group_runs, load_paths, load_run
 from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS
-from sb3_ldm.results.summary import display_name, format_frames, summary_table
+from sb3_ldm.results.summary import format_frames, summary_table
 
 TASKS = gridworld.grid_navi_tasks()
 EXTRAPOLATION = "GridNaviExtrapolation-v0"

@@ -15,6 +15,7 @@ import yaml
 from optuna.trial import TrialState
 
 from sb3_ldm.evaluation import callbacks
+from sb3_ldm.registry import get_algorithm
 from sb3_ldm.results import load_run
 from sb3_ldm.results.evaluation_table import load_evaluations
 from sb3_ldm.train import main as train
@@ -22,7 +23,7 @@ from sb3_ldm.tune import main, with_defaults
 from sb3_ldm.zoo import experiment, trial, tuning
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.registration import ALGORITHMS
-from sb3_ldm.zoo.search_space import DEFAULT_NAMES, SEARCH_SPACES, check_names, suggest, to_hyperparameters
+from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
 from sb3_ldm.zoo.tuning import free_lost_trials, n_counted, open_storage
 
 #: A study of small agents on short meta-episodes: 4 x 10 steps in a rollout.
@@ -49,13 +50,13 @@ def study_folder(folder: Path, algo: str) -> Path:
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_can_be_tuned(algo):
-    values = {name: [] for name in SEARCH_SPACES[algo]}
+    values = {name: [] for name in get_algorithm(algo).load_search_space()}
     for seed in range(5):
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         for name, value in suggest(study.ask(), algo, list(values)).items():
             values[name].append(value)
     assert all(len(set(given)) > 1 for given in values.values())
-    assert set(DEFAULT_NAMES[algo]) <= set(values)
+    assert set(get_algorithm(algo).tuned) <= set(values)
 
 
 def test_the_mixture_ratio_is_searched_where_appendix_d_was_measured():
@@ -85,7 +86,7 @@ def test_the_learning_rate_decays_and_given_rollouts_are_kept():
 
 
 def test_unknown_parameters_are_refused():
-    assert check_names("ldm", None) == DEFAULT_NAMES["ldm"]
+    assert check_names("ldm", None) == get_algorithm("ldm").tuned
     with pytest.raises(ValueError, match=r"tune=alpha of ldm: choose of mixture_ratio, beta"):
         check_names("ldm", ["beta", "alpha"])
     with pytest.raises(ValueError, match="tune=beta of rl2"):

@@ -52,7 +52,8 @@ class MetaEvalCallback(BaseCallback):
     ``eval/<split>_coverage_<k>``, how many of them were visited in the episodes 1 to k (:func:`split_label` shortens
     long names of splits). Appends every episode to
     ``evaluations.csv`` and keeps the model with the best return in the last episode on the first split. Where training goes on
-    in the folders of an interrupted run, its best model stays until a better one comes.
+    in the folders of an interrupted run, its best model stays until a better one comes. An agent that is not trained, of which
+    no more than ``predict`` is needed, is evaluated by ``callback.init_callback(agent)`` and ``callback.evaluate()``.
 
     :param env: environments to evaluate on, others than those of the training; one that is no VecEnv is made one, a
         registered id several
@@ -100,6 +101,8 @@ class MetaEvalCallback(BaseCallback):
         self._last_timesteps: int | None = None
 
     def _init_callback(self) -> None:
+        if self.best_model_save_path is not None and not hasattr(self.model, "save"):
+            raise ValueError(f"best_model_save_path={self.best_model_save_path}: {self.model!r} cannot be saved; give None.")
         if is_trained_on(self.model, self.env):
             raise ValueError("env: evaluate on environments of their own, not on those that the agent is trained in.")
         check_normalized(self.model, self.env)
@@ -159,7 +162,7 @@ class MetaEvalCallback(BaseCallback):
         score = float(self.last_evaluations[self.splits[0]].mean_returns[-1])
         if self.best_model_save_path is not None and score > self.best_mean_return:
             self.best_model_save_path.mkdir(parents=True, exist_ok=True)
-            normalizer = self.model.get_vec_normalize_env()
+            normalizer = getattr(self.model, "get_vec_normalize_env", lambda: None)()
             if normalizer is not None:
                 with replacing(self.best_model_save_path / BEST_NORMALIZER_FILE) as path:
                     normalizer.save(str(path))
@@ -169,20 +172,25 @@ class MetaEvalCallback(BaseCallback):
 
     def _log(self, split: str, evaluation: MetaEvaluation) -> None:
         for i, value in enumerate(evaluation.mean_returns):
-            self.logger.record(f"eval/{split_label(split)}_return_{i + 1}", value)
+            self._record(f"eval/{split_label(split)}_return_{i + 1}", value)
         if evaluation.n_reached is not None:
-            self.logger.record(f"eval/{split_label(split)}_reached", evaluation.n_reached)
+            self._record(f"eval/{split_label(split)}_reached", evaluation.n_reached)
         if self.verbose > 0:
             print(f"{self.num_timesteps} steps, {split}: returns {np.round(evaluation.mean_returns, 2)}")
         if self.log_path is not None:
             append_evaluation(self.log_path / EVALUATIONS_FILE, self.num_timesteps, split, self.deterministic, evaluation)
+
+    def _record(self, key: str, value: float) -> None:
+        logger = getattr(self.model, "logger", None)  # an agent that is not trained has none
+        if logger is not None:
+            logger.record(key, value)
 
     def _log_coverage(self, split: str, batch: MetaEpisodeBatch) -> None:
         """How many of the probed tasks (on the gridworld, cells) were visited up to the end of each episode."""
         probes, layout = get_probes(self.env), observation_layout(self.env.observation_space)
         visited = visited_probes(batch, layout, probes)
         for i, value in enumerate(coverage(visited, len(probes.tasks))):
-            self.logger.record(f"eval/{split_label(split)}_coverage_{i + 1}", value)
+            self._record(f"eval/{split_label(split)}_coverage_{i + 1}", value)
 
 
 class MetaProgressBarCallback(ProgressBarCallback):

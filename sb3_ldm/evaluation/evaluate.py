@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ldm.data import MetaEpisodeBatch, MetaEpisodeBuffer
@@ -18,6 +17,7 @@ from sb3_ldm.envs.inspection import check_workers, refuse_gymnasium_vector_env
 from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.envs.steps import StepReader, has_statistics, normalization_problem, normalizers
 from sb3_ldm.envs.tasks import TaskDistribution
+from sb3_ldm.evaluation.meta_learner import MetaLearner, SeesDifferently
 from sb3_ldm.results.evaluation_table import MetaEvaluation
 
 N_SAMPLED_TASKS = 20  #: that stand for a split of infinitely many
@@ -59,13 +59,13 @@ def as_vec_env(env: VecEnv | gym.Env | str) -> VecEnv:
     return vec_env
 
 
-def is_trained_on(model: BaseAlgorithm, env: VecEnv) -> bool:
+def is_trained_on(model: MetaLearner, env: VecEnv) -> bool:
     """
     :param model: an agent
     :param env: environments
     :return: whether the agent is trained in these environments, wrapped in whatever way
     """
-    training_env = model.get_env() if isinstance(model, BaseAlgorithm) else None
+    training_env = _asked(model, "get_env")
     return training_env is not None and not _bare(training_env).isdisjoint(_bare(env))
 
 
@@ -75,7 +75,7 @@ def _bare(env: VecEnv) -> set[int]:
     return {id(vec_env), *(id(one.unwrapped) for one in getattr(vec_env, "envs", ()))}
 
 
-def check_normalized(model: BaseAlgorithm, env: VecEnv) -> None:
+def check_normalized(model: MetaLearner, env: VecEnv) -> None:
     """
     :param model: an agent
     :param env: environments to evaluate it on
@@ -88,24 +88,29 @@ def check_normalized(model: BaseAlgorithm, env: VecEnv) -> None:
         trained = True
     if trained is None:
         return
-    needs_statistics = _lender(model) is None and model.num_timesteps > 0
+    needs_statistics = _lender(model) is None and getattr(model, "num_timesteps", 1) > 0
     problem = normalization_problem(trained, env, needs_statistics)
     if problem is not None:
         raise ValueError(problem)
 
 
-def _lender(model: BaseAlgorithm) -> VecNormalize | None:
+def _lender(model: MetaLearner) -> VecNormalize | None:
     """The ``VecNormalize`` of the training, unless it has nothing to lend, as one that a loaded model was just given."""
     own = _own_normalizer(model)
     return None if own is None or not has_statistics(own) else own
 
 
-def _own_normalizer(model: BaseAlgorithm) -> VecNormalize | None:
-    return model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
+def _own_normalizer(model: MetaLearner) -> VecNormalize | None:
+    return _asked(model, "get_vec_normalize_env")
+
+
+def _asked(model: MetaLearner, method: str) -> Any:
+    """What an agent answers that may have such a method, or not."""
+    return getattr(model, method, lambda: None)()
 
 
 def evaluate_meta(
-    model: BaseAlgorithm,
+    model: MetaLearner,
     env: VecEnv | gym.Env | str,
     split: str = "test",
     tasks: np.ndarray | None = None,
@@ -118,10 +123,11 @@ def evaluate_meta(
     Run meta-episodes on every task of a split (or on given tasks), several at a time.
 
     Nothing of the training changes: statistics of a ``VecNormalize`` are those of the model's and frozen, random streams are
-    put back, no gradient step is taken. Works with every SB3 model, recurrent or not. After an evaluation on the environments
-    that it was trained on, which is for after :meth:`learn`, training goes on with a reset, in tasks that it has not met yet.
+    put back, no gradient step is taken. Works with everything that has ``predict``, as every SB3 model, recurrent or not, has.
+    After an evaluation on the environments that it was trained on, which is for after :meth:`learn`, training goes on with a
+    reset, in tasks that it has not met yet.
 
-    :param model: the trained agent
+    :param model: the agent, see :class:`~sb3_ldm.evaluation.MetaLearner`
     :param env: meta-episode environments to run on, of any number; one that is no VecEnv is made one, a registered id several
     :param split: named split; all of its tasks are run, of infinitely many always the same 20
     :param tasks: run these instead, ``(n, task_dim)``
@@ -182,7 +188,7 @@ def meta_episode_recorder(env: VecEnv, n_meta_episodes: int) -> MetaEpisodeBuffe
 
 
 def record_meta(
-    model: BaseAlgorithm, env: VecEnv, tasks: np.ndarray, deterministic: bool = False, seed: int = 0
+    model: MetaLearner, env: VecEnv, tasks: np.ndarray, deterministic: bool = False, seed: int = 0
 ) -> MetaEpisodeBatch:
     """
     Record one meta-episode on each of some tasks; parameters as of :func:`evaluate_meta`.
@@ -191,14 +197,13 @@ def record_meta(
     """
     recorder = meta_episode_recorder(env, len(tasks))
     # What an encoder that shares the agent's eyes must be shown.
-    agent_view = getattr(model, "agent_view", None)
-    recorder.agent_view = None if agent_view is None else agent_view(env)
+    recorder.agent_view = model.agent_view(env) if isinstance(model, SeesDifferently) else None
     evaluate_meta(model, env, tasks=tasks, deterministic=deterministic, seed=seed, recorder=recorder)
-    return recorder.get(np.arange(len(tasks)), model.device)
+    return recorder.get(np.arange(len(tasks)), _device(model))
 
 
 def _run_meta_episodes(
-    model: BaseAlgorithm, env: VecEnv, tasks: np.ndarray, deterministic: bool, recorder: MetaEpisodeBuffer | None
+    model: MetaLearner, env: VecEnv, tasks: np.ndarray, deterministic: bool, recorder: MetaEpisodeBuffer | None
 ) -> list[dict[str, Any]]:
     """One meta-episode on each task, at most as many tasks as sub-environments; the infos of their last steps."""
     layout = observation_layout(env.observation_space)
@@ -208,11 +213,11 @@ def _run_meta_episodes(
     obs = env.reset()
     reader = StepReader(layout, env.num_envs)
     reader.start(env, obs)
-    lstm_state = None
+    state = None
     dones = np.ones(env.num_envs, dtype=bool)
     last_infos: list[dict[str, Any] | None] = [None] * len(tasks)
     while any(info is None for info in last_infos):
-        actions, lstm_state = model.predict(obs, state=lstm_state, episode_start=dones, deterministic=deterministic)  # type: ignore[arg-type]
+        actions, state = model.predict(obs, state=state, episode_start=dones, deterministic=deterministic)  # type: ignore[arg-type]
         obs, rewards, dones, infos = env.step(actions)
         step = reader.read(env, actions, obs, rewards, dones, infos)
         if recorder is not None:
@@ -226,7 +231,7 @@ def _run_meta_episodes(
 
 
 @contextmanager
-def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
+def _frozen(model: MetaLearner, env: VecEnv, seed: int) -> Iterator[None]:
     """Lend the model's normalisation statistics to the env, frozen, and put the global random streams back afterwards."""
     check_normalized(model, env)
     normalizer = unwrap_vec_normalize(env)
@@ -241,7 +246,7 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
         if hasattr(trained_with, "obs_rms"):  # observations are normalised, too
             normalizer.obs_rms = deepcopy(trained_with.obs_rms)
     try:
-        with _random_stream(getattr(model, "device", th.device("cpu")), seed):
+        with _random_stream(_device(model), seed):
             yield
     finally:
         np.random.set_state(numpy_state)
@@ -250,6 +255,10 @@ def _frozen(model: BaseAlgorithm, env: VecEnv, seed: int) -> Iterator[None]:
             one.training = was_training
         if is_trained_on(model, env):
             _leave_training_env(model)
+
+
+def _device(model: MetaLearner) -> th.device:
+    return th.device(getattr(model, "device", "cpu"))
 
 
 @contextmanager
@@ -271,7 +280,7 @@ def _random_stream(device: th.device, seed: int) -> Iterator[None]:
                 th.mps.set_rng_state(state)
 
 
-def _leave_training_env(model: BaseAlgorithm) -> None:
+def _leave_training_env(model: Any) -> None:
     """Let training go on with a reset and other tasks than those of the evaluation, the same ones for the same seed."""
     entropy = None if model.seed is None else [model.seed, model.num_timesteps]
     assert model.env is not None

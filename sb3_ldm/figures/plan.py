@@ -8,14 +8,11 @@ from matplotlib.figure import Figure
 
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
+from sb3_ldm.registry import colours, display_name
 from sb3_ldm.results import RunResult
 from sb3_ldm.results.evaluation_table import EvaluationTable
-from sb3_ldm.results.summary import display_name
 
-#: One colour an algorithm in every figure; told apart with any kind of colour vision.
-COLOURS = {"ldm": "#d1495b", "rl2": "#2e6f9e", "varibad": "#3a8f6b", "mixreg": "#8d5fa8", "rl2 oracle": "#555555"}
-COLOURS |= {"rl2 oracle, told its task": "#9a9a9a"}
-COLOURS |= {"ldm-paper": "#e08a3c", "ldm-release": "#b58900"}
+#: Of groups that have no colour in the registry; told apart with any kind of colour vision.
 _OTHER_COLOURS = (
     *("#c98b1b", "#4fb3bf", "#7a5c3e", "#b0457b", "#6b7fd7", "#8a9a3b", "#f29e9e"),
     *("#1b4d5c", "#c5b0d5", "#5c8001", "#a63d1f", "#9edae5", "#d6a5c9", "#404e7c"),
@@ -79,14 +76,14 @@ class Plan(NamedTuple):
         :param label: a group
         :return: its colour, that of its algorithm if this is the only such group
         """
-        if label in COLOURS:
-            return COLOURS[label]
+        known = colours()
+        if label in known:
+            return known[label]
         algos = {name: members[0].label for name, members in self.groups.items()}
-        algo = algos[label]
-        if algo in COLOURS and list(algos.values()).count(algo) == 1:
-            return COLOURS[algo]
-        others = [name for name in self.groups if name not in COLOURS]
-        others = [name for name in others if algos[name] not in COLOURS or list(algos.values()).count(algos[name]) > 1]
+        shared = {algo for algo in algos.values() if algo not in known or list(algos.values()).count(algo) > 1}
+        if algos[label] not in shared:
+            return known[algos[label]]
+        others = [name for name in self.groups if name not in known and algos[name] in shared]
         return _OTHER_COLOURS[others.index(label) % len(_OTHER_COLOURS)]
 
 

@@ -16,7 +16,9 @@ from typing_extensions import Unpack
 
 from sb3_ldm.checks import check_integer, check_number, warn_user
 from sb3_ldm.data.array_file import with_suffix
-from sb3_ldm.data.meta_episodes import MetaEpisodeBuffer
+from sb3_ldm.data.meta_episodes import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.envs.tasks import TaskProbes
+from sb3_ldm.inference.belief_maps import belief_maps
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.on_policy.options import PPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy
@@ -212,6 +214,10 @@ class LatentDynamicsPPO(SequencePPO):
             shown, too; None if the encoder sees states
         """
         return None
+
+    def belief_maps(self, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
+        """What is expected of every possible task, see :func:`~sb3_ldm.inference.belief_maps.belief_maps`."""
+        return belief_maps(self.latent_dynamics, batch, probes, times)
 
     def _make_recording_env(self, env: VecEnv) -> RecordingVecEnv:
         return RecordingVecEnv(env, self.replay_buffer, self.latent_dynamics)

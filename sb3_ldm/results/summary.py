@@ -1,29 +1,17 @@
 """A markdown table of how finished runs did in the end."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sb3_ldm.registry import display_name
 from sb3_ldm.results.evaluation_table import EvaluationTable
 from sb3_ldm.results.runs import RunResult, group_runs, load_run
 
-#: How labels of ``run.json`` are written for people.
-DISPLAY_NAMES = {"ldm": "LDM", "rl2": "RL²", "varibad": "variBAD", "mixreg": "Mixreg"}
-DISPLAY_NAMES |= {"ldm-paper": "LDM (paper's settings)", "ldm-release": "LDM (released code's settings)"}
-DISPLAY_NAMES |= {"rl2-paper": "RL² (paper's settings)", "varibad-paper": "variBAD (paper's settings)"}
 _SPLIT_NAMES = {"train": "training", "validation": "held-out", "test": "unseen", "eval": "evaluation"}
 _SPLIT_NAMES |= {"test1": "inner unseen", "test2": "outer unseen"}
 _SPLIT_ORDER = ("train", "validation", "test", "eval")
-
-
-def display_name(label: str) -> str:
-    """
-    :param label: a label of :func:`~sb3_ldm.results.group_runs`
-    :return: the label with the algorithm's name as people write it
-    """
-    return re.sub(r"(?<![^ ])[\w-]+(?![^ ,])", lambda word: DISPLAY_NAMES.get(word[0], word[0]), label)
 
 
 def split_name(split: str) -> str:
@@ -74,7 +62,7 @@ def summary_table(
 
     :param run_dirs: folders of runs, or runs that are loaded already
     :param label_by: what tells groups apart, see :func:`~sb3_ldm.results.group_runs`
-    :param names: of groups, for people, by label; those without one have that of :func:`display_name`
+    :param names: of groups, for people, by label; those without one have that of :func:`~sb3_ldm.registry.display_name`
     :return: a markdown table for each environment, with mean and standard deviation over seeds
     :raises ValueError: if no run was evaluated
     """

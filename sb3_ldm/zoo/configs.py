@@ -12,6 +12,7 @@ import yaml
 from stable_baselines3.common.utils import LinearSchedule
 
 import sb3_ldm
+from sb3_ldm.registry import get_algorithm
 
 _REMEDY = "restore it, or give another one with --conf-file"
 #: What files of hyperparameters have besides arguments of the algorithm.
@@ -163,9 +164,24 @@ def resolve_config(config: str | None, algo: str) -> str:
     :raises ValueError: if it is none of them
     """
     if config is None:
-        return str(config_path(algo))
+        return _own_config(algo)
     if config in available_configs():
         return str(config_path(config))
     if Path(config).is_file() or (not config.endswith((".yml", ".yaml", ".py")) and find_spec(config) is not None):
         return config
     raise ValueError(f"conf_file={config!r}: no such file or module; presets are {', '.join(available_configs())}.")
+
+
+def _own_config(algo: str) -> str:
+    """The file of an algorithm's hyperparameters: its own, or rl_zoo3's for those that are known there."""
+    preset = get_algorithm(algo).preset or algo
+    if preset in available_configs():
+        return str(config_path(str(preset)))
+    zoo = find_spec("rl_zoo3")
+    assert zoo is not None and zoo.origin is not None
+    for path in (Path(preset), Path(zoo.origin).parent / "hyperparams" / f"{algo}.yml"):
+        if path.is_file():
+            return str(path)
+    if preset != algo:
+        raise ValueError(f"preset={str(preset)!r} of {algo}: no such file; presets are {', '.join(available_configs())}.")
+    raise ValueError(f"algo={algo!r} has no preset: give --conf-file, or its AlgorithmSpec a preset.")

@@ -21,11 +21,9 @@ from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, make_output_format
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_ldm.algorithms.ldm import LDM
 from sb3_ldm.checks import check_installed
 from sb3_ldm.command import add_note
 from sb3_ldm.data.probes import has_probes
@@ -44,13 +42,13 @@ from sb3_ldm.evaluation.callbacks import (
     MetaProgressBarCallback,
 )
 from sb3_ldm.files import PARTIAL, lock_folder, replacing
-from sb3_ldm.on_policy import LatentDynamicsPPO, SequencePPO
-from sb3_ldm.results import FINAL_FILE, PATHS_FILE, REWARD_MAPS_FILE, RUN_FILE, TRAJECTORIES_FILE, load_metadata
+from sb3_ldm.registry import get_algorithm
+from sb3_ldm.results import FINAL_FILE, PATHS_FILE, RUN_FILE, TRAJECTORIES_FILE, load_metadata
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after
 from sb3_ldm.version import __version__, current_commit
 from sb3_ldm.zoo.configs import config_text, read_config, resolve_config, unrecordable
 from sb3_ldm.zoo.options import UNUSED_HYPERPARAMETERS, check_hyperparameters
-from sb3_ldm.zoo.recordings import has_positions, save_paths, save_reward_maps, save_trajectories, save_zoo_evaluations
+from sb3_ldm.zoo.recordings import has_positions, save_paths, save_trajectories, save_zoo_evaluations
 from sb3_ldm.zoo.script import signals_deferred
 
 FINAL_REPEATS = 10
@@ -170,8 +168,10 @@ class MetaExperimentManager(ExperimentManager):
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         hyperparams = ExperimentManager._preprocess_schedules(hyperparams)
         for name in ("vae_learning_rate", "ent_coef"):
-            if isinstance(hyperparams.get(name), str):  # "lin_1e-3", as the zoo has it for the policy's learning rate
-                as_learning_rate = {"learning_rate": hyperparams[name]}
+            value = hyperparams.get(name)
+            # "lin_1e-3", as the zoo has it for the policy's learning rate; "auto" of SAC is none.
+            if isinstance(value, str) and not value.startswith("auto"):
+                as_learning_rate = {"learning_rate": value}
                 hyperparams[name] = ExperimentManager._preprocess_schedules(as_learning_rate)["learning_rate"]
         return hyperparams
 
@@ -337,25 +337,25 @@ class MetaExperimentManager(ExperimentManager):
             **hyperparams,
         )
         buffers = [path for path in map(Path(self.trained_agent).with_name, BUFFER_FILES) if path.is_file()]
-        if isinstance(model, LatentDynamicsPPO) and buffers:
+        if buffers and hasattr(model, "load_replay_buffer"):
             try:
-                model.load_replay_buffer(buffers[0])
+                model.load_replay_buffer(buffers[0])  # type: ignore[attr-defined]
             except Exception as error:  # pickle raises all kinds
                 raise ValueError(
                     f"{buffers[0]} cannot be loaded: {str(error) or type(error).__name__}. If it is damaged, "
-                    "restore it, or remove it: the latent dynamics network then goes on with new meta-episodes alone."
+                    "restore it, or remove it: what is learned from it then goes on with new meta-episodes alone."
                 ) from error
-        if isinstance(model, LatentDynamicsPPO) and len(model.replay_buffer) == 0 and model.num_timesteps > 0:
+        if not buffers and getattr(model, "replay_buffer", None) is not None and model.num_timesteps > 0:
             warnings.warn(
                 f"{self.trained_agent} has no {BUFFER_FILE} beside it, as finished runs keep none (but for "
-                "--save-replay-buffer): the latent dynamics network goes on with new meta-episodes alone.",
+                "--save-replay-buffer): what is learned from it goes on with new meta-episodes alone.",
                 stacklevel=2,
             )
         drop_evaluations_after(Path(self.save_path) / EVALUATIONS_FILE, model.num_timesteps)
         monitor = monitor_of(env)
         assert monitor is not None
         monitor.continue_from(model.num_timesteps)
-        if not (isinstance(model, SequencePPO) and model.resumes):
+        if not getattr(model, "resumes", False):
             # Else each continuation would meet the run's first tasks again, with the first actions' noise.
             seed = int(np.random.default_rng([self.seed, model.num_timesteps]).integers(2**30))
             env.seed(seed)
@@ -435,9 +435,9 @@ class MetaExperimentManager(ExperimentManager):
         if normalizer is not None:
             with replacing(self._statistics_path) as path:
                 normalizer.save(str(path))
-        if self.save_replay_buffer and isinstance(model, LatentDynamicsPPO):
+        if self.save_replay_buffer and getattr(model, "replay_buffer", None) is not None:
             with replacing(folder / BUFFER_FILES[1]) as path:
-                model.save_replay_buffer(path)
+                model.save_replay_buffer(path)  # type: ignore[attr-defined]
         with replacing(folder / self._agent_file) as path:
             model.save(path)
         _say(f"Saved the agent to {folder / self._agent_file}")
@@ -453,11 +453,17 @@ class MetaExperimentManager(ExperimentManager):
             model.learn(remaining, callback, log_interval, reset_num_timesteps=not self.continue_training)  # type: ignore[arg-type]
 
     def _rollouts_per_log(self, model: BaseAlgorithm, n_timesteps: int) -> int | None:
-        """Rollouts between two rows of the log: as given, else ten, or fewer where a short run had less than ten rows."""
+        """
+        Rollouts, of off-policy algorithms meta-episodes, between two rows of the log: as given, else ten, or fewer where a
+        short run had less than ten rows.
+        """
         if self.log_interval != -1:
             return max(self.log_interval, 0) or None  # as in rl_zoo3, below -1 nothing is logged
-        assert isinstance(model, OnPolicyAlgorithm)
-        n_rollouts = -(-n_timesteps // (model.n_steps * model.n_envs))
+        if hasattr(model, "rollout_buffer"):
+            per_rollout = model.n_steps * model.n_envs  # type: ignore[attr-defined]
+        else:
+            per_rollout = observation_layout(model.observation_space).meta_episode_steps
+        n_rollouts = -(-n_timesteps // per_rollout)
         return min(max(n_rollouts // 10, 1), 10)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
@@ -496,9 +502,7 @@ class MetaExperimentManager(ExperimentManager):
                     print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
         if has_probes(env):
             save_trajectories(model, env, path / TRAJECTORIES_FILE, split=splits[1], seed=self.seed)
-            # Without mixture workers, or where nothing was left to train, there are no beliefs to look at.
-            if isinstance(model, LDM) and model.mixture_env is not None and model.mixture_env.has_final_beliefs:
-                save_reward_maps(model, path / REWARD_MAPS_FILE, seed=self.seed)
+        get_algorithm(self.algo).record(model, env, path, splits[1], self.seed)
         save_zoo_evaluations(path / EVALUATIONS_FILE, path / "evaluations.npz", splits[1])
         if has_positions(env):
             save_paths(model, env, path / PATHS_FILE, split=splits[1], seed=self.seed)

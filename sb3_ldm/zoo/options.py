@@ -2,17 +2,20 @@
 
 import argparse
 import ast
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import rl_zoo3.utils
-from rl_zoo3.utils import ALGOS, StoreDict
+from rl_zoo3.utils import StoreDict
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ldm.checks import check_integer, check_names, check_positive, nearest
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS
+from sb3_ldm.registry import DEFAULT, algorithms, get_algorithm, meta_learners
 from sb3_ldm.zoo.configs import SCHEDULES, ZOO_KEYS, initial_value
+from sb3_ldm.zoo.registration import register
 
 #: Arguments of algorithms that the commands give, by the options that say them.
 _GIVEN = {
@@ -22,6 +25,7 @@ _GIVEN = {
     "verbose": "--verbose",
     "device": "--device",
 }
+_NOISE = ("noise_type", "noise_std")  #: of which rl_zoo3 makes the action noise of off-policy algorithms
 #: Hyperparameters of rl_zoo3 that would change the environment.
 UNUSED_HYPERPARAMETERS = ("env_wrapper", "vec_env_wrapper", "frame_stack", "monitor_kwargs")
 
@@ -58,7 +62,7 @@ REFUSED_IN_SEARCHES = {
     "--optimization-log-path": "trials are kept in the folder of the study",
 }
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
-DEFAULTS = {"--algo": "ldm", "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
+DEFAULTS = {"--algo": DEFAULT, "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
 
 
 class _Refuse(argparse.Action):
@@ -106,6 +110,9 @@ class Parser(argparse.ArgumentParser):
         if why is not None:
             takes = {"nargs": 0} if kwargs.get("action") == "store_true" else {"nargs": kwargs.get("nargs")}
             return super().add_argument(*names, action=_Refuse, why=why, default=kwargs.get("default"), **takes)
+        if "--algo" in names:
+            kwargs.pop("choices", None)  # modules of --gym-packages may register more
+            kwargs["help"] = f"RL algorithm: {', '.join(algorithms())}, or one that a module of --gym-packages registers"
         if kwargs.get("action") is StoreDict:
             kwargs["action"] = _StoreWords
         return super().add_argument(*names, **kwargs)
@@ -113,6 +120,10 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options = super().parse_args(args, namespace)
         options.gym_packages, options.env = packages_and_id(options.gym_packages, options.env)
+        for package in options.gym_packages:
+            importlib.import_module(package)
+        register()
+        get_algorithm(options.algo)  # names those that there are
         self._check_tracking(options)
         return options
 
@@ -168,23 +179,27 @@ def check_hyperparameters(algo: str, given: Mapping[str, Any]) -> None:
     :raises ValueError: if the algorithm has no such option, with the nearest one, or a value cannot be meant
     """
     what = f"hyperparameters of {algo}"
-    cls = ALGOS[algo]
-    own = _parameters(cls)
+    cls = get_algorithm(algo).load()
+    known = [*_parameters(cls), *ZOO_KEYS, *UNUSED_HYPERPARAMETERS]
+    if "action_noise" in known:
+        known += _NOISE
     for name, value in given.items():
         if name in _GIVEN:
             raise ValueError(f"{what}: {name}={value!r}: give {_GIVEN[name]} instead.")
-        others = [
-            other for other in ("ldm", "varibad", "mixreg", "rl2") if other in ALGOS and name in _parameters(ALGOS[other])
-        ]
-        if name not in (*own, *ZOO_KEYS, *UNUSED_HYPERPARAMETERS) and others:
-            raise ValueError(f"{what}: {name}={value!r} is an option of {', '.join(others)}: {nearest(name, own)}")
-    check_names(what, given, [*own, *ZOO_KEYS, *UNUSED_HYPERPARAMETERS])
+        if name in known:
+            continue
+        others = [other for other, spec in meta_learners().items() if name in _parameters(spec.load())]
+        if others:
+            nearby = nearest(name, _parameters(cls))
+            raise ValueError(f"{what}: {name}={value!r} is an option of {', '.join(others)}: {nearby}")
+    check_names(what, given, known)
     if "n_envs" in given:
         check_integer("n_envs", given["n_envs"], 1)
     if "n_timesteps" in given:
         check_positive("n_timesteps", given["n_timesteps"])
     for name in SCHEDULES & given.keys():
-        if isinstance(given[name], str):
+        is_tuned = name == "ent_coef" and "target_entropy" in known  # "auto" and "auto_0.1" of SAC are no schedules
+        if isinstance(given[name], str) and not is_tuned:
             initial_value(name, given[name])
     if isinstance(given.get("vae_kwargs"), Mapping):
         check_names(f"{what}: vae_kwargs", given["vae_kwargs"], NETWORK_OPTIONS)
@@ -199,11 +214,10 @@ def _parameters(cls: type) -> list[str]:
 
 def _policy_options(cls: type[BaseAlgorithm], policy: Any) -> list[str]:
     """What a policy and the classes that it hands options on to are told."""
-    policy_class: Any = (
-        cls.policy_aliases.get(policy, cls.policy_aliases["MlpLstmPolicy"]) if isinstance(policy, str) else policy
-    )
+    default = next(iter(cls.policy_aliases.values()))
+    policy_class: Any = cls.policy_aliases.get(policy, default) if isinstance(policy, str) else policy
     names: list[str] = []
-    for one in inspect.getmro(policy_class or cls.policy_aliases["MlpLstmPolicy"]):
+    for one in inspect.getmro(policy_class or default):
         parameters = inspect.signature(one).parameters.values()
         names += [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):

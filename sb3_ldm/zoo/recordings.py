@@ -4,53 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ldm.algorithms.ldm import LDM
-from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, belief_maps, sample_reward_maps
 from sb3_ldm.data.probes import get_probes, has_full_length, visited_probes
 from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.envs.steps import StepReader
-from sb3_ldm.evaluation import evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
-from sb3_ldm.files import replacing
-from sb3_ldm.on_policy import LatentDynamicsPPO
+from sb3_ldm.evaluation import MetaLearner, ShowsBeliefs, evaluate_meta, evaluation_tasks, record_meta, task_distribution_of
+from sb3_ldm.files import save_arrays
 from sb3_ldm.results.evaluation_table import load_evaluations
 
 
-def save_reward_maps(model: LDM, path: Path, n_maps: int = 12, seed: int = 0) -> None:
-    """
-    Save reward maps of sampled mixtures with their weights (Figure 4): ``weights``, ``tasks``, ``maps``, ``probed_tasks``.
-
-    :param model: the agent, after training in this process
-    :param path: the npz file
-    :param n_maps: number of mixtures
-    :param seed: of the mixtures
-    """
-    assert model.mixture_env is not None
-    write_reward_maps(sample_reward_maps(model.mixture_env, n_maps, seed), path)
-
-
-def write_reward_maps(maps: RewardMaps, path: Path) -> None:
-    """
-    :param maps: reward maps of mixtures
-    :param path: the npz file
-    """
-    arrays = {"weights": maps.weights.astype(np.float32), "tasks": maps.tasks, "maps": maps.maps.astype(np.float32)}
-    _save_arrays(path, **arrays, probed_tasks=maps.probed_tasks)
-
-
-def _save_arrays(path: Path, **arrays: Any) -> None:
-    with replacing(path) as partial:
-        np.savez_compressed(partial, **arrays)
-
-
 def save_trajectories(
-    model: BaseAlgorithm, env: VecEnv, path: Path, split: str = "test", deterministic: bool = False, seed: int = 0
+    model: MetaLearner, env: VecEnv, path: Path, split: str = "test", deterministic: bool = False, seed: int = 0
 ) -> None:
     """
-    Save one meta-episode on every task of a split (Figure 8a): ``tasks``, ``split``, ``positions`` and, for LDM, ``beliefs``.
+    Save one meta-episode on every task of a split (Figure 8a): ``tasks``, ``split``, ``positions`` and, of agents
+    with ``belief_maps`` (:class:`~sb3_ldm.evaluation.ShowsBeliefs`), ``beliefs``.
 
     ``positions`` ``(n_tasks, N, H + 1, task_dim)`` names for each state the task whose probe it is nearest to, on the
     gridworld the agent's cell; ``beliefs`` ``(n_tasks, N, n_probes)`` is the decoder's reward of each probe at the ends of the
@@ -73,10 +43,10 @@ def save_trajectories(
         "split": np.full(len(tasks), split),
         "positions": probes.tasks[visited_probes(batch, layout, probes)],
     }
-    if isinstance(model, LatentDynamicsPPO):
+    if isinstance(model, ShowsBeliefs):
         times = np.arange(1, layout.episodes_per_task + 1) * layout.max_episode_steps
-        arrays["beliefs"] = belief_maps(model.latent_dynamics, batch, probes, times).astype(np.float32)
-    _save_arrays(path, **arrays)
+        arrays["beliefs"] = model.belief_maps(batch, probes, times).astype(np.float32)
+    save_arrays(path, **arrays)
 
 
 def has_positions(env: VecEnv) -> bool:
@@ -124,7 +94,7 @@ class PathRecorder(VecEnvWrapper):
 
 
 def save_paths(
-    model: BaseAlgorithm, env: VecEnv, path: Path, split: str = "eval", deterministic: bool = True, seed: int = 0
+    model: MetaLearner, env: VecEnv, path: Path, split: str = "eval", deterministic: bool = True, seed: int = 0
 ) -> None:
     """
     Save where a robot goes in one meta-episode on every task of a split (Figure 8b to d): ``tasks``, ``split``,
@@ -142,7 +112,7 @@ def save_paths(
     # Sub-environments without a task of their own repeat one; the first of each is taken.
     found = {tuple(task): paths for task, paths in reversed(recorder.finished)}
     paths = np.stack([found[tuple(task)] for task in tasks]).astype(np.float32)
-    _save_arrays(path, tasks=tasks, split=np.full(len(tasks), split), deterministic=deterministic, paths=paths)
+    save_arrays(path, tasks=tasks, split=np.full(len(tasks), split), deterministic=deterministic, paths=paths)
 
 
 def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:
@@ -170,4 +140,4 @@ def save_zoo_evaluations(evaluations: Path, path: Path, split: str) -> None:
     }
     if table.has_successes:
         arrays["successes"] = table.successes[order].reshape(shape)[..., -1]
-    _save_arrays(path, timesteps=timesteps, **arrays)
+    save_arrays(path, timesteps=timesteps, **arrays)

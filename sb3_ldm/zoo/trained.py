@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from huggingface_sb3 import EnvironmentName
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ldm.evaluation import MetaLearner
 from sb3_ldm.evaluation.callbacks import BEST_MODEL, BEST_NORMALIZER_FILE, CHECKPOINT_FILE
 from sb3_ldm.results import RUN_FILE, load_metadata
 
@@ -96,7 +96,7 @@ class Played:
     success: bool | None
 
 
-def play(model: BaseAlgorithm, env: VecEnv, steps: Iterable[int], deterministic: bool, render: bool) -> Iterable[Played]:
+def play(model: MetaLearner, env: VecEnv, steps: Iterable[int], deterministic: bool, render: bool) -> Iterable[Played]:
     """
     Run an agent, as rl_zoo3's enjoy script does.
 

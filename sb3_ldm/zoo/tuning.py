@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,6 +34,7 @@ from sb3_ldm.envs.tasks import VALIDATION
 from sb3_ldm.evaluation import task_distribution_of
 from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
 from sb3_ldm.files import replacing
+from sb3_ldm.registry import get_algorithm
 from sb3_ldm.results import newest_file
 from sb3_ldm.zoo import trial as trial_module
 from sb3_ldm.zoo.configs import read_preset
@@ -128,14 +129,17 @@ class TuningManager(MetaExperimentManager):
     """
     A search of hyperparameters in the RL Zoo's style. The test tasks are never touched: trials are judged on training tasks
     that are held out from training, and without such tasks nothing is run.
+
+    :param tuned: parameters to vary, None for the default ones
+    :param cluster: where trials are run, None for this process
     """
 
-    tuned: ClassVar[Sequence[str] | None] = None  #: parameters to vary, None for the default ones
-    cluster: ClassVar[Cluster | None] = None  #: where trials are run, None for this process
     _next_trial = 0  #: number of the next trial, if nobody else searches
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, tuned: Sequence[str] | None = None, cluster: Cluster | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.tuned = tuned
+        self.cluster = cluster
         self._failures: dict[int, str] = {}  #: trials of this search that failed or were refused, and why
         self._n_retries = 0  #: failed trials that are to be tried once more
         self._n_started = 0  #: trials that were begun by this search
@@ -160,11 +164,11 @@ class TuningManager(MetaExperimentManager):
             kwargs["validation_tasks"] = n_tasks
 
     def _check_validation(self) -> None:
-        starts = self._hyperparams.get("imagination_starts", 0)
-        if starts >= self.n_timesteps:
+        begins = get_algorithm(self.algo).beginning(self._hyperparams)
+        if begins is not None and begins.timestep >= self.n_timesteps:
             raise ValueError(
-                f"imagination_starts={starts:.0f} of n_timesteps={self.n_timesteps}: no trial would ever imagine a task; give "
-                "longer trials or -params imagination_starts:0."
+                f"{begins.option}={begins.timestep} of n_timesteps={self.n_timesteps}: no trial would ever {begins.what}; "
+                f"give longer trials or -params {begins.option}:0."
             )
         env = self.create_envs(1, no_log=True)
         try:
@@ -235,11 +239,12 @@ class TuningManager(MetaExperimentManager):
         self._n_started += 1
         trial.set_user_attr(_HYPERPARAMETERS, json.dumps(overrides))
         trial.set_user_attr(_SEED, seed)
-        # What imagination is worth cannot be seen before there is any, nor at once.
+        # What an algorithm is about may begin late, and what it is worth cannot be seen at once: of LDM, imagination.
         options = {**self._hyperparams, **overrides}
-        starts = int(options.get("imagination_starts", 0))
-        imagines = self.algo == "ldm" and options.get("mixture_ratio") != 0.0
-        n_spared = 1 + (starts + (self.n_timesteps - starts) // 3) // self._evaluate_every if imagines else 1
+        begins = get_algorithm(self.algo).beginning(options)
+        n_spared = 1
+        if begins is not None:
+            n_spared += (begins.timestep + (self.n_timesteps - begins.timestep) // 3) // self._evaluate_every
         return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config, n_spared)
 
     @property

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.envs.steps import StepReader
-from sb3_ldm.evaluation import evaluate_meta
+from sb3_ldm.evaluation import MetaLearner, evaluate_meta
 from sb3_ldm.files import replacing
 
 
@@ -66,7 +65,7 @@ def caption(picture: np.ndarray, text: str) -> np.ndarray:
 
 
 def record_video(
-    model: BaseAlgorithm,
+    model: MetaLearner,
     env_id: str,
     tasks: np.ndarray,
     path: Path,

@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.algorithms.ldm.imagination import Imagination
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
-from sb3_ldm.data import MetaEpisodeBatch
 from sb3_ldm.data.probes import get_probes, has_probes
 from sb3_ldm.envs.tasks import TaskProbes, unseen_split
 from sb3_ldm.evaluation import task_distribution_of
-from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.files import save_arrays
+from sb3_ldm.inference.belief_maps import belief_maps as belief_maps
+from sb3_ldm.results import REWARD_MAPS_FILE
 
 
 @dataclass(frozen=True)
@@ -103,21 +107,29 @@ def imaginary_contrast(env: MixtureVecEnv, n_mixtures: int = 64, n_transitions: 
     return float(mixed / max(own, 1e-8))
 
 
-@th.no_grad()
-def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
+def record_reward_maps(model: Any, env: VecEnv, folder: Path, split: str, seed: int, n_maps: int = 12) -> None:
     """
-    What the decoder expects of every possible task given the online context, as in Figure 8a.
+    Save reward maps of sampled mixtures (Figure 4) beside a run, if it has beliefs to look at: without mixture workers, or
+    where nothing was left to train, it has none.
 
-    :param network: the agent's latent dynamics network
-    :param batch: meta-episodes
-    :param probes: typical transitions of the tasks
-    :param times: after how many transitions to look, ``(n_times,)``
-    :return: predicted rewards, ``(batch, n_times, n_probes)``
+    :param model: LDM, after its training in this process
+    :param env: the evaluation's environments
+    :param folder: of the run, which gets ``reward_maps.npz``
+    :param split: of unseen tasks, which is not looked at
+    :param seed: of the mixtures
+    :param n_maps: number of mixtures
     """
-    mu, _ = network.beliefs(batch)
-    transitions = (probes.states, network.layout.encode_actions(probes.actions), probes.next_states)
-    predicted = network.predict(mu[times], transitions, th.Generator(mu.device).manual_seed(0))
-    return predicted.transpose(0, 1).cpu().numpy()
+    if has_probes(env) and model.mixture_env is not None and model.mixture_env.has_final_beliefs:
+        write_reward_maps(sample_reward_maps(model.mixture_env, n_maps, seed), folder / REWARD_MAPS_FILE)
+
+
+def write_reward_maps(maps: RewardMaps, path: Path) -> None:
+    """
+    :param maps: reward maps of mixtures
+    :param path: the npz file: ``weights``, ``tasks``, ``maps``, ``probed_tasks``
+    """
+    arrays = {"weights": maps.weights.astype(np.float32), "tasks": maps.tasks, "maps": maps.maps.astype(np.float32)}
+    save_arrays(path, **arrays, probed_tasks=maps.probed_tasks)
 
 
 class RewardMapCallback(BaseCallback):
