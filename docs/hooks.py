@@ -1,5 +1,7 @@
 """What MkDocs is told beside mkdocs.yml: pages from outside of this folder, and docstrings' roles."""
 
+import importlib
+import inspect
 import os
 import posixpath
 import re
@@ -104,10 +106,29 @@ def _link_of(path: str, source: str) -> Callable[[re.Match[str]], str]:
     return link
 
 
-class Roles(griffe.Extension):
-    """Sphinx's roles, which docstrings have, become code."""
+class Docstrings(griffe.Extension):
+    """Sphinx's roles, which docstrings have, become code; options that a constructor hands on are among its own."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """:param obj: any module, class, function or attribute"""
+        if isinstance(obj, griffe.Class) and any("takes_options_of" in str(one.value) for one in obj.decorators):
+            _take_options(obj)
         if obj.docstring is not None:
             obj.docstring.value = _ROLE.sub(lambda role: f"`{role[1].rsplit('.', 1)[-1]}`", obj.docstring.value)
+
+
+def _take_options(obj: griffe.Class) -> None:
+    """Signature and docstring as they are at run time."""
+    assert obj.docstring is not None
+    cls = getattr(importlib.import_module(obj.module.path), obj.name)
+    obj.docstring.value = inspect.cleandoc(cls.__doc__)
+    parameters = [
+        griffe.Parameter(
+            one.name,
+            annotation=None if one.annotation is one.empty else inspect.formatannotation(one.annotation),
+            kind=griffe.ParameterKind.positional_or_keyword,
+            default=None if one.default is one.empty else repr(one.default),
+        )
+        for one in inspect.signature(cls.__init__).parameters.values()
+    ]
+    obj.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*parameters)))

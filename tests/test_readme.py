@@ -163,7 +163,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path):
     status, output = run("python -m mkdocs build --strict", tmp_path, 300.0)
     assert status == 0, output
     api, front = ((tmp_path / "site" / name / "index.html").read_text() for name in ("api", "."))
-    assert "imagination_starts" in api and ":class:" not in api
+    assert all(f"<code>{name}</code>" in api for name in ("imagination_starts", "beta", "gae_lambda")) and ":class:" not in api
     assert (
         'src="benchmarks/figures/' in front and (tmp_path / "site/benchmarks/figures/gridworld/learning_curves.png").is_file()
     )
