@@ -272,7 +272,7 @@ def test_a_task_is_learned_within_the_meta_episode():
     """Which of two arms pays has to be found out: without a memory half of the pulls pay at best."""
     # A rate that stays so high loses the solved task again, and the result depends on when training ends.
     model = make(vec_env(Bandit, 16), learning_rate=LinearSchedule(3e-3, 0.0, 1.0), batch_size=8 * STEPS)
-    model.learn(80 * 16 * STEPS)
+    model.learn(120 * 16 * STEPS)
     result = evaluate_meta(model, vec_env(Bandit, 8), "train", n_repeats=4, deterministic=True)
     first, second = result.mean_returns / 4
     assert second > 0.9  # the arm is known
