@@ -49,14 +49,17 @@ class MixingRolloutBuffer(SequenceRolloutBuffer):
         super().__init__(**kwargs)
         self.alpha = alpha
         self.rng = rng
+        self._collected: dict[str, th.Tensor] = {}
+
+    def prepare(self) -> dict[str, th.Tensor]:
+        if not self.generator_ready:
+            self._collected = super().prepare()
+        return self.tensors
 
     def minibatches(self, batch_size: int | None = None) -> Iterator[th.Tensor]:
-        collected = self.prepare()
+        self.prepare()
         partners, weights = draw_partners(self.n_envs, self.alpha, self.rng)
         arguments = th.as_tensor(partners, device=self.device), self.to_torch(weights.astype(np.float32))
-        mixed = {name: mix(collected[name], *arguments) for name in MIXED_FIELDS}
-        self.tensors = collected | mixed
-        try:
-            yield from super().minibatches(batch_size)
-        finally:
-            self.tensors = collected
+        # What was collected stays as it is: every pass is mixed from there.
+        self.tensors = self._collected | {name: mix(self._collected[name], *arguments) for name in MIXED_FIELDS}
+        return super().minibatches(batch_size)
