@@ -14,6 +14,8 @@ from sb3_ldm.inference import LatentDynamics
 from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, MetaLstmPolicy
 from sb3_ldm.options import takes_options_of
 
+_SHARED = ("latent_dim", "rl_loss_through_encoder")  #: options that the policy has in common with the algorithm
+
 
 @dataclass(frozen=True)
 class AgentView:
@@ -66,21 +68,21 @@ class VariBAD(LatentDynamicsPPO):
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        given = self.policy_kwargs
-        shared = {"latent_dim": self.latent_dim, "rl_loss_through_encoder": self.rl_loss_through_encoder}
-        for name in given.keys() & shared:
-            if given[name] != shared[name]:
-                raise ValueError(f"policy_kwargs has {name}={given[name]}: give {name} to VariBAD itself.")
-        self.policy_kwargs = {**given, **shared}
-        try:
-            super()._setup_model()
-        finally:
-            # A model is loaded with the arguments that it was given.
-            self.policy_kwargs = given
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
+        """Keyword arguments of the policy: those that were given, which a model is saved with, and those that are its own."""
+        return self.__dict__["policy_kwargs"] | {name: self.__dict__[name] for name in _SHARED if name in self.__dict__}
+
+    @policy_kwargs.setter
+    def policy_kwargs(self, given: dict[str, Any]) -> None:
+        self.__dict__["policy_kwargs"] = given
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
+        given = self.__dict__["policy_kwargs"]
+        for name in given.keys() & set(_SHARED):
+            if given[name] != getattr(self, name):
+                raise ValueError(f"policy_kwargs has {name}={given[name]}: give {name} to VariBAD itself.")
         sizes = sorted(name for name in self.vae_kwargs if name.startswith("encoder"))
         if sizes:
             raise ValueError(
