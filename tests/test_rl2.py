@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_ldm import RL2
 from sb3_ldm.evaluation import evaluate_meta
+from sb3_ldm.on_policy import MetaLstmPolicy, SeparateLstmPolicy
 
 STEPS = 8  # of a meta-episode, 2 episodes of 4 steps
 
@@ -222,6 +223,23 @@ def test_heads_see_the_state_if_they_are_told_to():
             assert th.allclose(outputs[0], outputs[2]) != state_in_heads
     with pytest.raises(ValueError, match="shared_lstm"):
         make(policy_kwargs={"state_in_heads": True, "shared_lstm": False})
+
+
+def test_a_policy_of_one_s_own_shares_its_lstm_or_derives_from_the_one_that_does_not(tmp_path):
+    class Shared(MetaLstmPolicy):
+        pass
+
+    class Separate(SeparateLstmPolicy):
+        pass
+
+    separate = {"policy_kwargs": {"shared_lstm": False, "enable_critic_lstm": True}, "seed": 0, "device": "cpu"}
+    with pytest.raises(ValueError, match="shared_lstm=False: use SeparateLstmPolicy, Shared shares"):
+        RL2(Shared, vec_env(Bandit, 4), **separate)
+    model, own = make(**separate), RL2(Separate, vec_env(Bandit, 4), **separate)
+    assert type(model.policy) is SeparateLstmPolicy and not model.policy.is_pure
+    assert differing(parameters(model), parameters(own)) == []
+    model.save(tmp_path / "model")
+    assert differing(parameters(model), parameters(RL2.load(tmp_path / "model", device="cpu"))) == []
 
 
 @pytest.mark.parametrize(

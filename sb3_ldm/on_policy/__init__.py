@@ -3,7 +3,7 @@
 from sb3_ldm.on_policy.export import PolicyStep, export_onnx
 from sb3_ldm.on_policy.latent_dynamics_ppo import LatentDynamicsPPO, StreamSeeds
 from sb3_ldm.on_policy.options import LatentDynamicsOptions, PPOOptions
-from sb3_ldm.on_policy.policies import MetaLstmPolicy
+from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
 
@@ -14,6 +14,7 @@ __all__ = [
     "PPOOptions",
     "PolicyStep",
     "RecordingVecEnv",
+    "SeparateLstmPolicy",
     "SequencePPO",
     "StreamSeeds",
     "export_onnx",

@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution, Distribution
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import is_vectorized_observation
@@ -17,9 +17,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from sb3_ldm.checks import check_names
 from sb3_ldm.envs.meta_episode import observation_layout
-from sb3_ldm.nets.distributions import evaluate_categorical, evaluate_gaussian, sample_categorical, sample_gaussian
 from sb3_ldm.nets.embedding import EmbeddingExtractor
 from sb3_ldm.nets.sequences import LSTMStates, initialize_memories, process_sequence
+from sb3_ldm.on_policy.action_heads import action_head
 
 #: Of ``torch.nn.LSTM``, but for those that change the shapes of what it is given and gives.
 LSTM_OPTIONS = ("bias", "dropout")
@@ -39,7 +39,8 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     :param activation_fn: activation of the heads
     :param features_extractor_class: embeds the observation before the LSTM
     :param lstm_hidden_size: number of hidden units of the LSTM
-    :param shared_lstm: actor and critic share the LSTM; with False, every option of the parent class holds
+    :param shared_lstm: actor and critic share the LSTM; with False, algorithms make a
+        :class:`SeparateLstmPolicy`
     :param enable_critic_lstm: the critic has an LSTM of its own (needs ``shared_lstm=False``)
     :param state_in_heads: the policy and value heads see the state s_t beside the encoder's output (needs ``shared_lstm``)
     :param chrono_init: the LSTM's units begin with memories of up to so many steps, see
@@ -73,6 +74,8 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     ):
         if state_in_heads and not shared_lstm:
             raise ValueError("state_in_heads=True needs shared_lstm=True.")
+        if not shared_lstm and not isinstance(self, SeparateLstmPolicy):
+            raise ValueError(f"shared_lstm=False: use SeparateLstmPolicy, {type(self).__name__} shares its LSTM.")
         if chrono_init is not None and chrono_init < 3:
             raise ValueError(f"chrono_init={chrono_init}: use the number of steps of a meta-episode, at least 3, or None.")
         lstm_kwargs = kwargs.get("lstm_kwargs") or {}
@@ -102,6 +105,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
+        self.action_head = action_head(self)
         if chrono_init is not None:
             if not self.lstm_actor.bias:
                 raise ValueError(
@@ -128,14 +132,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
             isinstance(module, (_BatchNorm, _DropoutNd)) or (isinstance(module, nn.RNNBase) and module.dropout > 0.0)
             for module in self.modules()
         )
-        return (
-            self.shared_lstm
-            and not depends_on_shards
-            and (
-                isinstance(self.action_dist, CategoricalDistribution)
-                or (isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output)
-            )
-        )
+        return self.action_head.is_pure and not depends_on_shards
 
     def encode(
         self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor, need_states: bool = True
@@ -167,27 +164,14 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         :param episode_starts: shape ``(n_seq * length,)``
         :return: as :meth:`encode`
         """
-        if self.shared_lstm:
-            return self.encode(obs, lstm_states, episode_starts)
-        features = self.extract_features(obs) if self.share_features_extractor else self.extract_features(obs)[0]
-        return process_sequence(features, lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]
+        return self.encode(obs, lstm_states, episode_starts)
 
     def forward(  # type: ignore[override]
         self, obs: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:
-        if not self.shared_lstm:
-            return super().forward(obs, lstm_states, episode_starts, deterministic)
         encoding, states = self.encode(obs, lstm_states.pi, episode_starts)
         latent_pi, latent_vf = self.mlp_extractor(encoding)
-        if isinstance(self.action_dist, CategoricalDistribution):
-            actions, log_prob = sample_categorical(self.action_net(latent_pi), deterministic)
-        elif isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output:
-            actions, log_prob = sample_gaussian(self.action_net(latent_pi), self.log_std, deterministic)
-        else:
-            distribution = self._get_action_dist_from_latent(latent_pi)
-            actions = distribution.get_actions(deterministic=deterministic)
-            log_prob = distribution.log_prob(actions)
-            actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        actions, log_prob = self.action_head.sample(self, latent_pi, deterministic)
         return actions, self.value_net(latent_vf), log_prob, RNNStates(states, states)
 
     def predict(
@@ -263,33 +247,58 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     def evaluate_actions(  # type: ignore[override]
         self, obs: th.Tensor, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        if not self.shared_lstm:
-            return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
         encoding, _ = self.encode(obs, lstm_states.pi, episode_starts, need_states=False)
         latent_pi, latent_vf = self.mlp_extractor(encoding)
-        log_prob: th.Tensor
-        entropy: th.Tensor | None
-        if isinstance(self.action_dist, CategoricalDistribution):
-            log_prob, entropy = evaluate_categorical(self.action_net(latent_pi), actions)
-        elif isinstance(self.action_dist, DiagGaussianDistribution) and not self.squash_output:
-            log_prob, entropy = evaluate_gaussian(self.action_net(latent_pi), self.log_std, actions)
-        else:
-            distribution = self._get_action_dist_from_latent(latent_pi)
-            log_prob, entropy = distribution.log_prob(actions), distribution.entropy()
+        log_prob, entropy = self.action_head.evaluate(self, latent_pi, actions)
         return self.value_net(latent_vf), log_prob, entropy
 
     def get_distribution(  # type: ignore[override]
         self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
     ) -> tuple[Distribution, LSTMStates]:
-        if not self.shared_lstm:
-            return super().get_distribution(obs, lstm_states, episode_starts)  # type: ignore[return-value, arg-type]
         encoding, states = self.encode(obs, lstm_states, episode_starts)
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(encoding)), states
 
     def predict_values(  # type: ignore[override]
         self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
     ) -> th.Tensor:
-        if not self.shared_lstm:
-            return super().predict_values(obs, lstm_states, episode_starts)  # type: ignore[arg-type]
         encoding, _ = self.encode(obs, lstm_states, episode_starts, need_states=False)
         return self.value_net(self.mlp_extractor.forward_critic(encoding))
+
+
+class SeparateLstmPolicy(MetaLstmPolicy):
+    """
+    A :class:`MetaLstmPolicy` of ``shared_lstm=False``: the critic has an LSTM of its own, or none, and all is done as in the
+    parent class, whose options hold.
+
+    :param observation_space: a meta-episode observation space
+    :param action_space: action space
+    :param lr_schedule: learning rate schedule
+    :param shared_lstm: False
+    :param kwargs: of :class:`MetaLstmPolicy`
+    """
+
+    is_pure = False  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        shared_lstm: bool = False,
+        **kwargs: Any,
+    ):
+        if shared_lstm:
+            raise ValueError("shared_lstm=True: use MetaLstmPolicy.")
+        super().__init__(observation_space, action_space, lr_schedule, shared_lstm=False, **kwargs)
+
+    forward = RecurrentActorCriticPolicy.forward  # type: ignore[assignment]
+    evaluate_actions = RecurrentActorCriticPolicy.evaluate_actions  # type: ignore[assignment]
+    get_distribution = RecurrentActorCriticPolicy.get_distribution  # type: ignore[assignment]
+    predict_values = RecurrentActorCriticPolicy.predict_values  # type: ignore[assignment]
+
+    def encode_for_actor(
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+    ) -> tuple[th.Tensor, LSTMStates]:
+        features = self.extract_features(obs) if self.share_features_extractor else self.extract_features(obs)[0]
+        return process_sequence(features, lstm_states, episode_starts, self.lstm_actor)  # type: ignore[arg-type]

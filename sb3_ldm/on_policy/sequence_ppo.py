@@ -43,7 +43,7 @@ from sb3_ldm.envs.steps import normalization_problem, normalizes_observations
 from sb3_ldm.memory import warn_if_too_large
 from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.on_policy.options import RecurrentPPOOptions
-from sb3_ldm.on_policy.policies import MetaLstmPolicy
+from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.ppo_loss import PPOLoss, ppo_loss
 from sb3_ldm.options import check_options, takes_options_of
 
@@ -144,6 +144,8 @@ class SequencePPO(RecurrentPPO):
         # A model that is loaded with another seed begins its random streams anew, as SB3's global ones do.
         self._continues_streams = self._streams_seed in (None, [self.seed])
         self._streams_seed = [self.seed]
+        if self.policy_class is MetaLstmPolicy and not self.policy_kwargs.get("shared_lstm", True):
+            self.policy_class = SeparateLstmPolicy
         if self.n_steps is None:
             self.n_steps = self.layout.meta_episode_steps
         self._check_parameters()
