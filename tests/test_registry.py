@@ -1,6 +1,7 @@
 """Agents are what they predict, and algorithms are known by name: none is named outside of its folder and the registry."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -248,6 +249,25 @@ def test_an_algorithm_comes_with_a_distribution(drift, no_others, toy_folder):
     with pytest.warns(UserWarning, match=r"broken = toy_meta:MISSING cannot be loaded"):
         assert "toy" in algorithms()
     try_out(toy_folder, drift)
+
+
+def test_the_page_for_newcomers_works_as_printed(no_others, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
+    page = (PACKAGE.parent / "docs" / "adding_an_algorithm.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```\w+\n# my_meta/(\S+?):?(?: [^\n]*)?\n(.*?)```", page, re.DOTALL))
+    assert set(blocks) == {"__init__.py", "mine.yml"}
+    (tmp_path / "my_meta").mkdir()
+    for name, text in blocks.items():
+        (tmp_path / "my_meta" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--algo", "mine", "--env", "GridNavi-v0", "--gym-packages", "my_meta", "--env-kwargs", "horizon:5"]
+    small = ["-params", "n_envs:2", "n_steps:20", "batch_size:20", "n_epochs:1"]
+    try:
+        train([*options, "-n", "40", "-f", str(tmp_path), "--eval-freq", "-1", "--verbose", "0", *small])
+    finally:
+        sys.modules.pop("my_meta", None)
+    assert load_run(tmp_path / "mine" / "GridNavi-v0_1").metadata["finished"] and display_name("mine") == "Mine"
+    assert check_names("mine", None) == ("gamma",)
 
 
 def test_names_are_not_taken_twice(no_others):
