@@ -1,6 +1,7 @@
 """The registered environment ids; each makes meta-episodes, ready for a recurrent algorithm."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from sb3_ldm.envs.gridworld import (
 )
 from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.envs.oracle import BatchedObserveTask, ObserveTask
-from sb3_ldm.envs.tasks import BatchedTaskEnv
+from sb3_ldm.envs.tasks import BatchedTaskEnv, TaskDistribution
 
 EPISODES_PER_TASK = 4  #: N of the paper's gridworld
 LOCOMOTION_EPISODES_PER_TASK = 2  #: N of the paper's MuJoCo domains
@@ -34,6 +35,11 @@ _GRID_TASKS: dict[str, Callable[[], GridNaviTasks]] = {
     "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks,
 }
 
+#: The tasks of the registered environments, which need not be made to know them.
+TASKS: Mapping[str, Callable[[], TaskDistribution]] = {
+    **_GRID_TASKS,
+    **{env_id: domain.make_tasks for env_id, domain in locomotion.DOMAINS.items()},
+}
 
 #: What EnvPool's locomotion environments can be told; gymnasium's have more.
 _LOCOMOTION_OPTIONS = ("task_split", "episodes_per_task", "horizon", "validation_tasks", "observe_task", "render_mode")
@@ -71,32 +77,6 @@ def make_grid(
 make_grid.metadata = GridNavi.metadata  # type: ignore[attr-defined]
 
 
-def make_batched_grid(
-    env_id: str,
-    n_envs: int,
-    task_split: str = "train",
-    episodes_per_task: int = EPISODES_PER_TASK,
-    observation: GridObservation = "xy",
-    horizon: int = HORIZON,
-    validation_tasks: int = 0,
-    observe_task: bool = False,
-    render_mode: str | None = None,
-) -> BatchedMetaVecEnv:
-    """
-    Make the batched backend of a gridworld; parameters as of :func:`make_grid`.
-
-    :param n_envs: number of environments
-    :return: the vectorised environment
-    """
-    tasks = _GRID_TASKS[env_id]().hold_out(validation_tasks)
-    backend = _observed(BatchedGridNavi(n_envs, observation, tasks, max_episode_steps=horizon), observe_task)
-    return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
-
-
-def _observed(backend: BatchedTaskEnv, observe_task: bool) -> BatchedTaskEnv:
-    return BatchedObserveTask(backend) if observe_task else backend
-
-
 def make_locomotion(
     env_id: str,
     task_split: str = "train",
@@ -126,39 +106,53 @@ def make_locomotion(
     return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
 
 
-def make_batched_locomotion(
-    env_id: str,
-    n_envs: int,
-    task_split: str = "train",
-    episodes_per_task: int = LOCOMOTION_EPISODES_PER_TASK,
-    horizon: int = locomotion.HORIZON,
-    validation_tasks: int = 0,
-    observe_task: bool = False,
-    render_mode: str | None = None,
-    **kwargs: Any,
-) -> BatchedMetaVecEnv:
+def make_batched(env_id: str, n_envs: int, **env_kwargs: Any) -> BatchedMetaVecEnv:
     """
-    Make the EnvPool backend of a locomotion environment, which has as many threads as torch and cannot draw pictures;
-    parameters as of :func:`make_locomotion`.
+    Make the batched backend of a registered environment. A locomotion environment's is EnvPool, which has as many threads as
+    torch and cannot draw pictures.
 
+    :param env_id: one of the registered ids
     :param n_envs: number of environments
-    :param kwargs: none; those of the gymnasium environment need another backend
+    :param env_kwargs: what :func:`make_grid` and :func:`make_locomotion` are told; for EnvPool none of gymnasium's own options
     :return: the vectorised environment
+    :raises TypeError: if the environment does not take one of them
     :raises ValueError: if there is an option that only gymnasium's environment has
+    :raises ImportError: if EnvPool is needed and not installed
     """
-    if kwargs:
-        raise ValueError(f"env_kwargs={kwargs!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'.")
+    is_grid = env_id in GRID_IDS
+    told = inspect.signature(make_grid if is_grid else make_locomotion).bind(env_id, **env_kwargs)
+    told.apply_defaults()
+    options = told.arguments
+    backend = (_grid_backend if is_grid else _locomotion_backend)(n_envs, options)
+    return BatchedMetaVecEnv(
+        BatchedObserveTask(backend) if options["observe_task"] else backend,
+        options["episodes_per_task"],
+        options["task_split"],
+        options["render_mode"],
+        spec=gym.spec(env_id),
+    )
+
+
+def _grid_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
+    tasks = _GRID_TASKS[options["env_id"]]().hold_out(options["validation_tasks"])
+    return BatchedGridNavi(n_envs, options["observation"], tasks, max_episode_steps=options["horizon"])
+
+
+def _locomotion_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
+    if options["kwargs"]:
+        raise ValueError(
+            f"env_kwargs={options['kwargs']!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'."
+        )
     check_installed("envpool", "envpool")
-    physics = BatchedLocomotion(n_envs, locomotion.domain_of(env_id), horizon, th.get_num_threads(), validation_tasks)
-    backend = _observed(physics, observe_task)
-    return BatchedMetaVecEnv(backend, episodes_per_task, task_split, render_mode, spec=gym.spec(env_id))
+    domain = locomotion.domain_of(options["env_id"])
+    return BatchedLocomotion(n_envs, domain, options["horizon"], th.get_num_threads(), options["validation_tasks"])
 
 
 def register_envs() -> None:
     """Register the environments and their batched backends; calling it again changes nothing."""
     register_env_ids()
     for env_id in GRID_IDS:
-        register_batched_backend(env_id, partial(make_batched_grid, env_id))
+        register_batched_backend(env_id, partial(make_batched, env_id))
     for env_id in LOCOMOTION_IDS:
-        constructor = partial(make_batched_locomotion, env_id)
+        constructor = partial(make_batched, env_id)
         register_batched_backend(env_id, constructor, has_envpool, _LOCOMOTION_OPTIONS, INSTALL_ENVPOOL)
