@@ -39,10 +39,9 @@ from benchmarks.experiment import Expectation, Experiment, Run, Study, Training
 from benchmarks.imagination import ENV_IDS, IMAGINATION, SHARES
 from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig
 from sb3_ldm.checks import is_number
-from sb3_ldm.envs.gridworld import grid_navi_extrapolation_tasks, grid_navi_tasks
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.envs.registration import make_grid
-from sb3_ldm.envs.tasks import SPLITS, VALIDATION, TaskDistribution, unseen_split
+from sb3_ldm.envs.registration import TASKS, make_grid
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
 from sb3_ldm.registry import get_algorithm, meta_learners
 from sb3_ldm.zoo.configs import available_configs, read_preset
@@ -140,14 +139,6 @@ def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
     return expectation
 
 
-#: Tasks of the environments of this package; those of others are not known before one is made.
-_TASKS: Mapping[str, Callable[[], TaskDistribution]] = {
-    "GridNavi-v0": grid_navi_tasks,
-    "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks,
-    **{env_id: domain.make_tasks for env_id, domain in DOMAINS.items()},
-}
-
-
 def _check_told(expectation: Expectation, runs: Sequence[Run], path: Path) -> None:
     """Refuse to expect something of which the results will not tell."""
     name = "split" if expectation.result is None else "result"
@@ -166,12 +157,12 @@ def _check_told(expectation: Expectation, runs: Sequence[Run], path: Path) -> No
 
 def _told_by(run: Run) -> Collection[str] | None:
     """The splits that an agent is evaluated on, or what a study finds; None if the tasks are not known."""
-    if run.env not in _TASKS:
+    if run.env not in TASKS:
         return None
     if not isinstance(run, Training):
-        splits = _TASKS[run.env]().splits
+        splits = TASKS[run.env]().splits
         return [name for name in SHARES if not name.startswith("in_") or name.removeprefix("in_") in splits]
-    tasks = _TASKS[run.env]().hold_out(run.env_kwargs.get("validation_tasks", 0))
+    tasks = TASKS[run.env]().hold_out(run.env_kwargs.get("validation_tasks", 0))
     # As sb3_ldm.zoo.experiment.evaluation_splits, which takes seconds to import and a made environment.
     unseen = unseen_split(tasks)
     if unseen == VALIDATION:
@@ -230,13 +221,13 @@ def _check_borrowed(experiment: str, variant: str, path: Path) -> None:
 
 def _check_env(env: str, env_kwargs: Mapping[str, Any], variant: str, path: Path) -> None:
     if env not in gym.registry:
-        known = ", ".join(get_close_matches(env, gym.registry) or _TASKS)
+        known = ", ".join(get_close_matches(env, gym.registry) or TASKS)
         raise ValueError(f"{path}: env={env!r} of {variant!r} does not exist, use one of {known}")
     with _naming(f"{path}: env_kwargs of {variant!r}"):
         if env in ENV_IDS:  # the robots hand on to gymnasium what they do not know, and others are not known
             _check_names(env_kwargs, [name for name in inspect.signature(make_grid).parameters if name != "env_id"])
-        if env in _TASKS:
-            tasks = _TASKS[env]().hold_out(env_kwargs.get("validation_tasks", 0))
+        if env in TASKS:
+            tasks = TASKS[env]().hold_out(env_kwargs.get("validation_tasks", 0))
             tasks.validate_split(env_kwargs.get("task_split", "train"))
 
 

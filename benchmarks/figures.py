@@ -19,8 +19,9 @@ from benchmarks.experiment import Experiment
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.statistics import iqm_interval, task_scores
 from benchmarks.tables import RESULTS, load_results
-from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.figures import MUTED, STYLE, Plan, do_nothing_return, draw_figures
+from sb3_ldm.envs.registration import TASKS
+from sb3_ldm.envs.tasks import DOING_NOTHING
+from sb3_ldm.figures import MUTED, STYLE, Plan, draw_figures, references_of
 from sb3_ldm.figures.curves import draw_curve, frames_label, show_frames, smoothing_window
 from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.figures.plan import evaluations_of
@@ -68,22 +69,28 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
                     interval = iqm_interval(task_scores(members, split, episode, deterministic))
                     axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=3, alpha=alpha)
                     axis.plot(interval.point, y, "o", color=colour, markerfacecolor=face, markersize=5)
-            table = runs[0].final_evaluation
-            if runs[0].env in DOMAINS and table is not None:
-                value = do_nothing_return(runs[0], table.select(split).tasks)
+            value = _doing_nothing(runs[0], split)
+            if value is not None:
                 axis.axvline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             axis.set_title(f"{split_name(split)} tasks")
             axis.set_xlabel("return")
             axis.set_yticks(range(len(variants)), [f"{plan.name(name)} ({len(variants[name])})" for name in variants])
             axis.set_ylim(len(variants) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
-        dashed = "; dashed: doing nothing" if runs[0].env in DOMAINS else ""
+        dashed = "" if value is None else f"; dashed: {DOING_NOTHING}"
         figure.suptitle(
             f"episode {last} (filled) and 1 (hollow): (interquartile) means over seeds, whose number is in brackets, and\n"
             f"bootstrap intervals, which are the range of few seeds{dashed}",
             fontsize=8,
         )
     return figure
+
+
+def _doing_nothing(run: RunResult, split: str) -> float | None:
+    """The return of an agent that does nothing, on the tasks that a run was evaluated on; None if it is not known."""
+    if run.env not in TASKS or run.final_evaluation is None:
+        return None
+    return references_of(run, run.final_evaluation.select(split).tasks, TASKS[run.env]()).get(DOING_NOTHING)
 
 
 def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]]) -> Figure | None:

@@ -169,7 +169,7 @@ MUTANTS = [
         "envs/gridworld.py",
         ("np.clip(positions + MOVES[actions], 0, SIZE - 1)", "(positions + MOVES[actions]) % SIZE", "gridworld"),
         ("_MIN_RING <= goal.max()", "_MIN_RING < goal.max()", "gridworld"),
-        ("(horizon - way + 1)", "(horizon - way)", "figures"),
+        ("(steps - way + 1)", "(steps - way)", "figures"),
     ),
     *_of(
         "envs",

@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("env_kwargs", [{}, {"validation_tasks": 3}])
-@pytest.mark.parametrize("env", sorted(experiment_file._TASKS))
+@pytest.mark.parametrize("env", sorted(experiment_file.TASKS))
 def test_splits_that_can_be_expected_are_those_of_the_final_evaluation(env, env_kwargs):
     if env in DOMAINS:
         pytest.importorskip("mujoco")
@@ -292,7 +292,7 @@ def test_splits_that_can_be_expected_are_those_of_the_final_evaluation(env, env_
 
 def test_nothing_is_said_of_splits_of_other_environments():
     assert experiment_file._told_by(Training("tiny", "ldm", 0, "ldm", "Mine-v0", 100)) is None
-    assert set(experiment_file._TASKS) == {*imagination.ENV_IDS, *DOMAINS}
+    assert set(experiment_file.TASKS) == {*imagination.ENV_IDS, *DOMAINS}
 
 
 # Running them

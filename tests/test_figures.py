@@ -17,7 +17,7 @@ from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.figures import draw_figures
 from sb3_ldm.figures.__main__ import main
 from sb3_ldm.figures.curves import _imagined, average_curves, imagination, learning_curves, smoothing_window
-from sb3_ldm.figures.draw import _grid_tasks
+from sb3_ldm.figures.draw import _known_tasks
 from sb3_ldm.figures.grid import _cell_means, _keep_right, return_map
 from sb3_ldm.figures.locomotion import paths as draw_paths
 from sb3_ldm.figures.locomotion import velocities
@@ -280,8 +280,10 @@ def test_the_command_prints_files_and_the_table(ldm_run, tmp_path, capsys):
 
 
 def test_best_returns_are_those_of_the_paper():
-    assert gridworld.best_return(TASKS.tasks("train")) == pytest.approx(23.28, abs=5e-3)
-    assert gridworld.best_return(TASKS.tasks("test")) == pytest.approx(24.50, abs=5e-3)
+    for split, best in (("train", 23.28), ("test", 24.50)):
+        known = TASKS.reference_returns(TASKS.tasks(split))
+        assert known["best possible"].mean() == pytest.approx(best, abs=5e-3)
+        np.testing.assert_allclose(known["never found"], -3.0)
 
 
 def test_imagination_shows_what_was_logged(tmp_path):
@@ -477,7 +479,7 @@ def test_runs_that_are_no_seeds_of_each_other_are_named(tmp_path):
 
 def test_goals_that_were_held_out_are_no_training_goals(tmp_path):
     path = make_run(tmp_path / "run", env_kwargs={"validation_tasks": 6})
-    tasks = _grid_tasks("GridNavi-v0", [load_run(path)])
+    tasks = _known_tasks("GridNavi-v0", [load_run(path)])
     assert len(tasks.tasks("train")) == 12 and len(tasks.tasks("validation")) == 6
 
 

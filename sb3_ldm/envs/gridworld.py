@@ -100,18 +100,6 @@ def grid_probes(observation: GridObservation = "xy") -> TaskProbes:
     return TaskProbes(tasks=cells(), states=states, actions=np.zeros(N_CELLS, dtype=np.int64), next_states=states)
 
 
-def best_return(tasks: np.ndarray, horizon: int = HORIZON) -> float:
-    """
-    Return of an agent that knows the goal and goes straight there, averaged over tasks.
-
-    :param tasks: goal cells, shape [n, 2]
-    :param horizon: steps of an episode
-    :return: the best possible mean return of one episode
-    """
-    way = np.asarray(tasks).sum(axis=1)
-    return float((GOAL_REWARD * (horizon - way + 1) + STEP_REWARD * (way - 1)).mean())
-
-
 class GridNaviTasks(FiniteTaskDistribution):
     """
     Goal cells, split by Chebyshev ring ``max(x, y)``.
@@ -122,6 +110,12 @@ class GridNaviTasks(FiniteTaskDistribution):
     def __init__(self, **rings: tuple[int, ...]) -> None:
         ring = cells().max(axis=-1)
         super().__init__({split: cells()[np.isin(ring, wanted)] for split, wanted in rings.items()})
+
+    def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
+        """Those of an agent that knows the goal and goes straight there, and of one that never finds it."""
+        steps, way = HORIZON if horizon is None else horizon, np.asarray(tasks).sum(axis=-1)
+        best = GOAL_REWARD * (steps - way + 1) + STEP_REWARD * (way - 1)
+        return {"best possible": best, "never found": np.full(way.shape, STEP_REWARD * steps)}
 
     def validate_task(self, task: Any) -> Task:
         goal = super().validate_task(task)

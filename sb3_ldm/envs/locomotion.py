@@ -26,7 +26,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.seeding import np_random
 
 from sb3_ldm.checks import check_integer
-from sb3_ldm.envs.tasks import SPLITS, VALIDATION, FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
+from sb3_ldm.envs.tasks import DOING_NOTHING, SPLITS, VALIDATION, FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
 
 HORIZON = 200  #: steps of one episode, H in the paper
 TIMESTEP = 0.05  #: seconds of one environment step, five integration steps in all domains
@@ -43,6 +43,10 @@ class DirectionTasks(FiniteTaskDistribution):
     def __init__(self) -> None:
         train = np.deg2rad(90.0 * np.arange(4))[:, None]
         super().__init__({"train": train, "test": train + np.pi / 4})
+
+    def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
+        """That of an ant that stands still: it is rewarded for being healthy."""
+        return {DOING_NOTHING: np.full(tasks.shape[:-1], float(HORIZON if horizon is None else horizon))}
 
 
 SelfRange = TypeVar("SelfRange", bound="RangeTasks")
@@ -137,6 +141,10 @@ class GoalTasks(RangeTasks):
             return self.evenly_spread(split, self.n_validation)[:, None] * _around(angles)
         return super().tasks(split)
 
+    def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
+        """That of an ant that stands still at the start."""
+        return {DOING_NOTHING: -(HORIZON if horizon is None else horizon) * np.abs(tasks).sum(-1)}
+
 
 def _around(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
@@ -167,6 +175,10 @@ class VelocityTasks(RangeTasks):
         if split == "eval":
             return np.array([[0.75], [1.25], [1.75], [2.25], [2.75]])
         return self.evenly_spread(split, self.n_validation)[:, None] if split == VALIDATION else super().tasks(split)
+
+    def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
+        """That of a half-cheetah that stands still."""
+        return {DOING_NOTHING: -(HORIZON if horizon is None else horizon) * np.abs(tasks[..., 0])}
 
     def representatives(self, split: str, n_tasks: int, seed: int = 0) -> np.ndarray:
         """Velocities that are evenly spread, so that a few stand for all."""
@@ -212,14 +224,6 @@ class Domain(ABC):
         :param after: raw observations after the step, shape [..., raw_dim]
         :param tasks: shape [..., task_dim]
         :return: the tasks' rewards, shape [...]
-        """
-
-    @abstractmethod
-    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
-        """
-        :param tasks: shape [..., task_dim]
-        :param horizon: steps of an episode
-        :return: return of a robot that stands still at the start, shape [...]
         """
 
     def positions(self, raw: np.ndarray) -> np.ndarray:
@@ -271,9 +275,6 @@ class AntDirection(Domain):
         forward = velocity[..., 0] * np.cos(angle) + velocity[..., 1] * np.sin(angle)
         return forward - 0.5 * control_cost(actions) - contact_cost(after) + 1.0
 
-    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
-        return np.full(tasks.shape[:-1], float(horizon))
-
 
 class AntGoal(Domain):
     """
@@ -296,9 +297,6 @@ class AntGoal(Domain):
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         distance = np.abs(after[..., :2] - tasks).sum(-1)
         return -distance - 0.1 * control_cost(actions) - contact_cost(after)
-
-    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
-        return -horizon * np.abs(tasks).sum(-1)
 
 
 class HalfCheetahVelocity(Domain):
@@ -323,9 +321,6 @@ class HalfCheetahVelocity(Domain):
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         velocity = (after[..., 0] - before[..., 0]) / TIMESTEP
         return -np.abs(velocity - tasks[..., 0]) - 0.05 * control_cost(actions)
-
-    def do_nothing_returns(self, tasks: np.ndarray, horizon: int = HORIZON) -> np.ndarray:
-        return -horizon * np.abs(tasks[..., 0])
 
 
 #: The domains by the names of their registered environments.

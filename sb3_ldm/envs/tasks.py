@@ -20,6 +20,8 @@ Task: TypeAlias = np.ndarray
 
 #: The splits that every task distribution has; a distribution may name more.
 SPLITS = ("train", "test", "eval", "all")
+#: The name of the return of an agent that does nothing, among reference returns.
+DOING_NOTHING = "doing nothing"
 #: The split of training tasks that were held out, where some were.
 VALIDATION = "validation"
 
@@ -112,6 +114,16 @@ class TaskDistribution(ABC):
         if n_tasks:
             raise ValueError(f"validation_tasks={n_tasks}: {type(self).__name__} does not say how to hold out training tasks.")
         return self
+
+    def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
+        """
+        What an agent's return in one episode may be compared with, for figures and tables.
+
+        :param tasks: some tasks, ``(n, task_dim)``
+        :param horizon: steps of an episode; None for those of the registered environment
+        :return: a return for each of the tasks, ``(n,)``, by names for people, the highest first; none by default
+        """
+        return {}
 
     def validate_split(self, split: str) -> str:
         """

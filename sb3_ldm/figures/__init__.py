@@ -5,7 +5,6 @@ described in :mod:`sb3_ldm.results`, the figure numbers are those of the LDM pap
 """
 
 from sb3_ldm.figures.draw import draw_figures
-from sb3_ldm.figures.locomotion import do_nothing_return
-from sb3_ldm.figures.plan import MUTED, STYLE, Plan
+from sb3_ldm.figures.plan import MUTED, STYLE, Plan, references_of
 
-__all__ = ["MUTED", "STYLE", "Plan", "do_nothing_return", "draw_figures"]
+__all__ = ["MUTED", "STYLE", "Plan", "draw_figures", "references_of"]

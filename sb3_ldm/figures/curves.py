@@ -9,9 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sb3_ldm.envs import gridworld
-from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.figures.locomotion import do_nothing_return
 from sb3_ldm.figures.plan import (
     MUTED,
     Drawing,
@@ -21,9 +18,9 @@ from sb3_ldm.figures.plan import (
     folders,
     has_successes,
     having,
-    horizon_of,
     number,
     parts_of_test,
+    references_of,
 )
 from sb3_ldm.results import PROGRESS_FILE, RunResult
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
@@ -74,23 +71,22 @@ def learning_curves(plan: Plan) -> Drawing:
         axis.set_ylabel(f"of {n_tasks}, in episode {last_episode}")
         axis.set_ylim(-0.02 * n_tasks, 1.05 * n_tasks)
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    # Where nothing tells that a goal was found, the first episode shows what is gained by adapting.
+    adapts = plan.tasks is not None and last_episode > 1 and not any(has_successes(run, splits[-1], plan) for run in runs)
     for label, members in groups.items():
         colour = plan.colour(label)
         for axis, split in zip(axes, splits, strict=False):
             tables = [evaluations_of(run, split, plan) for run in members]
             draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour)
-            if runs[0].env in DOMAINS:
+            if adapts:
                 tables = [evaluations_of(run, split, plan, episode=1) for run in members]
                 draw_curve(axis, [t.over_time(t.returns) for t in tables if len(t)], window, colour, style=":")
         for axis, split in zip(axes[len(splits) :], missed, strict=True):
             tables = [evaluations_of(run, split, plan) for run in members]
             draw_curve(axis, [t.over_time((1.0 - t.successes) * t.n_tasks) for t in tables if len(t)], window, colour)
     _begin_at_zero(axes)
-    _draw_references(axes, splits, plan)
-    first: list[Any] = []
-    if runs[0].env in DOMAINS:
-        _draw_do_nothing(axes, splits, runs, plan)
-        first = [Line2D([], [], color=MUTED, linestyle=":", label="episode 1")]
+    _draw_references(axes, splits, runs, plan)
+    first = [Line2D([], [], color=MUTED, linestyle=":", label="episode 1")] if adapts else []
     _draw_legend(figure, groups, plan, first)
     yield "learning_curves", figure
 
@@ -186,25 +182,19 @@ def _begin_at_zero(axes: Sequence[Axes]) -> None:
         axis.set_xlim(left=0.0)
 
 
-def _draw_references(axes: Sequence[Axes], splits: Sequence[str], plan: Plan) -> None:
-    """Dashed lines for the best possible and for never finding the goal, and the same limits for all splits."""
-    if plan.tasks is None or any(split not in plan.tasks.splits for split in splits):
-        return
-    horizon = horizon_of(plan)
-    worst = gridworld.STEP_REWARD * horizon
-    best = [gridworld.best_return(plan.tasks.tasks(split), horizon) for split in splits]
-    room = 0.13 * (max(best) - worst)
-    for axis, value in zip(axes, best, strict=False):
-        _draw_reference(axis, value, "best possible", above=True)
-        _draw_reference(axis, worst, "never found", above=False)
-        axis.set_ylim(worst - room, max(best) + room)
-
-
-def _draw_do_nothing(axes: Sequence[Axes], splits: Sequence[str], runs: Sequence[RunResult], plan: Plan) -> None:
-    """The return of a robot that stands still, on the tasks of each split that were evaluated."""
+def _draw_references(axes: Sequence[Axes], splits: Sequence[str], runs: Sequence[RunResult], plan: Plan) -> None:
+    """Dashed lines for what is known of returns, and the same limits for all splits where that is the best and the worst."""
+    references = []
     for axis, split in zip(axes, splits, strict=False):
         tasks = np.concatenate([evaluations_of(run, split, plan).tasks for run in runs])
-        _draw_reference(axis, do_nothing_return(runs[0], tasks), "doing nothing", above=True)
+        references.append(references_of(runs[0], tasks, plan.tasks))
+        for place, (name, value) in enumerate(references[-1].items()):
+            _draw_reference(axis, value, name, above=place == 0)
+    values = [value for one in references for value in one.values()]
+    if min(map(len, references)) > 1:
+        room = 0.13 * (max(values) - min(values))
+        for axis, _ in zip(axes, splits, strict=False):
+            axis.set_ylim(min(values) - room, max(values) + room)
 
 
 def _draw_reference(axis: Axes, value: float, name: str, above: bool) -> None:

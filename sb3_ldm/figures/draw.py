@@ -10,7 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sb3_ldm.envs.gridworld import GridNaviTasks
+from sb3_ldm.envs.registration import TASKS
+from sb3_ldm.envs.tasks import TaskDistribution
 from sb3_ldm.figures.curves import imagination, learning_curves
 from sb3_ldm.figures.grid import return_map, reward_maps, trajectories
 from sb3_ldm.figures.locomotion import paths
@@ -80,7 +81,7 @@ def draw_figures(
         members = [run for run in runs if run.env == env]
         folder = Path(out) / slug(env) if len(envs) > 1 else Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        groups, tasks = group_runs(members, label_by), _grid_tasks(env, members)
+        groups, tasks = group_runs(members, label_by), _known_tasks(env, members)
         plan = Plan(groups, tasks, _choose_actions(members, actions), window, names or {})
         for name in wanted:
             try:
@@ -129,16 +130,18 @@ def _figure_name(name: str) -> str:
     return resolved
 
 
-def _grid_tasks(env: str, runs: Sequence[RunResult]) -> GridNaviTasks | None:
-    """The gridworld's task distribution as the runs have it, None for any other environment, installed or not."""
+def _known_tasks(env: str, runs: Sequence[RunResult]) -> TaskDistribution | None:
+    """The environment's task distribution as the runs have it, None for one of others that is not installed."""
     held_out = {int(run.env_kwargs.get("validation_tasks", 0)) for run in runs}
+    # Runs that differ in the tasks that they hold out have no splits in common but those of the environment.
+    n_held_out = held_out.pop() if len(held_out) == 1 else 0
+    if env in TASKS:
+        return TASKS[env]().hold_out(n_held_out)
     try:
-        # Runs that differ in the tasks that they hold out have no splits in common but those of the environment.
-        kwargs: dict[str, Any] = {"validation_tasks": held_out.pop()} if len(held_out) == 1 and max(held_out) > 0 else {}
-        tasks = gym.make(env, **kwargs).get_wrapper_attr("task_distribution")
+        kwargs: dict[str, Any] = {"validation_tasks": n_held_out} if n_held_out else {}
+        return gym.make(env, **kwargs).get_wrapper_attr("task_distribution")
     except (gym.error.Error, AttributeError):
         return None
-    return tasks if isinstance(tasks, GridNaviTasks) else None
 
 
 def _choose_actions(runs: Sequence[RunResult], actions: str | None) -> bool:

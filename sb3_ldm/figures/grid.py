@@ -45,7 +45,8 @@ def return_map(plan: Plan) -> Drawing:
     episodes = max(run.episodes_per_task for members in groups.values() for run in members)
     horizon, goals = horizon_of(plan), tasks.tasks("all")
     nearest = goals[[goals.sum(axis=1).argmin()]]
-    norm = Normalize(gridworld.STEP_REWARD * horizon, gridworld.best_return(nearest, horizon))
+    best, worst = tasks.reference_returns(nearest, horizon).values()
+    norm = Normalize(worst[0], best[0])
     cmap = "YlGnBu"
     figure = Figure(figsize=(1.75 * episodes + 1.1, 2.0 * len(groups) + 0.5), layout="constrained")
     axes = figure.subplots(len(groups), episodes, squeeze=False)
@@ -291,7 +292,7 @@ def _training_outline_handle() -> Patch:
 
 
 def _require_grid(plan: Plan) -> GridNaviTasks:
-    if plan.tasks is None:
+    if not isinstance(plan.tasks, GridNaviTasks):
         raise NothingToDraw(f"{plan.runs[0].env} is not the gridworld")
     return plan.tasks
 

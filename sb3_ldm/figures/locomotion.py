@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sb3_ldm.envs.locomotion import DOMAINS, HORIZON, TIMESTEP, AntDirection, AntGoal, Domain, domain_of
+from sb3_ldm.envs.locomotion import DOMAINS, TIMESTEP, AntDirection, AntGoal, Domain, domain_of
 from sb3_ldm.figures.plan import MUTED, Drawing, NothingToDraw, Plan, first_with, stem
-from sb3_ldm.results import PATHS_FILE, RunResult, SavedPaths
+from sb3_ldm.results import PATHS_FILE, SavedPaths
 from sb3_ldm.results.summary import split_name
 
 _TASK_COLOURS = ("#d1495b", "#2e6f9e", "#3a8f6b", "#c98b1b", "#8d5fa8")
@@ -32,17 +32,6 @@ def paths(plan: Plan) -> Drawing:
             stem("paths", label, chosen),
             _paths_figure(run.paths, domain_of(run.env), f"{plan.name(label)} (seed {run.seed})"),
         )
-
-
-def do_nothing_return(run: RunResult, tasks: np.ndarray) -> float:
-    """
-    :param run: of a locomotion domain
-    :param tasks: some of its tasks, repeated or not, shape [n, task_dim]
-    :return: mean return of a robot that stands still
-    """
-    # Not the longest episode that was seen: the ant may always fall before the end.
-    horizon = run.env_kwargs.get("horizon", HORIZON)
-    return float(domain_of(run.env).do_nothing_returns(np.unique(tasks, axis=0), horizon).mean())
 
 
 def velocities(positions: np.ndarray, window: int = _SMOOTHING) -> np.ndarray:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from sb3_ldm.envs.gridworld import GridNaviTasks
-from sb3_ldm.envs.tasks import SPLITS, VALIDATION
+from sb3_ldm.envs.tasks import SPLITS, VALIDATION, TaskDistribution
 from sb3_ldm.registry import colours, display_name
 from sb3_ldm.results import RunResult
 from sb3_ldm.results.evaluation_table import EvaluationTable
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     """What all figures of one environment are drawn from."""
 
     groups: Mapping[str, list[RunResult]]  #: runs that differ in their seed, by label
-    tasks: GridNaviTasks | None  #: of the gridworld, None for other environments
+    tasks: TaskDistribution | None  #: of the environment, None where they are not known
     deterministic: bool  #: which evaluations to draw
     window: int  #: of the moving average, in evaluations
     names: Mapping[str, str]  #: of groups, for people; those without one have their labels
@@ -160,7 +160,11 @@ def evaluations_of(run: RunResult, split: str, plan: Plan, episode: int | None =
 
 def parts_of_test(plan: Plan) -> list[str]:
     """:return: names of the splits that the test tasks consist of (Fig. 6), none if they are one"""
-    return [] if plan.tasks is None else [split for split in plan.tasks.splits if split not in (*SPLITS, VALIDATION)]
+    if plan.tasks is None or not plan.tasks.is_finite("test"):
+        return []
+    others = [split for split in plan.tasks.splits if split not in (*SPLITS, VALIDATION) and plan.tasks.is_finite(split)]
+    told = {tuple(task) for split in others for task in plan.tasks.tasks(split)}
+    return others if told == {tuple(task) for task in plan.tasks.tasks("test")} else []
 
 
 def has_successes(run: RunResult, split: str, plan: Plan) -> bool:
@@ -181,6 +185,20 @@ def folders(runs: Sequence[RunResult]) -> str:
 def number(value: float) -> str:
     """:return: with one digit and a typographic minus"""
     return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def references_of(run: RunResult, tasks: np.ndarray, distribution: TaskDistribution | None) -> dict[str, float]:
+    """
+    :param run: of an environment
+    :param tasks: some of its tasks, repeated or not, ``(n, task_dim)``
+    :param distribution: where they are from, None if it is not known
+    :return: mean returns that an agent's may be compared with, the highest first
+    """
+    if distribution is None or len(tasks) == 0:
+        return {}
+    # Not the longest episode that was seen: an ant may always fall before the end.
+    returns = distribution.reference_returns(np.unique(tasks, axis=0), run.env_kwargs.get("horizon"))
+    return {name: float(values.mean()) for name, values in returns.items()}
 
 
 def horizon_of(plan: Plan) -> int:
