@@ -227,7 +227,7 @@ MUTANTS = [
         ("np.maximum(weights, 1.0 - weights)", "weights", "mixreg"),
         ("rng.integers(1, max(n_sequences, 2), n_sequences)", "rng.integers(0, max(n_sequences, 2), n_sequences)", "mixreg"),
         ('"advantages", "returns")', '"advantages")', "mixreg"),
-        ("finally:\n            self.tensors = collected", "finally:\n            pass", "mixreg"),
+        ("mix(self._collected[name], *arguments)", "mix(self.tensors[name], *arguments)", "mixreg"),
     ),
     *_of(
         "baselines",
@@ -246,7 +246,7 @@ MUTANTS = [
         "baselines",
         "algorithms/varibad/varibad.py",
         ("AgentView(unwrap_vec_normalize(env))", "AgentView(None)", "varibad"),
-        ("self.policy_kwargs = given", "pass", "varibad"),
+        ("for name in _SHARED if name in self.__dict__", "for name in ()", "varibad"),
     ),
 ]
 

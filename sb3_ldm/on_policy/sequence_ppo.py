@@ -262,8 +262,8 @@ class SequencePPO(RecurrentPPO):
         :return: the model
         :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
         """
-        told = check_model_file(path, cls)
-        check_options(cls, inspect.signature(cls.__init__), kwargs, told)
+        saved = check_model_file(path, cls)
+        check_options(cls, inspect.signature(cls.__init__), kwargs, saved)
         forced = force_reset is not False
         model = super().load(path, env, device, custom_objects, print_system_info, forced, **kwargs)
         if force_reset is None:
