@@ -193,8 +193,8 @@ def test_bad_input_is_refused(options, message):
 
 
 def test_it_learns_which_arm_pays():
-    options = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0), "batch_size": 8 * STEPS, "policy_kwargs": {}}
-    model = make(bandits(16), **BANDIT, **options).learn(140 * 16 * STEPS)
+    options = {"learning_rate": LinearSchedule(3e-3, 0.0, 1.0), "vae_learning_rate": 3e-3, "batch_size": 8 * STEPS}
+    model = make(bandits(16), **BANDIT, **options, policy_kwargs={}).learn(160 * 16 * STEPS)
     result = evaluate_meta(model, bandits(2), "train", n_repeats=8, deterministic=True)
     # Of 4 pulls at most one is needed to find out; the second episode needs none.
     assert result.mean_returns[1] > 3.9
