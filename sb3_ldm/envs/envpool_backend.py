@@ -95,7 +95,7 @@ class BatchedLocomotion:
 
     @property
     def positions(self) -> np.ndarray:
-        """Where the robots are, shape [num_envs, position_dim]."""
+        """Where the robots are, ``(num_envs, position_dim)``."""
         return self.domain.positions(self._raw)
 
     def seed(self, seeds: Sequence[int | None]) -> None:

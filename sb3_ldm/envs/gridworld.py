@@ -34,42 +34,42 @@ _MIN_RING = 2  # the start and its three neighbours are never goals
 
 def move(positions: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """
-    :param positions: cells, shape [..., 2]
-    :param actions: indices into :data:`ACTIONS`, shape [...]
-    :return: the cells that the actions lead to, clipped at the borders, shape [..., 2]
+    :param positions: cells, ``(..., 2)``
+    :param actions: indices into :data:`ACTIONS`, ``(...)``
+    :return: the cells that the actions lead to, clipped at the borders, ``(..., 2)``
     """
     return np.clip(positions + MOVES[actions], 0, SIZE - 1)
 
 
 def reward(positions: np.ndarray, goals: np.ndarray) -> np.ndarray:
     """
-    :param positions: cells that a step led to, shape [..., 2]
-    :param goals: goal cells, shape [..., 2]
-    :return: 1 on the goal, else -0.1, shape [...]
+    :param positions: cells that a step led to, ``(..., 2)``
+    :param goals: goal cells, ``(..., 2)``
+    :return: 1 on the goal, else -0.1, ``(...)``
     """
     return np.where(np.all(positions == goals, axis=-1), GOAL_REWARD, STEP_REWARD)
 
 
 def cells() -> np.ndarray:
     """
-    :return: all cells ``[x, y]``, sorted by :func:`cell_index`, shape [49, 2], int64
+    :return: all cells ``[x, y]``, sorted by :func:`cell_index`, ``(49, 2)``, int64
     """
     return np.stack(np.divmod(np.arange(N_CELLS), SIZE), axis=-1)
 
 
 def cell_index(positions: np.ndarray) -> np.ndarray:
     """
-    :param positions: cells, shape [..., 2]
-    :return: their row in :func:`cells`, shape [...]
+    :param positions: cells, ``(..., 2)``
+    :return: their row in :func:`cells`, ``(...)``
     """
     return positions[..., 0] * SIZE + positions[..., 1]
 
 
 def cell_states(positions: np.ndarray, observation: GridObservation = "xy") -> np.ndarray:
     """
-    :param positions: cells, shape [..., 2]
+    :param positions: cells, ``(..., 2)``
     :param observation: ``"xy"`` the coordinates 0..6, ``"scaled"`` to [-1, 1], ``"one_hot"`` over the 49 cells
-    :return: what the environment observes in these cells, shape [..., 2] or [..., 49], float32
+    :return: what the environment observes in these cells, ``(..., 2)`` or ``(..., 49)``, float32
     :raises ValueError: if there is no such observation
     """
     if observation == "xy":
@@ -269,7 +269,7 @@ class BatchedGridNavi:
         )
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """:return: where every environment is, shape [num_envs] each"""
+        """:return: where every environment is, ``(num_envs,)`` each"""
         return {name: getattr(self, f"_{name}").copy() for name in ("cells", "goals", "found", "elapsed")}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -282,7 +282,7 @@ class BatchedGridNavi:
     def draw(self, index: int) -> np.ndarray:
         """
         :param index: a sub-environment
-        :return: its picture, without the path that led there, shape [height, width, 3], uint8
+        :return: its picture, without the path that led there, ``(height, width, 3)``, uint8
         """
         return draw(cells()[self._cells[index]][None], cells()[self._goals[index]], self.task_distribution)
 
@@ -303,10 +303,10 @@ def draw(path: np.ndarray, goal: np.ndarray, tasks: TaskDistribution) -> np.ndar
     """
     Draw the grid with training cells (blue), test cells (orange), the goal (green), the path and the agent at its end.
 
-    :param path: cells visited in this episode, the last one is the agent's, shape [n > 0, 2]
-    :param goal: the goal cell, shape [2]
+    :param path: cells visited in this episode, the last one is the agent's, ``(n > 0, 2)``
+    :param goal: the goal cell, ``(2,)``
     :param tasks: whose training and test cells are shaded
-    :return: picture with y upwards, shape [224, 224, 3], uint8
+    :return: picture with y upwards, ``(224, 224, 3)``, uint8
     """
     colours = np.full((SIZE, SIZE, 3), _COLOURS["cell"], dtype=np.uint8)
     for split in ("train", "test"):

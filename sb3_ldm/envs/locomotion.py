@@ -212,40 +212,40 @@ class Domain(ABC):
     @abstractmethod
     def states(self, raw: np.ndarray) -> np.ndarray:
         """
-        :param raw: raw observations, shape [..., raw_dim]
-        :return: what the agent observes, shape [..., state_dim]
+        :param raw: raw observations, ``(..., raw_dim)``
+        :return: what the agent observes, ``(..., state_dim)``
         """
 
     @abstractmethod
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         """
-        :param before: raw observations before the step, shape [..., raw_dim]
-        :param actions: shape [..., action_dim]
-        :param after: raw observations after the step, shape [..., raw_dim]
-        :param tasks: shape [..., task_dim]
-        :return: the tasks' rewards, shape [...]
+        :param before: raw observations before the step, ``(..., raw_dim)``
+        :param actions: ``(..., action_dim)``
+        :param after: raw observations after the step, ``(..., raw_dim)``
+        :param tasks: ``(..., task_dim)``
+        :return: the tasks' rewards, ``(...)``
         """
 
     def positions(self, raw: np.ndarray) -> np.ndarray:
         """
-        :param raw: raw observations, shape [..., raw_dim]
-        :return: where the robot is on the plane or the line, in metres, shape [..., 2] or [..., 1]
+        :param raw: raw observations, ``(..., raw_dim)``
+        :return: where the robot is on the plane or the line, in metres, ``(..., 2)`` or ``(..., 1)``
         """
         return raw[..., : self.position_dim]
 
 
 def control_cost(actions: np.ndarray) -> np.ndarray:
     """
-    :param actions: shape [..., action_dim]
-    :return: the squared norm of each, shape [...]
+    :param actions: ``(..., action_dim)``
+    :return: the squared norm of each, ``(...)``
     """
     return np.square(actions).sum(-1)
 
 
 def contact_cost(raw: np.ndarray) -> np.ndarray:
     """
-    :param raw: raw observations of the ant, shape [..., 107]
-    :return: 5e-4 times the sum of squared, clipped contact forces, shape [...]
+    :param raw: raw observations of the ant, ``(..., 107)``
+    :return: 5e-4 times the sum of squared, clipped contact forces, ``(...)``
     """
     return 5e-4 * np.square(raw[..., _ANT_COORDINATES:]).sum(-1)
 
@@ -404,7 +404,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
 
     @property
     def position(self) -> np.ndarray | None:
-        """Where the robot is, shape [position_dim]; None before the first reset."""
+        """Where the robot is, ``(position_dim,)``; None before the first reset."""
         return None if self._raw is None else self.domain.positions(self._raw)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

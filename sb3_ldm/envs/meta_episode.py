@@ -100,20 +100,20 @@ class MetaEpisodeLayout:
 
     def encode_actions(self, actions: np.ndarray) -> np.ndarray:
         """
-        :param actions: indices from 0, shape [...], if discrete; else vectors, shape [..., action_dim]
-        :return: what stands in the observation, shape [..., action_dim], float32
+        :param actions: indices from 0, ``(...)``, if discrete; else vectors, ``(..., action_dim)``
+        :return: what stands in the observation, ``(..., action_dim)``, float32
         """
         return _one_hot_table(self.action_dim)[actions] if self.discrete else np.asarray(actions, dtype=np.float32)
 
     def observations(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> np.ndarray:
         """
-        Assemble the observations that follow steps; works on one step ([...] empty) or on many.
+        Assemble the observations that follow steps; works on one step (``...`` empty) or on many.
 
-        :param states: shape [..., state_dim]
+        :param states: ``(..., state_dim)``
         :param actions: the actions taken, see :meth:`encode_actions`
-        :param rewards: the rewards received, shape [...]
-        :param dones: whether the steps ended an inner episode, shape [...]
-        :return: new array, shape [..., dim], float32
+        :param rewards: the rewards received, ``(...)``
+        :param dones: whether the steps ended an inner episode, ``(...)``
+        :return: new array, ``(..., dim)``, float32
         """
         observations = np.empty((*states.shape[:-1], self.dim), dtype=np.float32)
         observations[..., self.state] = states
@@ -126,8 +126,8 @@ class MetaEpisodeLayout:
         """
         Assemble the observations that start meta-episodes.
 
-        :param states: shape [..., state_dim]
-        :return: new array with zeros besides the states, shape [..., dim], float32
+        :param states: ``(..., state_dim)``
+        :return: new array with zeros besides the states, ``(..., dim)``, float32
         """
         observations = np.zeros((*states.shape[:-1], self.dim), dtype=np.float32)
         observations[..., self.state] = states
@@ -274,7 +274,7 @@ def checked_rewards(rewards: Any, n: int, env: object, step: int) -> np.ndarray:
     :param n: how many they are
     :param env: the environments, for the message
     :param step: steps since the last reset, for the message
-    :return: the rewards, shape [n]
+    :return: the rewards, ``(n,)``
     :raises ValueError: if they are not one number each, or such that float32 cannot hold: NaN, infinite or too large
     """
     given = np.asarray(rewards)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from sb3_ldm.checks import check_integer
 
-#: A vector that describes one task, for instance the goal cell ``[x, y]``; shape [task_dim].
+#: A vector that describes one task, for instance the goal cell ``[x, y]``; ``(task_dim,)``.
 Task: TypeAlias = np.ndarray
 
 #: The splits that every task distribution has; a distribution may name more.
@@ -58,7 +58,7 @@ class TaskDistribution(ABC):
 
         :param split: name of the split to draw from
         :param rng: the only source of randomness
-        :return: a new task, shape [task_dim]
+        :return: a new task, ``(task_dim,)``
         :raises ValueError: if there is no such split
         """
 
@@ -67,7 +67,7 @@ class TaskDistribution(ABC):
         List every task of a finite split.
 
         :param split: name of the split
-        :return: the tasks, shape [n_tasks, task_dim]
+        :return: the tasks, ``(n_tasks, task_dim)``
         :raises ValueError: if there is no such split
         :raises InfiniteSplitError: if it has infinitely many tasks
         """
@@ -95,7 +95,7 @@ class TaskDistribution(ABC):
         :param split: name of the split
         :param n_tasks: number of tasks of an infinite split
         :param seed: which they are
-        :return: the tasks, shape [n, task_dim]
+        :return: the tasks, ``(n, task_dim)``
         :raises ValueError: if there is no such split
         """
         if self.is_finite(split):
@@ -139,7 +139,7 @@ class TaskDistribution(ABC):
         """
         Check a task that a user chose.
 
-        :param task: anything array-like of shape [task_dim]
+        :param task: anything array-like, ``(task_dim,)``
         :return: a copy with the distribution's dtype
         :raises ValueError: if the shape is wrong or a value cannot be represented
         """
@@ -166,7 +166,7 @@ class FiniteTaskDistribution(TaskDistribution):
     """
     Tasks given as lists, each split sampled uniformly.
 
-    :param splits: the tasks of each split, shape [n_tasks, task_dim]; ``train`` and ``test`` are required, ``eval``
+    :param splits: the tasks of each split, ``(n_tasks, task_dim)``; ``train`` and ``test`` are required, ``eval``
         defaults to ``test``, ``all`` to ``train`` followed by ``test``; further names are kept as they are
     :raises ValueError: if a split is missing or empty, tasks are no finite numbers, shapes disagree, or ``train`` shares a
         task with ``test`` or ``validation``
@@ -307,7 +307,7 @@ class TaskEnvMixin:
 
     @property
     def task(self) -> Task | None:
-        """A copy of the current task, shape [task_dim]; None before the first reset."""
+        """A copy of the current task, ``(task_dim,)``; None before the first reset."""
         return None if self._task is None else self._task.copy()
 
     def set_tasks(self, task_distribution: TaskDistribution, task_split: str) -> None:
@@ -333,7 +333,7 @@ class TaskEnvMixin:
         Set the current task as the options ask, or sample one.
 
         :param options: the options of ``reset``; the key ``task`` fixes the task
-        :return: a copy of the task, shape [task_dim]
+        :return: a copy of the task, ``(task_dim,)``
         :raises ValueError: if ``options["task"]`` is not a task of the family
         """
         wanted = None if options is None else options.get("task")
@@ -390,20 +390,20 @@ class TaskProbes(NamedTuple):
     An environment that has them offers them as its attribute ``task_probes``.
     """
 
-    tasks: np.ndarray  #: shape [n, task_dim]
-    states: np.ndarray  #: shape [n, state_dim], float32
-    actions: np.ndarray  #: indices [n] (discrete) or vectors [n, action_dim]
-    next_states: np.ndarray  #: shape [n, state_dim], float32
+    tasks: np.ndarray  #: ``(n, task_dim)``
+    states: np.ndarray  #: ``(n, state_dim)``, float32
+    actions: np.ndarray  #: indices ``(n,)`` or vectors ``(n, action_dim)``
+    next_states: np.ndarray  #: ``(n, state_dim)``, float32
 
 
 class BatchedStep(NamedTuple):
     """What one step of ``n`` sub-environments returns."""
 
-    states: np.ndarray  #: states that the step led to, shape [n, state_dim], float32
-    rewards: np.ndarray  #: shape [n]
-    terminated: np.ndarray  #: the task's own end, shape [n], bool
-    truncated: np.ndarray  #: the time limit, shape [n], bool
-    successes: np.ndarray | None  #: solved so far in this episode, shape [n], bool; None if the family has no such notion
+    states: np.ndarray  #: states that the step led to, ``(n, state_dim)``, float32
+    rewards: np.ndarray  #: ``(n,)``
+    terminated: np.ndarray  #: the task's own end, ``(n,)``, bool
+    truncated: np.ndarray  #: the time limit, ``(n,)``, bool
+    successes: np.ndarray | None  #: solved so far in this episode, ``(n,)``, bool; None if the family has no such notion
 
 
 class BatchedTaskEnv(Protocol):
@@ -432,15 +432,15 @@ class BatchedTaskEnv(Protocol):
 
     def reset(self, indices: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         """
-        :param indices: sub-environments to reset, shape [m]
-        :param tasks: their tasks, shape [m, task_dim]
-        :return: their first states, shape [m, state_dim], float32
+        :param indices: sub-environments to reset, ``(m,)``
+        :param tasks: their tasks, ``(m, task_dim)``
+        :return: their first states, ``(m, state_dim)``, float32
         """
         ...
 
     def step(self, actions: np.ndarray) -> BatchedStep:
         """
-        :param actions: one action per sub-environment, shape [n] (discrete) or [n, action_dim]
+        :param actions: one action per sub-environment, ``(n,)`` (discrete) or ``(n, action_dim)``
         :return: what each step led to
         """
         ...

@@ -225,9 +225,9 @@ def _keep_right(positions: np.ndarray, distance: float = 0.1) -> np.ndarray:
     """
     Shift a path to the right-hand side of its direction.
 
-    :param positions: visited cells, shape [n, 2]; waiting is left out
+    :param positions: visited cells, ``(n, 2)``; waiting is left out
     :param distance: how far, in cells
-    :return: corners of the shifted path, shape [m, 2]
+    :return: corners of the shifted path, ``(m, 2)``
     """
     moves = np.diff(positions, axis=0)
     moving = moves.any(axis=1)

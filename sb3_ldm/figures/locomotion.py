@@ -36,9 +36,9 @@ def paths(plan: Plan) -> Drawing:
 
 def velocities(positions: np.ndarray, window: int = _SMOOTHING) -> np.ndarray:
     """
-    :param positions: before each step, in metres, shape [horizon]
+    :param positions: before each step, in metres, ``(horizon,)``
     :param window: steps to average over
-    :return: velocities in metres a second, shape [horizon - window]
+    :return: velocities in metres a second, ``(horizon - window,)``
     """
     return (positions[window:] - positions[:-window]) / (window * TIMESTEP)
 

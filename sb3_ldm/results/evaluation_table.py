@@ -49,13 +49,13 @@ class MetaEvaluation:
 @dataclass(frozen=True)
 class EvaluationTable:
     """
-    Evaluations of one run, one row an episode; all arrays have shape [n] if not said otherwise.
+    Evaluations of one run, one row an episode; all arrays are ``(n,)`` if not said otherwise.
 
     :param path: the file that the rows are from
     :param timesteps: training steps before the evaluation
     :param split: name of the tasks' split
     :param deterministic: whether actions were the most likely ones (else they were sampled)
-    :param tasks: the tasks, shape [n, task_dim]
+    :param tasks: the tasks, ``(n, task_dim)``
     :param episode: index of the episode in its meta-episode, from 1
     :param returns: return of the episode
     :param lengths: steps of the episode
@@ -97,7 +97,7 @@ class EvaluationTable:
 
     def where(self, mask: np.ndarray) -> "EvaluationTable":
         """
-        :param mask: which rows to keep, bool, shape [n]
+        :param mask: which rows to keep, bool, ``(n,)``
         :return: these rows
         """
         columns = [field.name for field in fields(self) if field.name != "path"]
@@ -134,8 +134,8 @@ class EvaluationTable:
         """
         Average a column over the rows of each evaluation.
 
-        :param values: a column, shape [n]
-        :return: training steps of the evaluations and the averages, both of shape [n_evaluations]
+        :param values: a column, ``(n,)``
+        :return: training steps of the evaluations and the averages, both of ``(n_evaluations,)``
         """
         steps, index = np.unique(self.timesteps, return_inverse=True)
         return steps, np.bincount(index, weights=values) / np.bincount(index)
@@ -144,8 +144,8 @@ class EvaluationTable:
         """
         Average a column over the rows of each task.
 
-        :param values: a column, shape [n]
-        :return: the tasks, shape [n_tasks, task_dim], and the averages, shape [n_tasks]
+        :param values: a column, ``(n,)``
+        :return: the tasks, ``(n_tasks, task_dim)``, and the averages, ``(n_tasks,)``
         """
         tasks, index = np.unique(self.tasks, axis=0, return_inverse=True)
         index = index.reshape(-1)

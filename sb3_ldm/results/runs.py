@@ -61,9 +61,9 @@ class SavedRewardMaps:
     """
     Imaginary tasks of the gridworld, as they were saved at the end of a run.
 
-    :param weights: mixture weights, summed for each training task, shape [k, n_tasks]
-    :param tasks: the training tasks, shape [n_tasks, 2]
-    :param maps: imaginary reward for each cell as the next state, indexed [x, y], shape [k, size, size]
+    :param weights: mixture weights, summed for each training task, ``(k, n_tasks)``
+    :param tasks: the training tasks, ``(n_tasks, 2)``
+    :param maps: imaginary reward for each cell as the next state, indexed [x, y], ``(k, size, size)``
     """
 
     weights: np.ndarray
@@ -71,7 +71,7 @@ class SavedRewardMaps:
     maps: np.ndarray
 
     def peaks(self) -> np.ndarray:
-        """:return: the cell of each map's maximum, shape [k, 2]"""
+        """:return: the cell of each map's maximum, ``(k, 2)``"""
         flat = self.maps.reshape(len(self.maps), -1).argmax(axis=1)
         return np.stack(np.unravel_index(flat, self.maps.shape[1:]), axis=-1)
 
@@ -81,11 +81,11 @@ class SavedTrajectories:
     """
     Paths of the trained agent in the gridworld.
 
-    :param tasks: the goals, shape [k, 2]
-    :param splits: names of the splits that they are from, shape [k]
-    :param positions: visited cells, shape [k, n_episodes, horizon + 1, 2]
+    :param tasks: the goals, ``(k, 2)``
+    :param splits: names of the splits that they are from, ``(k,)``
+    :param positions: visited cells, ``(k, n_episodes, horizon + 1, 2)``
     :param beliefs: reward that the decoder expects of each cell at the end of each episode, indexed [x, y],
-        shape [k, n_episodes, size, size]; None if the algorithm has no decoder
+        ``(k, n_episodes, size, size)``; None if the algorithm has no decoder
     """
 
     tasks: np.ndarray
@@ -99,9 +99,9 @@ class SavedPaths:
     """
     Where the trained agent's robot goes in the locomotion domains.
 
-    :param tasks: the tasks, shape [k, task_dim]
-    :param splits: names of the splits that they are from, shape [k]
-    :param paths: positions in metres before each step, NaN after an early end, shape [k, n_episodes, horizon, position_dim]
+    :param tasks: the tasks, ``(k, task_dim)``
+    :param splits: names of the splits that they are from, ``(k,)``
+    :param paths: positions in metres before each step, NaN after an early end, ``(k, n_episodes, horizon, position_dim)``
     :param deterministic: whether the agent took its most likely actions
     """
 
