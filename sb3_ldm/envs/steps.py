@@ -24,8 +24,11 @@ class Step(NamedTuple):
     tasks: np.ndarray  #: that the step was made in, ``(n_envs, task_dim)``
     at: Moment  #: where in their meta-episodes the workers were before it
 
-    def part(self, workers: slice) -> "Step":
-        """:return: the step of some of the workers"""
+    def first(self, n_envs: int) -> "Step":
+        """:return: the step of the first of the workers"""
+        if n_envs == len(self.dones):
+            return self
+        workers = slice(n_envs)
         at = Moment(*(array[workers] for array in self.at))
         return Step._make((*(array[workers] for array in self[:-1]), at))
 

@@ -104,7 +104,7 @@ class RecordingVecEnv(VecEnvWrapper):
         :return: the step that led there, of all sub-environments
         """
         step = self.reader.read(self.venv, self._actions, obs, rewards, dones, infos)
-        recorded = step.part(slice(self.buffer.n_workers))
+        recorded = step.first(self.buffer.n_workers)
         if dones.any() or self._is_first_step or len(self.buffer) == 0:
             self.latent_dynamics.check_rewards(recorded.rewards)
             self.reader.check_rewards(step)

@@ -92,7 +92,7 @@ class MixtureVecEnv(RecordingVecEnv):
         if self.n_mixture > 0 and self.imagining.any():
             imaginary = self.imagination.rewards(step.states[mixture], actions[mixture], step.next_states[mixture])
             obs, rewards, infos = self._imagine(imaginary, step, obs, rewards, infos)
-            self._record_returns(imaginary, step.part(mixture))
+            self._record_returns(imaginary, step.at.episode[mixture], dones[mixture])
         self.imagination.observe(step.next_states[normal], actions[normal], step.rewards[normal], dones[normal])
         if dones[mixture].any():
             is_time = self._is_time(self.num_envs)
@@ -167,9 +167,9 @@ class MixtureVecEnv(RecordingVecEnv):
         rows[:, self.layout.reward_index] = imaginary
         return normalized_obs(self.venv, rows)[:, self.layout.reward_index]
 
-    def _record_returns(self, imaginary: np.ndarray, step: Step) -> None:
-        self._returns[np.arange(self.n_mixture), step.at.episode] += imaginary * self.imagining
-        for worker in np.flatnonzero(step.dones):
+    def _record_returns(self, imaginary: np.ndarray, episodes: np.ndarray, dones: np.ndarray) -> None:
+        self._returns[np.arange(self.n_mixture), episodes] += imaginary * self.imagining
+        for worker in np.flatnonzero(dones):
             if self.imagining[worker]:
                 self.imaginary_returns.append(self._returns[worker].copy())
             self._returns[worker] = 0.0
