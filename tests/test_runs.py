@@ -20,7 +20,7 @@ from sb3_ldm import LDM, RL2, VariBAD
 from sb3_ldm.command import notes_of
 from sb3_ldm.files import lock_folder
 from sb3_ldm.train import main
-from sb3_ldm.zoo import experiment
+from sb3_ldm.zoo import experiment, final_evaluation
 
 
 def final_parameters(run: Path) -> dict[str, th.Tensor]:
@@ -185,7 +185,7 @@ def test_an_interrupt_of_the_final_evaluation_says_how_to_make_up_for_it(reason,
         raise reason
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "evaluate_meta", interrupted)
+        patch.setattr(final_evaluation, "evaluate_meta", interrupted)
         with pytest.raises(type(reason)):
             main(small_run(tmp_path, "rl2", 40))
     run = tmp_path / "rl2" / "GridNavi-v0_1"

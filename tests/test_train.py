@@ -29,7 +29,7 @@ from sb3_ldm.inference import LatentDynamics
 from sb3_ldm.on_policy import SequencePPO
 from sb3_ldm.results import load_run
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
-from sb3_ldm.zoo import experiment, register
+from sb3_ldm.zoo import experiment, final_evaluation, register, run_folder
 from sb3_ldm.zoo.configs import available_configs, config_path, read_preset, resolve_config
 
 ROLLOUT = 8 * 120
@@ -353,7 +353,7 @@ def test_a_run_that_has_ended_may_be_continued_with_a_progress_bar(tmp_path: Pat
 def test_a_run_names_all_the_code_that_trained_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, commits = tmp_path / "rl2" / "GridNavi-v0_1", ["one-dirty", "two", "two", "three"]
     for i, commit in enumerate(commits):
-        monkeypatch.setattr(experiment, "current_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(run_folder, "current_commit", lambda commit=commit: commit)
         main(small_run(tmp_path, "rl2", 40) if i == 0 else ["-i", str(run / "GridNavi-v0.zip"), "-n", str(40 * (i + 1))])
     state = json.loads((run / "run.json").read_text())
     assert (state["commit"], state["commits_before"]) == ("three", ["one-dirty", "two"])
@@ -502,7 +502,7 @@ def test_a_model_is_saved_before_an_evaluation_that_fails(tmp_path, monkeypatch)
         raise RuntimeError("no evaluation")
 
     monkeypatch.setattr(sys, "argv", ["train"])
-    monkeypatch.setattr(experiment, "evaluate_meta", fail)
+    monkeypatch.setattr(final_evaluation, "evaluate_meta", fail)
     with pytest.raises(RuntimeError, match="no evaluation"):
         main(small_run(tmp_path, "ldm", 40))
     run = tmp_path / "ldm" / "GridNavi-v0_1"

@@ -3,52 +3,50 @@
 import contextlib
 import copy
 import json
-import shutil
-import time
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from pprint import pprint
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch as th
-from filelock import BaseFileLock
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, get_latest_run_id
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.checks import check_installed
-from sb3_ldm.command import add_note
-from sb3_ldm.data.probes import has_probes
 from sb3_ldm.envs import backend_of, check_env_kwargs, make_meta_vec_env, monitor_of
-from sb3_ldm.envs.interrupts import close_env, settle
+from sb3_ldm.envs.interrupts import close_env
 from sb3_ldm.envs.meta_episode import observation_layout
-from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
-from sb3_ldm.evaluation import evaluate_meta, evaluation_tasks, task_distribution_of
+from sb3_ldm.evaluation import evaluation_tasks
 from sb3_ldm.evaluation.callbacks import (
-    BEST_MODEL,
-    BEST_NORMALIZER_FILE,
-    BUFFER_FILE,
     CHECKPOINT_FILE,
     LatestCheckpointCallback,
     MetaEvalCallback,
     MetaProgressBarCallback,
 )
-from sb3_ldm.files import PARTIAL, lock_folder, replacing
-from sb3_ldm.registry import get_algorithm
-from sb3_ldm.results import FINAL_FILE, PATHS_FILE, RUN_FILE, TRAJECTORIES_FILE, load_metadata
-from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, append_evaluation, drop_evaluations_after
-from sb3_ldm.version import __version__, current_commit
+from sb3_ldm.files import PARTIAL, replacing
+from sb3_ldm.results import RUN_FILE, load_metadata
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, drop_evaluations_after
+from sb3_ldm.zoo.agent_files import (
+    CHECKPOINT_FILES,
+    check_agent,
+    load_buffer,
+    load_statistics,
+    save_agent,
+    save_interrupted,
+    say,
+    statistics_beside,
+    tell,
+)
 from sb3_ldm.zoo.configs import config_text, read_config, resolve_config, unrecordable
+from sb3_ldm.zoo.final_evaluation import evaluate_finally, evaluation_splits
 from sb3_ldm.zoo.options import UNUSED_HYPERPARAMETERS, check_hyperparameters
-from sb3_ldm.zoo.recordings import has_positions, save_paths, save_trajectories, save_zoo_evaluations
+from sb3_ldm.zoo.run_folder import RunFolder, Spent
 from sb3_ldm.zoo.script import signals_deferred
 
 FINAL_REPEATS = 10
@@ -64,54 +62,6 @@ KEPT_OPTIONS = (
     "gym_packages",
 )
 HYPERPARAMETERS_FILE = "hyperparameters.yml"  #: what a run was made with, to go on with
-BUFFER_FILES = (BUFFER_FILE, "replay_buffer.pkl")  #: of a checkpoint, and with --save-replay-buffer of a finished run
-CHECKPOINT_FILES = (CHECKPOINT_FILE, BUFFER_FILE)  #: what a finished run does not need any more
-
-
-def evaluation_splits(env: VecEnv, final: bool = False) -> tuple[str, ...]:
-    """
-    :param env: vectorised meta-episode environments
-    :param final: whether it is the evaluation at the end, which also samples the test tasks where they are infinitely many,
-        and tells parts of the test tasks that have a name
-    :return: the splits to evaluate on
-    """
-    tasks = task_distribution_of(env)
-    unseen = unseen_split(tasks)
-    if not final or unseen == VALIDATION:
-        return ("train", unseen)
-    named = tuple(split for split in tasks.splits if split not in SPLITS)
-    return ("train", unseen, *(("test",) if unseen == "eval" else ()), *named)
-
-
-def check_agent(path: Path) -> None:
-    """
-    :param path: an agent's file
-    :raises ValueError: if it is damaged, naming others that are beside it
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        damaged = str(error)
-    if damaged is not None:
-        others = ", ".join(str(other) for other in sorted(path.parent.glob("*.zip")) if other != path)
-        raise ValueError(
-            f"{path} is damaged ({damaged}): restore it, or go on with another agent; beside it there is {others or 'none'}."
-        )
-
-
-def _say(text: str) -> None:
-    """Print, if there is still somebody to read it: a terminal that was closed takes nothing."""
-    with contextlib.suppress(OSError):
-        print(text, flush=True)
-
-
-def _tell(reason: BaseException, text: str) -> None:
-    """Tell behind an error what became of the run, or at once where the process is asked to end, which prints no error."""
-    if isinstance(reason, SystemExit):
-        _say(f"Interrupted. {text}")
-    else:
-        add_note(reason, text)
 
 
 class MetaExperimentManager(ExperimentManager):
@@ -136,16 +86,10 @@ class MetaExperimentManager(ExperimentManager):
             check_installed("tensorboard", "tensorboard")
         self.config = resolve_config(kwargs.get("config"), self.algo)
         self._config_name = Path(self.config).stem
-        self._commit = current_commit()
-        self._started = time.time()
-        self._cpu_started = time.process_time()
-        self._wall_time_before = 0.0
-        self._cpu_time_before = 0.0
-        self._commits_before: list[str] = []  #: of the code that trained it before it was continued
+        self._spent = Spent()
         self._interrupted = False
         self._goes_on = False  #: in the folder of the run that it continues
-        self._lock: BaseFileLock | None = None  #: of the run's folder
-        self._made_folders: list[Path] = []  #: by this run, its own one first
+        self._folder = RunFolder()
         if self.continue_training and self._trained_from.stem in (Path(CHECKPOINT_FILE).stem, self.env_name):
             self._continue_in(self._trained_from.parent)
 
@@ -177,17 +121,10 @@ class MetaExperimentManager(ExperimentManager):
 
     def create_log_folder(self) -> None:
         """Claim a folder: one that a run which began at the same time has taken is its own."""
-        while not self._goes_on:
-            folder = Path(self.save_path)
-            try:
-                self._made_folders = [one for one in (folder, *folder.parents) if not one.exists()]
-                folder.mkdir(parents=True)
-                self._lock = lock_folder(folder)
-                break
-            except FileExistsError:
-                run_id = get_latest_run_id(self.log_path, self.env_name) + 1
-                self.save_path = str(Path(self.log_path) / f"{self.env_name}_{run_id}")
-                self.params_path = str(Path(self.save_path) / self.env_name)
+        while not self._goes_on and not self._folder.claim(Path(self.save_path)):
+            run_id = get_latest_run_id(self.log_path, self.env_name) + 1
+            self.save_path = str(Path(self.log_path) / f"{self.env_name}_{run_id}")
+            self.params_path = str(Path(self.save_path) / self.env_name)
         super().create_log_folder()
 
     def close(self, failed: bool = False) -> None:
@@ -196,14 +133,7 @@ class MetaExperimentManager(ExperimentManager):
 
         :param failed: whether the run did not come to its end; then it leaves no folder that has nothing in it
         """
-        folder = Path(self.save_path)
-        if failed and self._made_folders and not (any(folder.glob("*.zip")) or (folder / EVALUATIONS_FILE).is_file()):
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # others may have runs there
-                for parent in self._made_folders[1:]:
-                    parent.rmdir()
-        if self._lock is not None:
-            self._lock.release()
+        self._folder.leave(Path(self.save_path), failed)
 
     def _continue_in(self, run_folder: Path) -> None:
         """Write to the folder that the checkpoint lies in, if it is one of this experiment's runs."""
@@ -216,18 +146,13 @@ class MetaExperimentManager(ExperimentManager):
         except (FileNotFoundError, ValueError) as error:
             warnings.warn(f"{error} The times that the run has taken so far are not known.", stacklevel=2)
         self._check_unfinished(before)
-        self._lock = lock_folder(run_folder)
-        for partial in run_folder.rglob(f"{PARTIAL}*"):  # of a process that was killed
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        self._folder.continue_in(run_folder)
         self._goes_on = True
         self.save_path, self.params_path = str(run_folder), str(params_path)
         if before:
             if Path(self.config).resolve() == (run_folder / HYPERPARAMETERS_FILE).resolve():
                 self._config_name = before["config"]
-            commits = [*before.get("commits_before", []), before.get("commit")]
-            self._commits_before = [one for one in dict.fromkeys(commits) if one not in (None, self._commit)]
-            self._wall_time_before = before["wall_time_s"]
-            self._cpu_time_before = before.get("cpu_time_s", before["wall_time_s"] * before.get("threads", 1))
+            self._spent.add(before)
 
     def _check_unfinished(self, before: dict[str, Any]) -> None:
         """Refuse to go on where there is nothing to do."""
@@ -252,18 +177,10 @@ class MetaExperimentManager(ExperimentManager):
         return self._maybe_normalize(env, eval_env)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        folder = self._trained_from.parent
-        best = self._trained_from.stem == BEST_MODEL and (folder / BEST_NORMALIZER_FILE).is_file()
-        statistics = folder / BEST_NORMALIZER_FILE if best else folder / self.env_name / "vecnormalize.pkl"
+        statistics = statistics_beside(self._trained_from, self.env_name)
         if not (self.continue_training and statistics.is_file()):
             return super()._maybe_normalize(env, eval_env)
-        try:
-            normalizer = VecNormalize.load(str(statistics), env)
-        except Exception as error:  # pickle raises all kinds
-            raise ValueError(
-                f"{statistics} cannot be loaded, it is damaged: {error or type(error).__name__}. Restore it, or begin anew: "
-                "the agent is of no use without the statistics that its observations were normalised by."
-            ) from error
+        normalizer = load_statistics(statistics, env)
         if eval_env:
             normalizer.training = normalizer.norm_reward = False
         return normalizer
@@ -336,21 +253,7 @@ class MetaExperimentManager(ExperimentManager):
             device=self.device,
             **hyperparams,
         )
-        buffers = [path for path in map(Path(self.trained_agent).with_name, BUFFER_FILES) if path.is_file()]
-        if buffers and hasattr(model, "load_replay_buffer"):
-            try:
-                model.load_replay_buffer(buffers[0])  # type: ignore[attr-defined]
-            except Exception as error:  # pickle raises all kinds
-                raise ValueError(
-                    f"{buffers[0]} cannot be loaded: {str(error) or type(error).__name__}. If it is damaged, "
-                    "restore it, or remove it: what is learned from it then goes on with new meta-episodes alone."
-                ) from error
-        if not buffers and getattr(model, "replay_buffer", None) is not None and model.num_timesteps > 0:
-            warnings.warn(
-                f"{self.trained_agent} has no {BUFFER_FILE} beside it, as finished runs keep none (but for "
-                "--save-replay-buffer): what is learned from it goes on with new meta-episodes alone.",
-                stacklevel=2,
-            )
+        load_buffer(model, self._trained_from)
         drop_evaluations_after(Path(self.save_path) / EVALUATIONS_FILE, model.num_timesteps)
         monitor = monitor_of(env)
         assert monitor is not None
@@ -376,9 +279,9 @@ class MetaExperimentManager(ExperimentManager):
             with signals_deferred():
                 kept = self._save_interrupted(model)
                 if isinstance(reason, KeyboardInterrupt):  # the run goes on to its evaluation
-                    _say(f"Interrupted. {kept}")
+                    say(f"Interrupted. {kept}")
                 else:
-                    _tell(reason, kept)
+                    tell(reason, kept)
             if not isinstance(reason, KeyboardInterrupt):  # who terminates does not wait for the evaluation
                 raise
         finally:
@@ -390,7 +293,7 @@ class MetaExperimentManager(ExperimentManager):
             self._save_results(model)
         except BaseException as reason:
             agent = Path(self.save_path) / (CHECKPOINT_FILE if self._interrupted else self._agent_file)
-            _tell(reason, f"The agent is saved, its final evaluation is not complete; make up for it with -i {agent}")
+            tell(reason, f"The agent is saved, its final evaluation is not complete; make up for it with -i {agent}")
             raise
 
     @property
@@ -401,46 +304,17 @@ class MetaExperimentManager(ExperimentManager):
     def _statistics_path(self) -> Path:
         return Path(self.params_path) / "vecnormalize.pkl"
 
-    def _save_interrupted(self, model: BaseAlgorithm) -> str:
-        """Save what has been learned, and tell what there is now."""
-        folder, steps = Path(self.save_path), model.num_timesteps
-        if self._goes_on and steps == self._began_at:
-            return f"Nothing was learned since {self._trained_from}."
-        if not all(bool(th.isfinite(parameter).all()) for parameter in model.policy.parameters()):
-            return f"The agent of step {steps} has weights that are not finite and is not saved. {self._left_behind()}"
-        if model.env is not None:
-            settle(model.env)
-        self._checkpoint.init_callback(model)
-        saved, failed = [], []
-        for name, save in ((self._agent_file, lambda: self._save_agent(model)), (CHECKPOINT_FILE, self._checkpoint.save)):
-            try:
-                save()
-                saved.append(str(folder / name))
-            except Exception as error:  # a full disk
-                failed.append(f"Not saved: {error}.")
-        if not saved:
-            return " ".join([*failed, self._left_behind()])
-        return " ".join([f"Saved after {steps} steps: {' and '.join(saved)}; go on with -i {saved[-1]}.", *failed])
-
-    def _left_behind(self) -> str:
-        """Which agents the run has saved before."""
-        there = sorted(Path(self.save_path).glob("*.zip"), key=lambda path: path.name != CHECKPOINT_FILE)
-        if not there:
-            return "Nothing was saved before."
-        return f"Saved before: {', '.join(map(str, there))}; go on with -i {there[0]}."
-
     def _save_agent(self, model: BaseAlgorithm) -> None:
         """What ``save_trained_model`` of rl_zoo3 saves, whole at any time."""
-        folder, normalizer = Path(self.save_path), model.get_vec_normalize_env()
-        if normalizer is not None:
-            with replacing(self._statistics_path) as path:
-                normalizer.save(str(path))
-        if self.save_replay_buffer and getattr(model, "replay_buffer", None) is not None:
-            with replacing(folder / BUFFER_FILES[1]) as path:
-                model.save_replay_buffer(path)  # type: ignore[attr-defined]
-        with replacing(folder / self._agent_file) as path:
-            model.save(path)
-        _say(f"Saved the agent to {folder / self._agent_file}")
+        save_agent(model, Path(self.save_path) / self._agent_file, self._statistics_path, self.save_replay_buffer)
+
+    def _save_interrupted(self, model: BaseAlgorithm) -> str:
+        """Save what has been learned, and tell what there is now."""
+        if self._goes_on and model.num_timesteps == self._began_at:
+            return f"Nothing was learned since {self._trained_from}."
+        self._checkpoint.init_callback(model)
+        saves = {self._agent_file: lambda: self._save_agent(model), CHECKPOINT_FILE: self._checkpoint.save}
+        return save_interrupted(model, Path(self.save_path), saves)
 
     def _train(self, model: BaseAlgorithm) -> None:
         """Train what is left to train."""
@@ -481,31 +355,12 @@ class MetaExperimentManager(ExperimentManager):
         self._save_run(model)
         env = self._create_eval_env()
         try:
-            self._evaluate(model, env)
+            splits = self.splits(env, final=True)
+            evaluate_finally(model, env, self.algo, Path(self.save_path), splits, FINAL_REPEATS, self.seed)
         finally:
             close_env(env)
         if model.env is not None:
             close_env(model.env)
-
-    def _evaluate(self, model: BaseAlgorithm, env: VecEnv) -> None:
-        path, splits, tasks = Path(self.save_path), self.splits(env, final=True), task_distribution_of(env)
-        # Instead of that of a run that was finished before, or interrupted.
-        with replacing(path / FINAL_FILE) as file:
-            for deterministic in (False, True):
-                for split in splits:
-                    # Of infinitely many tasks there are as many different ones as one likes.
-                    repeats = 1 if deterministic or not tasks.is_finite(split) else FINAL_REPEATS
-                    result = evaluate_meta(model, env, split, n_repeats=repeats, deterministic=deterministic, seed=self.seed)
-                    append_evaluation(file, model.num_timesteps, split, deterministic, result)
-                    kind = "most likely" if deterministic else "sampled"
-                    reached = "" if result.n_reached is None else f", {result.n_reached:.1f} tasks solved in the last episode"
-                    print(f"{self.algo} on {split} tasks, {kind} actions: returns {np.round(result.mean_returns, 2)}{reached}")
-        if has_probes(env):
-            save_trajectories(model, env, path / TRAJECTORIES_FILE, split=splits[1], seed=self.seed)
-        get_algorithm(self.algo).record(model, env, path, splits[1], self.seed)
-        save_zoo_evaluations(path / EVALUATIONS_FILE, path / "evaluations.npz", splits[1])
-        if has_positions(env):
-            save_paths(model, env, path / PATHS_FILE, split=splits[1], seed=self.seed)
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         """rl_zoo3's files, each of them put in the place of an older one when it is whole."""
@@ -535,13 +390,7 @@ class MetaExperimentManager(ExperimentManager):
             "episodes_per_task": observation_layout(model.observation_space).episodes_per_task,
             "hyperparameters": {name: value for name, value in self._saved_hyperparams.items() if name != "env_kwargs"},
             "options": {name: value for name in KEPT_OPTIONS if (value := getattr(self.args, name)) not in (None, "", [])},
-            "wall_time_s": round(self._wall_time_before + time.time() - self._started, 1),
-            # Tells the cost on a machine that does other things besides; processes of environments are not counted.
-            "cpu_time_s": round(self._cpu_time_before + time.process_time() - self._cpu_started, 1),
-            "threads": th.get_num_threads(),
-            "version": __version__,
-            "commit": self._commit,
-            "commits_before": self._commits_before,
+            **self._spent.described(),
         }
         if self._unrecorded:
             run["unrecorded"] = self._unrecorded

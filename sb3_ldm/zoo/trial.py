@@ -20,7 +20,8 @@ from sb3_ldm.evaluation import task_distribution_of
 from sb3_ldm.evaluation.callbacks import MetaEvalCallback
 from sb3_ldm.results import RUN_FILE, newest_file
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, load_evaluations
-from sb3_ldm.zoo.experiment import CHECKPOINT_FILES, MetaExperimentManager
+from sb3_ldm.zoo.agent_files import CHECKPOINT_FILES
+from sb3_ldm.zoo.experiment import MetaExperimentManager
 from sb3_ldm.zoo.options import REFUSED_IN_TRAINING
 from sb3_ldm.zoo.script import run_script
 
