@@ -44,3 +44,10 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are run in this process, with a final evaluation that is short."""
+    monkeypatch.setattr(sys, "argv", ["train"])
+    monkeypatch.setattr("sb3_ldm.zoo.experiment.FINAL_REPEATS", 1)
