@@ -18,6 +18,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from sb3_ldm import memory
 from sb3_ldm.data import MetaEpisodeBatch, MetaEpisodeBuffer
+from sb3_ldm.data.array_file import read_arrays, write_arrays
 from sb3_ldm.envs.clock import MetaEpisodeClock
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
 from sb3_ldm.envs.steps import Step, StepReader
@@ -683,6 +684,23 @@ def test_files_keep_what_is_stored(way, n_meta_episodes):
         add_steps(one, 900.0, 8, done_after=8)
     assert first_rewards(again) == first_rewards(buffer)
     assert {900.0, 1000.0} <= set(first_rewards(again))
+
+
+def test_meta_episodes_of_earlier_files_have_no_tasks():
+    buffer, now, before = scripted_buffer(), io.BytesIO(), io.BytesIO()
+    buffer.save(now)
+    now.seek(0)
+    read = read_arrays(now, "buffer.pkl")
+    assert read is not None
+    write_arrays(before, {name: read[0][name] for name in read[0].keys() - {"tasks", "terminated"}}, read[1])
+    before.seek(0)
+    again = MetaEpisodeBuffer.load(before, "buffer.pkl")
+    assert again.get(np.arange(6)).tasks.shape == (6, 0)
+    add_steps(again, 900.0, 8, done_after=8)
+    batch = again.get(np.arange(8))
+    assert batch.tasks[:6].isnan().all() and batch.tasks[6:].tolist() == [[0.0, 900.0], [1.0, 901.0]]
+    assert batch.rewards[0].tolist() == [*first_rewards(buffer), 900.0, 1000.0]
+    assert batch.terminated.sum(0).tolist() == [0] * 6 + [1] * 2
 
 
 @pytest.mark.parametrize("available", [10**6, None])
