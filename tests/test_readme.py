@@ -127,6 +127,17 @@ def test_the_readme_is_short():
     assert len(TEXTS["README.md"].splitlines()) <= 200
 
 
+def test_the_paper_is_cited_alike():
+    citation = yaml.safe_load((CLONE / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "type"} <= citation.keys()
+    (paper,) = citation["references"]
+    entry = dict(re.findall(r"^  (\w+) = \{(.*)\}", TEXTS["README.md"], re.MULTILINE))
+    names = " and ".join(f"{one['family-names']}, {one['given-names']}" for one in paper["authors"])
+    assert entry["title"].replace("{", "").replace("}", "") == paper["title"] and entry["author"] == names
+    assert (entry["booktitle"], int(entry["year"])) == (paper["collection-title"], paper["year"])
+    assert paper["url"] in TEXTS["README.md"]
+
+
 def test_the_site_has_every_page():
     def pages(entries):
         for entry in entries:
