@@ -20,8 +20,8 @@ from benchmarks.report import anchor
 CLONE = Path(__file__).parent.parent
 #: Seconds in which a command would have failed if its options were wrong.
 PATIENCE_S = 25.0
-#: Commands that are run to their ends by `make` (which installs, too) and by test_own_environment.py.
-ELSEWHERE = ("make ", "pip install ", "Reach-v0")
+#: Commands that are run to their ends by `make` (which installs, too), and what test_own_environment.py and test_registry.py run.
+ELSEWHERE = ("make ", "pip install ", "Reach-v0", "my_meta", "logs/mine/")
 
 
 def commands(readme: str) -> list[str]:
