@@ -20,8 +20,8 @@ from benchmarks.report import anchor
 CLONE = Path(__file__).parent.parent
 #: Seconds in which a command would have failed if its options were wrong.
 PATIENCE_S = 25.0
-#: Commands that are run to their ends by `make` (which installs, too), and what test_own_environment.py and test_registry.py run.
-ELSEWHERE = ("make ", "pip install ", "Reach-v0", "my_meta", "logs/mine/")
+#: Commands that are run to their ends by `make` (which installs, too) and by test_own_environment.py.
+ELSEWHERE = ("make ", "pip install ", "Reach-v0")
 
 
 def commands(readme: str) -> list[str]:
@@ -80,7 +80,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("clone")
     for name in ("sb3_ldm", "benchmarks", "zoo_configs"):
         shutil.copytree(CLONE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "my_meta").mkdir()
+    for name, text in re.findall(r"```\w+\n# my_meta/([\w.]+)(.*?)```", TEXTS["docs/adding_an_algorithm.md"], re.DOTALL):
+        (folder / "my_meta" / name).write_text(f"#{text}")
     short = {"ldm --env GridNavi-v0": 7680, "rl2 --env GridNavi-v0": 7680, "ldm --env HalfCheetahVelocity-v0": 6400}
+    short["mine --env GridNavi-v0 --gym-packages my_meta"] = 2000
     for words, n_timesteps in short.items():
         status, output = run(f"python -m sb3_ldm.train --algo {words} --eval-freq -1 -n {n_timesteps}", folder, 300.0)
         assert status == 0, output
