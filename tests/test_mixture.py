@@ -544,7 +544,9 @@ def test_every_worker_gets_one_of_its_own_candidates():
     drawn, sample = [], imagined._sample_tasks
     imagined._sample_tasks = lambda number: drawn.append(sample(number)) or drawn[-1]
     states, actions, next_states = steps(6)
-    experience = Transitions(states, actions, np.array([-0.1, 1.0] * 3, dtype=np.float32), next_states)
+    ends = np.zeros(6, dtype=bool)
+    rewards = np.array([-0.1, 1.0] * 3, dtype=np.float32)
+    experience = Transitions(states, actions, rewards, next_states, ends, ends, np.zeros((6, 2)))
     imagined.new_tasks(np.arange(3), experience)
     for tasks, candidates in zip(imagined.tasks.weights, drawn[0].weights.unflatten(0, (3, 4)), strict=True):
         assert any(th.equal(tasks, candidate) for candidate in candidates)

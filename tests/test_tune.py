@@ -20,7 +20,7 @@ from sb3_ldm.results import load_run
 from sb3_ldm.results.evaluation_table import load_evaluations
 from sb3_ldm.train import main as train
 from sb3_ldm.tune import main, with_defaults
-from sb3_ldm.zoo import experiment, trial, tuning
+from sb3_ldm.zoo import final_evaluation, trial, tuning
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.registration import ALGORITHMS
 from sb3_ldm.zoo.search_space import check_names, suggest, to_hyperparameters
@@ -313,7 +313,7 @@ def test_the_test_tasks_are_never_touched(tmp_path, monkeypatch):
         asked.append((split, {tuple(task) for task in result.tasks}))
         return result
 
-    for module in (callbacks, experiment):
+    for module in (callbacks, final_evaluation):
         monkeypatch.setattr(module, "evaluate_meta", watched)
     tune(tmp_path, "--n-trials", "1", *PARAMS[:3], algo="rl2")
     assert asked and all(split == "validation" for split, _ in asked)

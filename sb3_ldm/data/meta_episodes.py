@@ -345,30 +345,36 @@ class MetaEpisodeBuffer:
         lengths = arrays.pop("lengths")
         buffer._lengths[: len(lengths)] = lengths
         tasks = arrays.pop("tasks", np.zeros((len(lengths), 0)))  # earlier files have none
-        buffer._tasks = np.full((buffer.capacity, tasks.shape[1]), np.nan)
-        buffer._tasks[: len(tasks)] = tasks
+        buffer._put_tasks(tasks)
         for name, array in arrays.items():
             buffer._ring[name][: len(array)] = array
         return buffer
+
+    def _put_tasks(self, tasks: np.ndarray) -> None:
+        """Tasks of the first meta-episodes ``(n, task_dim)``; those of all others are not known."""
+        self._tasks = np.full((self.capacity, tasks.shape[1]), np.nan)
+        self._tasks[: len(tasks)] = tasks
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle only the meta-episodes that are there, and those that run."""
         state = dict(self.__dict__)
         state["_ring"] = {name: array[: len(self)] for name, array in self._ring.items()}
+        state["_tasks"] = self._tasks[: len(self)]
         state["agent_view"] = None  # of the environments, which may be others
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         stored = state.pop("_ring")
+        tasks = state.pop("_tasks", np.zeros((0, 0)))
         # Buffers that were saved before had none of these.
         missing = {
             "agent_view": None,
             "keeps": "latest",
             "n_seen": state["capacity"] if state["full"] else state["position"],
             "_rng": np.random.default_rng(),
-            "_tasks": np.zeros((state["capacity"], 0)),
         }
         self.__dict__.update(missing | state)
+        self._put_tasks(tasks)
         self._ring = self._allocate_ring()
         for name, array in stored.items():
             self._ring[name][: len(array)] = array
