@@ -1,6 +1,7 @@
 """Shards of a minibatch, computed side by side, give the gradient of the whole."""
 
 import copy
+import os
 import threading
 import time
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from sb3_ldm import LDM, RL2
 from sb3_ldm.nets.sequences import lstm_step
-from sb3_ldm.nets.sharding import MAX_SEQUENCES, backward_in_shards, even_slices, n_shards, one_thread_per_operation
+from sb3_ldm.nets.sharding import MAX_SEQUENCES, _threads, backward_in_shards, even_slices, n_shards, one_thread_per_operation
 
 STEPS = 8
 
@@ -188,3 +189,11 @@ def test_a_step_of_a_rollout_moves_observations_up_and_actions_down(monkeypatch)
     # Up: observations and episode starts; down: actions; a handful more at the rollout's end.
     assert 2 * n_steps <= moved["up"] <= 2 * n_steps + 10
     assert n_steps <= moved["down"] <= n_steps + 10
+
+
+def test_helpers_run_operations_on_one_thread_whatever_the_process_may(two_threads):
+    _threads.cache_clear()
+    helper = _threads(1, os.getpid())
+    large = th.ones(300, 300)
+    helper.submit(lambda: (large @ large).relu().sum()).result()  # the first operation of the thread
+    assert (helper.submit(th.get_num_threads).result(), th.get_num_threads()) == (1, 2)

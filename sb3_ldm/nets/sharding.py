@@ -114,13 +114,19 @@ def _taken(pending: deque[T]) -> Iterator[T]:
         yield item
 
 
+def _use_one_thread() -> None:
+    """Let operations of the thread that calls it run on itself alone, for good."""
+    th.set_num_threads(1)
+    th.get_num_threads()  # else a thread's first operation takes the number that the process has by then
+
+
 @functools.lru_cache(maxsize=1)
 def _threads(number: int, process: int) -> ThreadPoolExecutor:
     """
     :param number: of threads, each of which runs operations on itself alone
     :param process: id of the process, since a forked one has none of its parent's threads
     """
-    pool = ThreadPoolExecutor(number, "sb3_ldm", initializer=th.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(number, "sb3_ldm", initializer=_use_one_thread)
     with one_thread_per_operation():  # restores the process-wide setting, which the initializer overwrites
         list(pool.map(lambda _: None, range(number)))
     return pool
