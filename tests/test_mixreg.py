@@ -121,7 +121,7 @@ def test_bad_input_is_refused(alpha):
 
 def test_it_learns_which_arm_pays():
     model = make(vec_env(Bandit, 16), learning_rate=LinearSchedule(3e-3, 0.0, 1.0), batch_size=8 * STEPS)
-    model.learn(160 * 16 * STEPS)
+    model.learn(240 * 16 * STEPS)
     result = evaluate_meta(model, vec_env(Bandit, 2), "train", n_repeats=8, deterministic=True)
     assert result.mean_returns[1] > 3.9
 
