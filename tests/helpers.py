@@ -1,6 +1,9 @@
 """Small environments and comparisons that several test files share."""
 
 import csv
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gymnasium as gym
@@ -111,3 +114,18 @@ def evaluated_timesteps(run: Path) -> list[int]:
     """When a run was evaluated."""
     with open(run / "evaluations.csv") as file:
         return sorted({int(row["timesteps"]) for row in csv.DictReader(file)})
+
+
+@contextmanager
+def user_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """
+    :return: a list that holds the UserWarnings of the body when it has ended, and nothing of what a library deprecates or
+        the garbage collector finds unclosed in the meantime
+    """
+    told: list[warnings.WarningMessage] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            yield told
+        finally:
+            told += [one for one in seen if issubclass(one.category, UserWarning)]

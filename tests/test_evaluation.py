@@ -2,14 +2,13 @@
 
 import csv
 import random
-import warnings
 from copy import deepcopy
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import Bandit, Drift, differing, grid_vec_env, parameters, vec_env
+from helpers import Bandit, Drift, differing, grid_vec_env, parameters, user_warnings, vec_env
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
@@ -232,8 +231,7 @@ def test_a_missing_vec_normalize_is_reported():
 
 def told(action):
     """The warnings and the error of a call, as one text."""
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
+    with user_warnings() as seen:
         try:
             action()
         except ValueError as error:

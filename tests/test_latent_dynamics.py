@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch as th
-from helpers import Drift, grid_vec_env
+from helpers import Drift, grid_vec_env, user_warnings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Normal, kl_divergence
@@ -713,8 +713,7 @@ def test_a_buffer_that_does_not_fit_is_told_of_before_it_fills(available, monkey
         rf"at most {500_000 // one:,}",
         None: None,
     }[available]
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with user_warnings() as told:
         MetaEpisodeBuffer(100_000, LAYOUT, 1)
     assert len(told) == (expected is not None)
     if expected is not None:

@@ -1,12 +1,11 @@
 """LDM as a Stable-Baselines3 algorithm: RL2 plus imagination, reproducible, saved and loaded."""
 
 import csv
-import warnings
 
 import numpy as np
 import pytest
 import torch as th
-from helpers import Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, vec_env
+from helpers import Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, user_warnings, vec_env
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
@@ -116,8 +115,7 @@ def test_before_imagination_starts_it_is_rl2_bit_for_bit(normalize):
 def test_imagination_that_does_not_start_is_told(starts, total, is_reached):
     """In rollouts; a rollout that is begun is finished."""
     model = make(imagination_starts=starts * ROLLOUT, mixture_ratio=0.5)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
+    with user_warnings() as told:
         model.learn(total * ROLLOUT)
     assert any("is not reached" in str(warning.message) for warning in told) == (not is_reached)
     assert (len(model.mixture_env.imaginary_returns) > 0) == is_reached

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import warnings
 
 import cloudpickle
 import gymnasium as gym
@@ -12,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from helpers import Bandit, Drift, differing, parameters, vec_env
+from helpers import Bandit, Drift, differing, parameters, user_warnings, vec_env
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import SAC
@@ -586,8 +585,7 @@ def test_training_without_environments_names_what_gives_them(algorithm, files):
     ],
 )
 def test_shares_that_there_cannot_be_are_told(algorithm, n_envs, options, told):
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
+    with user_warnings() as seen:
         algorithm("MlpLstmPolicy", vec_env(Bandit, n_envs), device="cpu", **options)
     assert len(seen) == (told is not None)
     if told is not None:
