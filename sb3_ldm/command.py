@@ -1,5 +1,6 @@
-"""How commands end: with one line for an error that is the user's, and with what became of the work for any other."""
+"""What commands have in common: how they are called, and how they end: with one line for an error that is the user's."""
 
+import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,9 +10,36 @@ import gymnasium as gym
 import yaml
 
 DEBUG = "--debug"  #: option of every command
+SCRIPT = "sb3-ldm"  #: that has all commands
 #: Errors of options, files, disks and what is not installed. Assertions with a message are rl_zoo3's and SB3's way to refuse.
 _USERS = (ValueError, AssertionError, OSError, ImportError, MemoryError, gym.error.Error, yaml.YAMLError)
 _NOTES = "__notes__"  # what Python 3.11's add_note writes, and tracebacks show
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Docstrings as help: each paragraph is wrapped by itself, without the marks of code."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(part, width, indent) for part in text.strip().replace("``", "").split("\n\n"))
+
+
+class CommandParser(argparse.ArgumentParser):
+    """
+    A parser whose help is made of a module's docstring, and names the command as it was called.
+
+    :param command: its name, a module of this package; None for a parser that nobody sees
+    :param kwargs: of ``ArgumentParser``
+    """
+
+    def __init__(self, command: str | None = None, **kwargs: Any):
+        by_script = sys.argv[0] == f"{SCRIPT} {command}"
+        prog = None if command is None else sys.argv[0] if by_script else f"python -m sb3_ldm.{command}"
+        kwargs = {"usage": "%(prog)s [options]", "formatter_class": _Paragraphs, **kwargs}
+        super().__init__(prog=prog, **kwargs)
+        if command is not None:
+            # Known here for the help alone: run_command takes it out.
+            self.add_argument(DEBUG, action="store_true", default=argparse.SUPPRESS, help="show where an error comes from")
 
 
 def add_note(error: BaseException, note: str) -> None:

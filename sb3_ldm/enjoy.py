@@ -1,11 +1,11 @@
 """
-Watch a trained agent on unseen tasks: ``python -m sb3_ldm.enjoy --algo ldm --env GridNavi-v0``, with the options of rl_zoo3's
-enjoy script and three more. ``--split`` names the tasks; ``--video FILE`` records a meta-episode on each of some of them
-(``--n-tasks``), which needs no display. Returns are printed for each meta-episode.
+Watch a trained agent on unseen tasks: ``python -m sb3_ldm.enjoy --algo ldm --env GridNavi-v0``.
+
+``--split`` names the tasks; ``--video FILE`` records a meta-episode on each of some of them (``--n-tasks``), which needs no
+display. Returns are printed for each meta-episode.
 """
 
 import argparse
-import inspect
 import os
 import sys
 from collections.abc import Iterable
@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_ldm.checks import check_installed, check_integer
 from sb3_ldm.command import run_command
-from sb3_ldm.registry import DEFAULT, get_algorithm
 
 if TYPE_CHECKING:
     from sb3_ldm.envs.tasks import TaskDistribution
     from sb3_ldm.zoo.trained import Played, TrainedAgent
 
-#: Options whose default differs from rl_zoo3's.
-DEFAULTS = {"--algo": DEFAULT, "--env": "GridNavi-v0"}
-_REFUSED = {"--load-checkpoint": "a run keeps one checkpoint, which --load-last-checkpoint shows"}
 #: Options that a video has no use for, and their defaults.
 _NOT_OF_VIDEOS = {
     "n_timesteps": 1000,
@@ -36,25 +32,14 @@ _N_TASKS = 5
 
 
 def _parser() -> argparse.ArgumentParser:
-    from rl_zoo3.utils import StoreDict
+    from sb3_ldm.zoo.options import REFUSED_IN_SHOWS, Parser, add_agent_options
 
-    from sb3_ldm.zoo.options import Parser
-
-    parser = Parser(prog="python -m sb3_ldm.enjoy", description=__doc__, refused=_REFUSED)
-    parser.add_argument("--algo", default=DEFAULTS["--algo"], help="algorithm (default: %(default)s)")
-    parser.add_argument("--env", default=DEFAULTS["--env"], help="environment (default: %(default)s)")
-    parser.add_argument("-f", "--folder", default="logs", help="log folder (default: %(default)s)")
-    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the latest with an agent)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--load-best", action="store_true", help="the best model instead of the last")
-    which.add_argument("--load-last-checkpoint", action="store_true", help="of a run that has not ended; else its best model")
-    parser.add_argument("--load-checkpoint", type=int)
-    actions = parser.add_mutually_exclusive_group()
+    own = {"unseen tasks and videos": dict.fromkeys(("--split", "--video", "--n-tasks"))}
+    parser = Parser("enjoy", description=__doc__, refused=REFUSED_IN_SHOWS, sections=own)
+    add_agent_options(parser)
+    actions = parser.others.add_mutually_exclusive_group()
     actions.add_argument("--stochastic", action="store_true", help="sample actions")
     actions.add_argument("--deterministic", action="store_true", help="take the most likely actions, as by default")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="besides those of the run")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="modules that register the environment")
     parser.add_argument("--split", help="tasks to show; by default test, or eval where test has infinitely many")
     parser.add_argument("--video", type=Path, help="file to record to, such as agent.mp4")
     parser.add_argument("--n-tasks", type=int, help=f"tasks in the video at most, evenly chosen (default: {_N_TASKS})")
@@ -63,9 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-render", action="store_true", help="show nothing, print the returns alone")
     parser.add_argument("--norm-reward", action="store_true", help="sum rewards as the agent's VecNormalize makes them")
     parser.add_argument("--reward-log", default="", help="folder for a monitor.csv with a row a meta-episode")
-    parser.add_argument("--custom-objects", action="store_true", help="load an agent whose schedules cannot be loaded here")
-    parser.add_argument("--device", default="cpu", help="of the agent (default: %(default)s)")
-    parser.add_argument("--num-threads", type=int, default=-1, help="of PyTorch (default: its own)")
     parser.add_argument("--verbose", type=int, default=1, help="0 to print the summary alone")
     parser.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     return parser
@@ -128,33 +110,22 @@ def _check_options(options: argparse.Namespace) -> None:
     check_installed("video", "imageio", "PIL", *(["imageio_ffmpeg"] if options.video.suffix != ".gif" else []))
 
 
-def _load(options: argparse.Namespace, agent: "TrainedAgent") -> Any:
-    algorithm = get_algorithm(options.algo).load()
-    stand_ins = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
-    # Off-policy algorithms of SB3 make room for all that they could learn from.
-    small = {"buffer_size": 1} if "buffer_size" in inspect.signature(algorithm).parameters else {}
-    print(f"Loading {agent.model}")
-    custom_objects = stand_ins if options.custom_objects else None
-    return algorithm.load(agent.model, device=options.device, custom_objects=custom_objects, **small)
-
-
 def _show(options: argparse.Namespace, agent: "TrainedAgent", env_kwargs: dict[str, Any], render: bool) -> None:
     """Run the agent, in a window or not, and print its returns."""
     from stable_baselines3.common.utils import set_random_seed
-    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+    from stable_baselines3.common.vec_env import VecEnv
     from tqdm import tqdm
 
     from sb3_ldm.envs import make_meta_vec_env
-    from sb3_ldm.zoo.trained import play
+    from sb3_ldm.zoo.trained import load_agent, normalized, play
 
-    model = _load(options, agent)
+    print(f"Loading {agent.model}")
+    model = load_agent(agent, options.algo, options.device, options.custom_objects)
     set_random_seed(options.seed)
     made = {**env_kwargs, "render_mode": "human"} if render else env_kwargs
     where = options.reward_log or None
     env: VecEnv = make_meta_vec_env(options.env, options.n_envs, options.seed, "dummy", made, monitor_dir=where)
-    if agent.statistics is not None:
-        env = VecNormalize.load(str(agent.statistics), env)
-        env.training, env.norm_reward = False, options.norm_reward
+    env = normalized(env, agent, options.norm_reward)
     steps: Iterable[int] = range(options.n_timesteps)
     played = []
     try:
@@ -200,11 +171,13 @@ def _record(
     """Record the agent on some tasks of the split."""
     import numpy as np
 
+    from sb3_ldm.zoo.trained import load_agent
     from sb3_ldm.zoo.video import record_video
 
     shown = tasks.representatives(split, options.n_tasks)
     shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(options.n_tasks, len(shown))).round().astype(int))]
-    model = _load(options, agent)
+    print(f"Loading {agent.model}")
+    model = load_agent(agent, options.algo, options.device, options.custom_objects)
     record_video(model, options.env, shown, options.video, agent.statistics, env_kwargs, not options.stochastic, options.seed)
     print(f"Recorded {options.algo} on {len(shown)} {split} tasks of {options.env} in {options.video}")
 

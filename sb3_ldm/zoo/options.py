@@ -12,6 +12,7 @@ from rl_zoo3.utils import StoreDict
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ldm.checks import check_integer, check_names, check_positive, nearest
+from sb3_ldm.command import CommandParser
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS
 from sb3_ldm.registry import DEFAULT, algorithms, get_algorithm, meta_learners
 from sb3_ldm.zoo.configs import SCHEDULES, ZOO_KEYS, initial_value
@@ -61,6 +62,8 @@ REFUSED_IN_SEARCHES = {
     "--trial-id": "the best trial is in best.yml of the study's folder",
     "--optimization-log-path": "trials are kept in the folder of the study",
 }
+#: Options of rl_zoo3's enjoy script that have no use, and why.
+REFUSED_IN_SHOWS = {"--load-checkpoint": "a run keeps one checkpoint, which --load-last-checkpoint shows"}
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
 DEFAULTS = {"--algo": DEFAULT, "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
 
@@ -93,17 +96,32 @@ class _StoreWords(argparse.Action):
         setattr(namespace, self.dest, given)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(CommandParser):
     """
     A parser that ends with one line, knows of options that are refused, and understands words and ids of environments.
 
+    :param command: its name; None for a parser that nobody sees
     :param refused: options that have no use, and why
+    :param sections: of the help, options by title: what is said of each, None for what rl_zoo3 says. They come first, those
+        that are in none after them, as rl_zoo3's
     :param kwargs: of ``ArgumentParser``
     """
 
-    def __init__(self, *args: Any, refused: Mapping[str, str] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        command: str | None = None,
+        refused: Mapping[str, str] | None = None,
+        sections: Mapping[str, Mapping[str, str | None]] | None = None,
+        **kwargs: Any,
+    ):
         self._refused = refused or {}
-        super().__init__(*args, **kwargs)
+        self._places: dict[str, tuple[Any, str | None]] = {}
+        self.others: Any = None  #: where options are that are in no section
+        super().__init__(command, **kwargs)
+        for title, told in (sections or {}).items():
+            section = self.add_argument_group(title)
+            self._places |= {name: (section, text) for name, text in told.items()}
+        self.others = self.add_argument_group("options of rl_zoo3") if sections else None
 
     def add_argument(self, *names: Any, **kwargs: Any) -> argparse.Action:
         why = next((self._refused[name] for name in names if name in self._refused), None)
@@ -114,8 +132,10 @@ class Parser(argparse.ArgumentParser):
             kwargs.pop("choices", None)  # modules of --gym-packages may register more
             kwargs["help"] = f"RL algorithm: {', '.join(algorithms())}, or one that a module of --gym-packages registers"
         if kwargs.get("action") is StoreDict:
-            kwargs["action"] = _StoreWords
-        return super().add_argument(*names, **kwargs)
+            kwargs |= {"action": _StoreWords, "metavar": "NAME:VALUE"}
+        section, text = next((self._places[name] for name in names if name in self._places), (self.others, None))
+        kwargs["help"] = text or kwargs.get("help")
+        return super().add_argument(*names, **kwargs) if section is None else section.add_argument(*names, **kwargs)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options = super().parse_args(args, namespace)
@@ -138,6 +158,28 @@ class Parser(argparse.ArgumentParser):
         names = [name for action in self._actions for name in action.option_strings if action.help != argparse.SUPPRESS]
         hints = [f"{word}: {nearest(word, names)}" for word in unknown if word.startswith("-")] if "unrecog" in message else []
         raise ValueError("; ".join([message, *hints, "--help shows all options"]))
+
+
+def add_agent_options(parser: Parser) -> None:
+    """
+    Options that say which agent it is about: ``find_trained`` and ``load_agent`` of :mod:`sb3_ldm.zoo.trained` take them.
+
+    :param parser: gets them
+    """
+    parser.add_argument("--algo", default=DEFAULTS["--algo"])
+    parser.add_argument("--env", default=DEFAULTS["--env"], help="environment (default: %(default)s)")
+    parser.add_argument("-f", "--folder", default="logs", help="log folder (default: %(default)s)")
+    parser.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the latest with an agent)")
+    which = (parser.others or parser).add_mutually_exclusive_group()
+    which.add_argument("--load-best", action="store_true", help="the best model instead of the last")
+    which.add_argument("--load-last-checkpoint", action="store_true", help="of a run that has not ended; else its best model")
+    parser.add_argument("--load-checkpoint", type=int)
+    parser.add_argument("--seed", type=int, default=0, help="of environments and sampled actions (default: %(default)s)")
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="besides those of the run")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="modules that register the environment")
+    parser.add_argument("--custom-objects", action="store_true", help="load an agent whose schedules cannot be loaded here")
+    parser.add_argument("--device", default="cpu", help="of the agent (default: %(default)s)")
+    parser.add_argument("--num-threads", type=int, default=-1, help="of PyTorch (default: its own)")
 
 
 def packages_and_id(packages: Sequence[str], env_id: str) -> tuple[list[str], str]:

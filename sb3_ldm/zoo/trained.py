@@ -1,5 +1,6 @@
 """Finding what a run has left of its agent, and running it."""
 
+import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm.evaluation import MetaLearner
 from sb3_ldm.evaluation.callbacks import BEST_MODEL, BEST_NORMALIZER_FILE, CHECKPOINT_FILE
+from sb3_ldm.registry import get_algorithm
 from sb3_ldm.results import RUN_FILE, load_metadata
+from sb3_ldm.zoo.agent_files import load_statistics
 
 _BEST_FILE = f"{BEST_MODEL}.zip"
 
@@ -75,6 +78,37 @@ def _find_run(folder: Path, name: str, exp_id: int, files: Iterable[str]) -> Pat
         return next((path for number, path in found if number == exp_id), None)
     with_agents = [(number, path) for number, path in found if any((path / file).is_file() for file in files)]
     return max(with_agents, key=lambda one: (one[0], one[1].stat().st_mtime))[1] if with_agents else None
+
+
+def load_agent(agent: TrainedAgent, algo: str, device: str = "auto", stand_ins: bool = False) -> Any:
+    """
+    :param agent: what a run has left
+    :param algo: name of its algorithm
+    :param device: of its networks
+    :param stand_ins: whether to do without its schedules, which may not be loadable by other versions
+    :return: the agent, to predict
+    :raises ValueError: if the file is damaged, or of another algorithm
+    """
+    algorithm = get_algorithm(algo).load()
+    schedules = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    # Off-policy algorithms of SB3 make room for all that they could learn from.
+    small = {"buffer_size": 1} if "buffer_size" in inspect.signature(algorithm).parameters else {}
+    return algorithm.load(agent.model, device=device, custom_objects=schedules if stand_ins else None, **small)
+
+
+def normalized(env: VecEnv, agent: TrainedAgent, norm_reward: bool = False) -> VecEnv:
+    """
+    :param env: environments
+    :param agent: what a run has left
+    :param norm_reward: whether rewards are to be normalised, too
+    :return: the environments as the agent is to see them
+    :raises ValueError: if the statistics are damaged
+    """
+    if agent.statistics is None:
+        return env
+    normalizer = load_statistics(agent.statistics, env)
+    normalizer.training, normalizer.norm_reward = False, norm_reward
+    return normalizer
 
 
 @dataclass(frozen=True)
