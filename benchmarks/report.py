@@ -9,13 +9,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 
 from benchmarks import diversity
-from benchmarks.budget import budget_section, budgets
 from benchmarks.experiment import Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import FIGURES, SHOWN, SHOWN_OF_ABLATIONS, draw_experiment, load_variants, remove_figures
@@ -289,7 +288,7 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         elif draw:
             remove_figures(figures / experiment.name)
         parts.append(section(experiment, variants, verdicts[experiment.name], figures / experiment.name, page, results))
-    parts += [_diversity_section(experiments, found, figures, page, draw), budget_section(budgets(experiments, found))]
+    parts += [_diversity_section(experiments, found, figures, page, draw), budget_section(experiments, found)]
     return "\n".join(part for part in parts if part)
 
 
@@ -325,6 +324,28 @@ def overview(
         header += [f"{whose}: {decided[0].value}", *(outcome.value for outcome in decided[1:])]
     header.append(Outcome.NOT_RUN.value)
     return markdown_table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def core_hours(metadata: Mapping[str, Any]) -> float:
+    """:return: what a run took of a processor core, where that was not counted the wall time of its threads; 0 if not told"""
+    wall_time_s = metadata.get("wall_time_s", 0.0) * metadata.get("threads", 1)
+    return metadata.get("cpu_time_s", wall_time_s) / 3600
+
+
+def budget_section(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> str:
+    """:return: what each experiment's own runs took so far, as Markdown"""
+    rows = []
+    for one in experiments:
+        own = {(run.variant, run.seed) for run in one.own_runs}
+        ended = [run for name, members in found[one.name].items() for run in members if (name, run.seed) in own]
+        hours = sum(core_hours(run.metadata) for run in ended)
+        rows.append([one.title, f"{len(ended)} of {len(own)}", f"{hours:.1f}"])
+    text = (
+        "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. More would first "
+        "add seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
+        "million frames."
+    )
+    return "\n\n".join(["## Budget", text, markdown_table(["experiment", "runs finished", "core hours so far"], rows, "lrr")])
 
 
 def anchor(title: str) -> str:

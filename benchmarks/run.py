@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -22,24 +22,19 @@ try:
 except ImportError:  # on Windows, where nobody is kept from running a run twice
     fcntl = None  # type: ignore[assignment]
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
-from benchmarks.budget import Paces, wall_hours
 from benchmarks.experiment import Experiment, Run, Study
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.tables import RESULTS, keep_run, load_results
 from sb3_ldm.cluster import RemoteProcess, connect, n_at_once
 from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
-from sb3_ldm.results import RUN_FILE, files_of_attempts, load_metadata, newest_file
-from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, EvaluationTable, load_evaluations
-from sb3_ldm.results.summary import format_frames
+from sb3_ldm.results import RUN_FILE, EvaluationTable, files_of_attempts, load_evaluations, load_metadata, newest_file
+from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
+from sb3_ldm.results.summary import format_frames, markdown_table
 from sb3_ldm.zoo.script import exit_when_terminated
 
 RUNS = Path("runs")  #: where agents are trained
+ALL = "all"  #: stands for all experiments, in their order
 _POLL_S = 2.0
-_FILE_WIDTH = 160  # characters of the status table where nobody looks at a terminal
 
 
 def finished_folder(run: Run, folder: Path) -> Path | None:
@@ -60,9 +55,8 @@ class Job:
     :param folder: its own folder, where agents are trained
     :param results: where all results are
     :param records: whether what is only drawn is kept, too: of ablations that of the baseline alone, which others borrow
-    :param state: ``waiting``, ``queued`` (for a node of a cluster), ``running``, ``done``, ``failed``, ``elsewhere``, which is
-        run by someone else, ``late``, which would not end in the time that there is, or ``changed``: it has results of other
-        settings or another budget, which stay until someone deletes them
+    :param state: ``waiting``, ``running``, ``done``, ``failed``, ``elsewhere``, which is run by someone else, or ``changed``:
+        it has results of other settings or another budget, which stay until someone deletes them
     """
 
     run: Run
@@ -72,18 +66,11 @@ class Job:
     state: str = "waiting"
     process: subprocess.Popen[bytes] | RemoteProcess | None = None
     log: IO[bytes] | None = None
-    _looked_at: tuple[Path, float] | None = None
-    _last: tuple[int, dict[str, float]] = field(default_factory=lambda: (0, {}))
 
     @property
     def log_path(self) -> Path:
         """What the run prints."""
         return self.folder / "log.txt"
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it is being run."""
-        return self.state in ("queued", "running")
 
     def start(self, launch: "Launch | None" = None) -> None:
         """
@@ -94,36 +81,24 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = self.log_path.open("ab")
         if not _lock(self.log):
-            self._close()
             self.state = "elsewhere"
+        elif not self.keep_results():  # nobody else has run it since
+            self.process = (launch or launch_here)(self)
+            self.state = "running"
             return
-        if self.keep_results():  # someone else has run it since
-            self._close()
-            return
-        self.process = (launch or launch_here)(self)
-        self.state = "running"
+        self.log.close()
 
     def checkpoint(self) -> Path | None:
         """:return: where to go on from, None to begin anew: there is none, or all were trained with other settings"""
-        for found in files_of_attempts(self.folder, CHECKPOINT_FILE)[::-1]:
-            if not self.run.changed_in(found.parent):
-                return found
-        return None
+        found = files_of_attempts(self.folder, CHECKPOINT_FILE)[::-1]
+        return next((path for path in found if not self.run.changed_in(path.parent)), None)
 
     def update(self) -> None:
         """See whether it has ended, and keep its results."""
-        if self.process is None or not self.is_active:
-            return
-        if self.process.poll() is None:
-            is_started = not isinstance(self.process, RemoteProcess) or self.process.is_started
-            self.state = "running" if is_started else "queued"
-            return
-        self._close()
-        if self.process.returncode != 0:
-            self.state = "failed"
-            return
-        if not self.keep_results():
-            self.state = "failed"
+        if self.process is not None and self.state == "running" and self.process.poll() is not None:
+            self._close()
+            if self.process.returncode != 0 or not self.keep_results():
+                self.state = "failed"
 
     def keep_results(self) -> bool:
         """
@@ -145,7 +120,7 @@ class Job:
 
     def wait(self) -> None:
         """Wait for its end, after :meth:`terminate`."""
-        if self.process is not None and self.is_active:
+        if self.process is not None and self.state == "running":
             self.process.wait()
             self._close()
             self.state = "waiting"
@@ -154,19 +129,13 @@ class Job:
         if self.log is not None:
             self.log.close()
 
-    def last_evaluation(self) -> tuple[int, dict[str, float]]:
-        """:return: frames at the last evaluation (of a finished run, its final one), and the last episode's mean returns"""
+    def last_evaluation(self) -> EvaluationTable | None:
+        """:return: the last one of its kept results, or else of the latest attempt, None without any"""
         if self.state in ("done", "changed"):
-            kept = load_results(self.results / self.run.experiment)[self.run.name]
-            return (self.run.n_timesteps, {}) if kept.final_evaluation is None else _last(kept.final_evaluation)
-        path = None if isinstance(self.run, Study) else newest_file(self.folder, EVALUATIONS_FILE)
-        if path is not None and path.is_file() and (path, path.stat().st_mtime) != self._looked_at:
-            self._looked_at = path, path.stat().st_mtime
-            self._last = _last(load_evaluations(path))
-        return self._last
+            return load_results(self.results / self.run.experiment)[self.run.name].last_evaluation
+        path = newest_file(self.folder, EVALUATIONS_FILE)
+        return None if path is None else load_evaluations(path).last()
 
-
-ALL = "all"  #: stands for all experiments, in their order
 
 Launch = Callable[[Job], subprocess.Popen[bytes] | RemoteProcess]
 
@@ -192,13 +161,6 @@ def launch_on_cluster(job: Job, n_gpus: float = 0.0) -> subprocess.Popen[bytes] 
         return job.run.command(Path(), None if checkpoint is None else checkpoint.relative_to(job.folder))
 
     return RemoteProcess(command, job.folder, job.log, keep=[job.log_path.name], progress=CHECKPOINT_FILE, n_gpus=n_gpus)
-
-
-def _last(evaluations: EvaluationTable) -> tuple[int, dict[str, float]]:
-    table = evaluations.last().select(deterministic=False)
-    if len(table) == 0:
-        return 0, {}
-    return int(table.timesteps[0]), {split: float(table.select(split).last_returns()[1][-1]) for split in table.splits}
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -227,91 +189,41 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     return jobs
 
 
-def look_elsewhere(jobs: Sequence[Job]) -> None:
-    """Find out which of the runs that wait are run by someone else."""
-    for job in jobs:
-        if job.state == "waiting" and job.log_path.is_file():
-            with job.log_path.open("ab") as log:
-                job.state = "waiting" if _lock(log) else "elsewhere"
-
-
-def status_table(jobs: Sequence[Job], title: str) -> Table:
-    """:return: one row each"""
-    table = Table(title=title)
-    for name in ("run", "state", "frames", "of"):
-        # Long names go on in the next line instead of losing their end, which tells runs apart.
-        table.add_column(name, justify="left" if name in ("run", "state") else "right", overflow="fold")
-    looks = [job.last_evaluation() for job in jobs]
-    splits = list(dict.fromkeys(split for _, returns in looks for split in returns))
-    for split in splits:
-        table.add_column(split, justify="right")
-    for job, (frames, returns) in zip(jobs, looks, strict=True):
+def status_table(jobs: Sequence[Job]) -> str:
+    """:return: how they stand, as Markdown: one row each, with the returns in the last episode, actions sampled"""
+    tables = [job.last_evaluation() for job in jobs]
+    sampled = [None if table is None else table.select(deterministic=False) for table in tables]
+    splits = list(dict.fromkeys(split for table in sampled if table is not None for split in table.splits))
+    rows = []
+    for job, table in zip(jobs, sampled, strict=True):
+        returns = {} if table is None else {one: table.select(one).last_returns()[1][-1] for one in table.splits}
+        frames = "-" if not returns or table is None else format_frames(table.timesteps.max())
         cells = [f"{returns[split]:.2f}" if split in returns else "-" for split in splits]
-        name = f"{job.run.experiment}/{job.run.name}"
-        table.add_row(name, job.state, format_frames(frames), format_frames(job.run.n_timesteps), *cells)
-    return table
+        rows.append([f"{job.run.experiment}/{job.run.name}", job.state, frames, format_frames(job.run.n_timesteps), *cells])
+    return markdown_table(["run", "state", "frames", "of", *splits], rows, "llrr" + "r" * len(splits))
 
 
-class TimeLimit:
-    """
-    The time that there is for runs, which begins now.
-
-    :param hours: how long
-    :param paces: how long runs take
-    :raises ValueError: if there is no time at all
-    """
-
-    def __init__(self, hours: float, paces: Paces):
-        if not hours > 0:
-            raise ValueError(f"hours={hours}: use a positive number, or leave it out for no limit.")
-        self._paces = paces
-        self._end = time.monotonic() + 3600 * hours
-
-    def hours_of(self, job: Job) -> float:
-        """:return: hours that it is expected to take from its last checkpoint on, NaN if no run tells"""
-        checkpoint = job.checkpoint()
-        evaluations = None if checkpoint is None else checkpoint.parent / EVALUATIONS_FILE
-        frames = _last(load_evaluations(evaluations))[0] if evaluations is not None and evaluations.is_file() else 0
-        return self._paces.hours(job.run) * max(0.0, 1.0 - frames / job.run.n_timesteps)
-
-    def allows(self, job: Job) -> bool:
-        """:return: whether it is expected to end in time if it is started now; not if no run tells how long it takes"""
-        return time.monotonic() + 3600 * self.hours_of(job) <= self._end
-
-
-def run_jobs(
-    jobs: Sequence[Job],
-    n_jobs: int,
-    title: str = "",
-    console: Console | None = None,
-    launch: Launch = launch_here,
-    limit: TimeLimit | None = None,
-) -> list[Job]:
+def run_jobs(jobs: Sequence[Job], n_jobs: int, launch: Launch = launch_here) -> list[Job]:
     """
     Train everything that waits, several at a time; whoever interrupts it may call it again.
 
     :param n_jobs: how many at a time
     :param launch: starts the process of a run
-    :param limit: runs that would not end in time are not started, but shorter ones behind them
     :return: the runs that failed
     :raises ValueError: if ``n_jobs`` is not positive
     """
     if n_jobs < 1:
         raise ValueError(f"jobs={n_jobs}: use at least 1.")
-    console = Console() if console is None else console
-    seen = [job.state for job in jobs]
     try:
-        with Live(status_table(jobs, title), console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
-            while any(job.state == "waiting" or job.is_active for job in jobs):
-                for job in jobs:
-                    job.update()
-                n_active = sum(job.is_active for job in jobs)
-                for job in _next_jobs(jobs, n_jobs - n_active, limit):
-                    job.start(launch)
-                live.update(status_table(jobs, title))
-                if not console.is_terminal:  # where no table is drawn anew
-                    seen = _tell_changes(jobs, seen, console)
-                time.sleep(_POLL_S)
+        while any(job.state in ("waiting", "running") for job in jobs):
+            before = [job.state for job in jobs]
+            for job in jobs:
+                job.update()
+            n_running = sum(job.state == "running" for job in jobs)
+            for job in [job for job in jobs if job.state == "waiting"][: n_jobs - n_running]:
+                job.start(launch)
+            _tell_changes(jobs, before)
+            time.sleep(_POLL_S)
     finally:
         for job in jobs:
             job.terminate()
@@ -320,123 +232,81 @@ def run_jobs(
     return [job for job in jobs if job.state == "failed"]
 
 
-def _next_jobs(jobs: Sequence[Job], count: int, limit: TimeLimit | None) -> list[Job]:
-    """The first ones that wait and end in time; those before them that would not are late, unless someone else runs them."""
-    chosen: list[Job] = []
-    for job in [job for job in jobs if job.state == "waiting"]:
-        if len(chosen) == count:
-            break
-        if limit is None or limit.allows(job):
-            chosen.append(job)
-            continue
-        look_elsewhere([job])
-        if job.state == "waiting" and not job.keep_results():
-            job.state = "late"
-    return chosen
-
-
-def _tell_changes(jobs: Sequence[Job], before: Sequence[str], console: Console) -> list[str]:
-    """A line for each run whose state is another one than before; the states now."""
+def _tell_changes(jobs: Sequence[Job], before: Sequence[str]) -> None:
+    """Print a line for each run whose state is another one than before."""
     n_done = sum(job.state == "done" for job in jobs)
     for job, state in zip(jobs, before, strict=True):
         if job.state != state:
-            when = time.strftime("%Y-%m-%d %H:%M:%S")
-            console.print(f"{when} {job.run.experiment}/{job.run.name}: {job.state} ({n_done} of {len(jobs)} done)")
-    return [job.state for job in jobs]
+            told = f"{job.run.experiment}/{job.run.name}: {job.state} ({n_done} of {len(jobs)} done)"
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), told, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}, or {ALL}")
-    parser.add_argument(
-        "--jobs", type=int, help="runs at a time (default: the processors; on a cluster, as many as it can take)"
-    )
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: the processors, or what the cluster can take)")
     parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
     parser.add_argument("--variants", nargs="+", help="only these variants")
     parser.add_argument(
-        "--ray-address",
-        nargs="?",
-        const="",
-        help="run on this Ray cluster; without an address, Ray is started on this machine",
+        "--ray-address", nargs="?", const="", help="run on this Ray cluster; without an address, on one of this machine"
     )
     parser.add_argument("--gpus-per-run", type=float, default=0.0, help="GPUs of a cluster's node that a run needs")
-    parser.add_argument(
-        "--hours", type=float, help="start no run that is expected to end later, as those in benchmarks/results took"
-    )
     parser.add_argument("--status", action="store_true", help="show how it stands, run nothing")
     parser.add_argument("--runs", type=Path, default=RUNS, help="where agents are trained (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     options = parser.parse_args(arguments)
-    console = Console()
-    if not console.is_terminal:  # a file has room for whole names, however wide the terminal is
-        console.width = max(console.width, _FILE_WIDTH)
+    failed: list[Job] = []
     try:
-        jobs, title = select_jobs(options)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if options.status:
-        look_elsewhere(jobs)
-    else:
-        try:
+        jobs = select_jobs(options)
+        if not options.status:
             launch, n_jobs = _launcher(options)
-            limit = None if options.hours is None else TimeLimit(options.hours, measured_paces())
             with exit_when_terminated():
-                failed = run_jobs(jobs, n_jobs, title, console, launch, limit)
-        except KeyboardInterrupt:
-            sys.exit("Interrupted: the same command goes on from the last checkpoints.")
-        except (ValueError, ImportError, ConnectionError) as error:
-            sys.exit(f"error: {error}")
-        for job in failed:
-            console.print(f"{job.run.name} failed, see {job.log_path}")
-        for job in [job for job in jobs if job.state == "elsewhere"]:
-            console.print(f"{job.run.name} is run by another process, see {job.log_path}")
-    console.print(status_table(jobs, title))
-    if late := [job for job in jobs if job.state == "late"]:
-        console.print(f"{len(late)} runs were not started: they would have ended later, or no run tells how long they take.")
-    for job in [job for job in jobs if job.state == "changed"]:
-        settings = ", ".join(job.run.changed_settings(job.run.kept(job.results) or {}))
-        one = f"{job.run.experiment} {job.run.name}"
-        console.print(
-            f"{one} has results of other settings ({settings}), which are kept and reported nowhere: "
-            f"to train it again, remove them by python -m benchmarks.tables {one} --forget"
-        )
-    if not options.status and any(job.state == "failed" for job in jobs):
+                failed = run_jobs(jobs, n_jobs, launch)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted: the same command goes on from the last checkpoints.")
+    except (ValueError, ImportError, ConnectionError) as error:
+        sys.exit(f"error: {error}")
+    print(status_table(jobs))
+    for job in jobs:
+        _tell_what_to_do(job)
+    if failed:
         sys.exit(1)
 
 
-def measured_paces() -> Paces:
-    """:return: how long all runs with results in the repository took"""
-    paces = Paces(wall_hours)
-    for name in available_experiments():
-        paces.add_results(load_experiment(name))
-    return paces
+def _tell_what_to_do(job: Job) -> None:
+    if job.state == "failed":
+        print(f"{job.run.name} failed, see {job.log_path}")
+    if job.state == "elsewhere":
+        print(f"{job.run.name} is run by another process, see {job.log_path}")
+    if job.state == "changed":
+        settings = ", ".join(job.run.changed_settings(job.run.kept(job.results) or {}))
+        name = f"{job.run.experiment} {job.run.name}"
+        print(
+            f"{name} has results of other settings ({settings}), which are kept and reported nowhere: "
+            f"to train it again, remove them by python -m benchmarks.tables {name} --forget"
+        )
 
 
-def select_jobs(options: argparse.Namespace) -> tuple[list[Job], str]:
+def select_jobs(options: argparse.Namespace) -> list[Job]:
     """
-    :return: the runs that it asks for, each once, and the titles of their experiments
+    :return: the runs that it asks for, each once
     :raises ValueError: if there is no such experiment, variant or seed
     """
     names = available_experiments() if ALL in options.experiment else options.experiment
-    experiments = [load_experiment(name) for name in names]
-    known = list(dict.fromkeys(variant for experiment in experiments for variant in experiment.variants))
-    unknown = sorted(set(options.variants or ()) - set(known))
-    if unknown:
-        raise ValueError(f"variants={unknown}: {', '.join(options.experiment)} has {', '.join(known)}")
-    jobs = [
-        job
-        for experiment in experiments
-        for job in make_jobs(experiment, options.runs, options.results)
-        if (options.seeds is None or job.run.seed in options.seeds)
-        and (options.variants is None or job.run.variant in options.variants)
-    ]
-    if not jobs:
-        seeds = sorted({run.seed for experiment in experiments for run in experiment.runs})
-        asked = f"variants={options.variants}, seeds={options.seeds}"
-        raise ValueError(f"{asked}: there is no such run, leave one of them out; there are seeds {seeds}")
     # Experiments share runs.
-    return list({job.folder: job for job in jobs}.values()), ", ".join(experiment.title for experiment in experiments)
+    jobs = {job.folder: job for name in names for job in make_jobs(load_experiment(name), options.runs, options.results)}
+    selected = list(jobs.values())
+    for what, asked, of in (
+        ("variants", options.variants, lambda job: job.run.variant),
+        ("seeds", options.seeds, lambda job: job.run.seed),
+    ):
+        known = list(dict.fromkeys(map(of, selected)))
+        unknown = [one for one in asked or () if one not in known]
+        if unknown:
+            raise ValueError(f"{what}={unknown}: there are no such runs; there are {what} {known}")
+        selected = [job for job in selected if asked is None or of(job) in asked]
+    return selected
 
 
 def _launcher(options: argparse.Namespace) -> tuple[Launch, int]:
