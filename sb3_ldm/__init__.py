@@ -14,8 +14,19 @@ if TYPE_CHECKING:
     from sb3_ldm.algorithms.varibad import VariBAD
     from sb3_ldm.envs import make_meta_vec_env
     from sb3_ldm.registry import AlgorithmSpec, register_algorithm
+    from sb3_ldm.zoo.pretrained import load_pretrained
 
-__all__ = ["LDM", "RL2", "AlgorithmSpec", "Mixreg", "VariBAD", "__version__", "make_meta_vec_env", "register_algorithm"]
+__all__ = [
+    "LDM",
+    "RL2",
+    "AlgorithmSpec",
+    "Mixreg",
+    "VariBAD",
+    "__version__",
+    "load_pretrained",
+    "make_meta_vec_env",
+    "register_algorithm",
+]
 
 #: Where the public names are, which are imported when they are asked for: torch takes seconds that ``--help`` does not need.
 _HOMES = {
@@ -24,6 +35,7 @@ _HOMES = {
     "Mixreg": "sb3_ldm.algorithms.mixreg",
     "RL2": "sb3_ldm.algorithms.rl2",
     "VariBAD": "sb3_ldm.algorithms.varibad",
+    "load_pretrained": "sb3_ldm.zoo.pretrained",
     "make_meta_vec_env": "sb3_ldm.envs",
     "register_algorithm": "sb3_ldm.registry",
 }

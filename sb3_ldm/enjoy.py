@@ -1,14 +1,14 @@
 """
 Watch a trained agent on unseen tasks: ``python -m sb3_ldm.enjoy --algo ldm --env GridNavi-v0``.
 
-``--split`` names the tasks; ``--video FILE`` records a meta-episode on each of some of them (``--n-tasks``), which needs no
-display. Returns are printed for each meta-episode.
+``--pretrained`` takes the agent that comes with the package; ``--split`` names the tasks; ``--video FILE`` records a
+meta-episode on each of some of them (``--n-tasks``), which needs no display. Returns are printed for each meta-episode.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +28,21 @@ _NOT_OF_VIDEOS = {
     "reward_log": "",
     "progress": False,
 }
+#: Options that tell of which run the agent is, and their defaults.
+_OF_RUNS = {"folder": "logs", "exp_id": 0, "load_best": False, "load_last_checkpoint": False}
 _N_TASKS = 5
 
 
 def _parser() -> argparse.ArgumentParser:
     from sb3_ldm.zoo.options import REFUSED_IN_SHOWS, Parser, add_agent_options
 
-    own = {"unseen tasks and videos": dict.fromkeys(("--split", "--video", "--n-tasks"))}
+    own = {"unseen tasks and videos": dict.fromkeys(("--pretrained", "--split", "--video", "--n-tasks"))}
     parser = Parser("enjoy", description=__doc__, refused=REFUSED_IN_SHOWS, sections=own)
     add_agent_options(parser)
     actions = parser.others.add_mutually_exclusive_group()
     actions.add_argument("--stochastic", action="store_true", help="sample actions")
     actions.add_argument("--deterministic", action="store_true", help="take the most likely actions, as by default")
+    parser.add_argument("--pretrained", action="store_true", help="the agent that comes with the package, no run's")
     parser.add_argument("--split", help="tasks to show; by default test, or eval where test has infinitely many")
     parser.add_argument("--video", type=Path, help="file to record to, such as agent.mp4")
     parser.add_argument("--n-tasks", type=int, help=f"tasks in the video at most, evenly chosen (default: {_N_TASKS})")
@@ -72,13 +75,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     from sb3_ldm.envs import check_env_kwargs
     from sb3_ldm.envs.tasks import unseen_split
+    from sb3_ldm.zoo.pretrained import find_pretrained
     from sb3_ldm.zoo.trained import find_trained
 
     if options.num_threads > 0:
         th.set_num_threads(options.num_threads)
     check_env_kwargs(options.env, options.env_kwargs)
-    which = {"best": options.load_best, "last_checkpoint": options.load_last_checkpoint}
-    agent = find_trained(options.algo, options.env, options.folder, options.exp_id, **which)
+    if options.pretrained:
+        agent = find_pretrained(options.algo, options.env)
+    else:
+        which = {"best": options.load_best, "last_checkpoint": options.load_last_checkpoint}
+        agent = find_trained(options.algo, options.env, options.folder, options.exp_id, **which)
     if options.norm_reward and agent.statistics is None:
         raise ValueError("--norm-reward has no use: the agent was trained without a VecNormalize.")
     env_kwargs = {**agent.env_kwargs, **options.env_kwargs}
@@ -97,17 +104,23 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuse what has no use, and look for what is needed."""
     check_integer("n_timesteps", options.n_timesteps, 1)
     check_integer("n_envs", options.n_envs, 1)
+    if options.pretrained:
+        _refuse(options, _OF_RUNS, "--pretrained")
     if options.video is None:
         if options.n_tasks is not None:
             raise ValueError("--n-tasks has no use without --video.")
         return
-    given = [name for name, default in _NOT_OF_VIDEOS.items() if getattr(options, name) != default]
-    if given:
-        words = [f"--{name.replace('_', '-')}" for name in given]
-        raise ValueError(f"--video has no use for {', '.join(words)}.")
+    _refuse(options, _NOT_OF_VIDEOS, "--video")
     options.n_tasks = _N_TASKS if options.n_tasks is None else options.n_tasks
     check_integer("n_tasks", options.n_tasks, 1)
     check_installed("video", "imageio", "PIL", *(["imageio_ffmpeg"] if options.video.suffix != ".gif" else []))
+
+
+def _refuse(options: argparse.Namespace, defaults: Mapping[str, Any], by: str) -> None:
+    """Refuse options that another one has no use for."""
+    given = [f"--{name.replace('_', '-')}" for name, default in defaults.items() if getattr(options, name) != default]
+    if given:
+        raise ValueError(f"{by} has no use for {', '.join(given)}.")
 
 
 def _show(options: argparse.Namespace, agent: "TrainedAgent", env_kwargs: dict[str, Any], render: bool) -> None:

@@ -58,7 +58,8 @@ def modules_and_data(presets: str) -> set[str]:
     """Paths of what the package needs, presets in the folder where they are."""
     modules = {path.relative_to(CLONE).as_posix() for path in (CLONE / "sb3_ldm").rglob("*.py")}
     configs = {f"{presets}/{path.name}" for path in (CLONE / "zoo_configs").glob("*.yml")}
-    return modules | configs | {"sb3_ldm/py.typed", "sb3_ldm/version.txt"}
+    agents = {path.relative_to(CLONE).as_posix() for path in (CLONE / "sb3_ldm/pretrained").iterdir()}
+    return modules | configs | agents | {"sb3_ldm/py.typed", "sb3_ldm/version.txt"}
 
 
 @pytest.mark.slow
