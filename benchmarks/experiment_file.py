@@ -27,18 +27,20 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from jsonschema.validators import extend
 
 from benchmarks.experiment import Expectation, Experiment, Run, Study, Training
 from benchmarks.imagination import ENV_IDS, IMAGINATION, SHARES
 from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig
-from sb3_ldm.checks import is_number
+from sb3_ldm.checks import check_names, is_number, nearest
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.envs.registration import TASKS, make_grid
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
@@ -47,6 +49,16 @@ from sb3_ldm.registry import get_algorithm, meta_learners
 from sb3_ldm.zoo.configs import available_configs, read_preset
 
 FOLDER = Path(__file__).parent / "experiments"
+_SCHEMA = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+_TYPES = Draft202012Validator.TYPE_CHECKER.redefine("number", lambda _, value: is_number(value))  # infinity is none
+_VALIDATOR = extend(Draft202012Validator, type_checker=_TYPES)(_SCHEMA)
+#: What an expectation has besides its claim.
+_EXPECTED = (
+    ("split", "better", "worse"),
+    ("result", "better", "worse"),
+    ("split", "variant", "returned"),
+    ("split", "variant", "reached"),
+)
 
 
 def available_experiments(folder: Path = FOLDER) -> list[str]:
@@ -66,93 +78,77 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     path = folder / f"{name}.yml"
     if not path.is_file():
         raise ValueError(f"experiment={name!r} does not exist, use one of {', '.join(available_experiments(folder))}")
-    data = _understood(_read(path), (*_REQUIRED, *_OPTIONAL), path)
-    missing = [key for key in _REQUIRED if key not in data]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    runs = [run for variant, given in data["variants"].items() for run in _runs_of(name, variant, given or {}, data, path)]
-    known = {run.variant for run in runs}
-    expectations = [_expectation(given, known, path) for given in data.get("expectations", ())]
-    about = data.get("about", "").strip()
-    runs.sort(key=lambda run: run.seed)
-    labels = {variant: given["label"] for variant, given in data["variants"].items() if given and "label" in given}
-    experiment = Experiment(
-        name,
-        data["title"],
-        data["source"],
-        runs,
-        learned=data.get("learned"),
-        expectations=expectations,
-        about=about,
-        labels=labels,
-        baseline=data.get("baseline"),
-    )
-    if any(isinstance(run, Study) for run in runs) and not experiment.is_study:
-        raise ValueError(f"{path}: variants with algo: {IMAGINATION} and others need experiments of their own")
-    if experiment.is_study and experiment.learned is not None:
-        raise ValueError(f"{path}: learned={experiment.learned} is of agents, leave it out where none is trained")
-    if experiment.baseline is not None and (experiment.is_study or experiment.baseline not in known):
-        use = "leave it out where no agent is trained" if experiment.is_study else f"use one of {', '.join(sorted(known))}"
-        raise ValueError(f"{path}: baseline={experiment.baseline!r}: {use}")
-    lacking = sorted({run.seed for run in runs} - {run.seed for run in runs if run.variant == experiment.baseline})
-    if experiment.baseline is not None and lacking:
-        raise ValueError(f"{path}: baseline={experiment.baseline!r} has no seeds {lacking}, with which others are compared")
-    for expectation in expectations:
-        if (expectation.result is not None) != experiment.is_study:
-            raise ValueError(f"{path}: {expectation.claim!r} needs {'result' if experiment.is_study else 'split'}")
-        _check_told(expectation, runs, path)
+    data = _read(path)
+    with _naming(str(path)):
+        runs = [run for variant, given in data["variants"].items() for run in _runs_of(name, variant, given, data, folder)]
+        runs.sort(key=lambda run: run.seed)
+        experiment = Experiment(
+            name,
+            data["title"],
+            data["source"],
+            runs,
+            learned=data.get("learned"),
+            expectations=[Expectation(**given) for given in data.get("expectations", ())],
+            about=data.get("about", "").strip(),
+            labels={variant: given["label"] for variant, given in data["variants"].items() if "label" in given},
+            baseline=data.get("baseline"),
+        )
+        _check_kind(experiment)
+        for given, expectation in zip(data.get("expectations", ()), experiment.expectations, strict=True):
+            _check_expectation(expectation, given, runs)
     return experiment
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """What a file says; its order is looked at here, for all files are sorted before one is loaded."""
+def _read(path: Path) -> dict[str, Any]:
+    """What a file says, which agrees with the schema."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{path}: {data!r} is not a mapping")
-    if "order" in data:
-        _check_values({"order": data["order"]}, path)
+    wrong = best_match(_VALIDATOR.iter_errors(data))
+    if wrong is not None:
+        use = wrong.schema.get("description") or ", ".join(wrong.schema.get("properties", ()))
+        raise ValueError(f"{path}: {wrong.json_path}: {wrong.message}{f', use {use}' if use else ''}")
+    data["variants"] = {name: given or {} for name, given in data["variants"].items()}
     return data
 
 
-def _expectation(given: Any, variants: set[str], path: Path) -> Expectation:
-    given = _understood(given, [one.name for one in fields(Expectation)], path)
-    if "claim" not in given:
-        raise ValueError(f"{path}: {given!r} needs a claim")
-    expectation = Expectation(**given)
-    unknown = sorted(set(expectation.variants) - variants)
-    if unknown or len(expectation.variants) != (1 if expectation.variant else 2):
-        raise ValueError(f"{path}: {given!r} needs variants of the experiment: better and worse, or one as variant")
-    if expectation.variant is None and expectation.better == expectation.worse:
-        raise ValueError(f"{path}: better and worse of {expectation.claim!r} are both {expectation.worse!r}, use two variants")
-    if (expectation.split is None) == (expectation.result is None):
-        raise ValueError(f"{path}: {given!r} needs split, or result of a study")
-    if expectation.result is not None and expectation.result not in SHARES:
-        raise ValueError(f"{path}: result={expectation.result!r} is none of a study's: {', '.join(SHARES)}")
-    if expectation.result is not None and expectation.variant is not None:
-        raise ValueError(f"{path}: {given!r} needs better and worse, to compare what studies found")
-    numbers = [name for name in ("returned", "reached") if name in given]
-    if len(numbers) != (0 if expectation.variant is None else 1):
-        raise ValueError(f"{path}: {given!r} needs returned or reached with variant, neither with better and worse")
-    return expectation
+def _check_kind(experiment: Experiment) -> None:
+    if not experiment.is_study and any(isinstance(run, Study) for run in experiment.runs):
+        raise ValueError(f"variants with algo: {IMAGINATION} and others need experiments of their own")
+    for name in ("learned", "baseline"):
+        if experiment.is_study and getattr(experiment, name) is not None:
+            raise ValueError(f"{name}={getattr(experiment, name)!r} is of agents, leave it out where none is trained")
+    if experiment.baseline is not None:
+        if experiment.baseline not in experiment.variants:
+            raise ValueError(f"baseline={experiment.baseline!r}: use one of {', '.join(experiment.variants)}")
+        seeds = {run.seed for run in experiment.runs if run.variant == experiment.baseline}
+        if lacking := sorted({run.seed for run in experiment.runs} - seeds):
+            raise ValueError(f"baseline={experiment.baseline!r} has no seeds {lacking}, with which others are compared")
 
 
-def _check_told(expectation: Expectation, runs: Sequence[Run], path: Path) -> None:
+def _check_expectation(expectation: Expectation, given: Mapping[str, Any], runs: Sequence[Run]) -> None:
     """Refuse to expect something of which the results will not tell."""
+    if {*given} - {"claim", "paper"} not in map(set, _EXPECTED):
+        known = "; or ".join(", ".join(names) for names in _EXPECTED)
+        raise ValueError(f"{given!r} needs a claim and either {known}")
+    claim, first_runs = expectation.claim, {run.variant: run for run in runs[::-1]}
+    if expectation.variant is None and expectation.better == expectation.worse:
+        raise ValueError(f"better and worse of {claim!r} are both {expectation.worse!r}, use two variants")
     name = "split" if expectation.result is None else "result"
-    value = getattr(expectation, name)
-    for run in {run.variant: run for run in runs if run.variant in expectation.variants}.values():
+    for variant in expectation.variants:
+        if variant not in first_runs:
+            raise ValueError(f"{variant!r} of {claim!r} is no variant, use {', '.join(sorted(first_runs))}")
+        run = first_runs[variant]
+        if isinstance(run, Study) != (name == "result"):
+            raise ValueError(f"{claim!r} needs {'result' if name == 'split' else 'split'} instead of {name}")
         told = _told_by(run)
-        if told is not None and value not in told:
-            raise ValueError(
-                f"{path}: {name}={value!r} of {expectation.claim!r} is not in results of {run.variant!r}, "
-                f"use one of {', '.join(told)}"
-            )
+        if told is not None and given[name] not in told:
+            where = f"{name}={given[name]!r} of {claim!r} is not in results of {variant!r}"
+            raise ValueError(f"{where}, use one of {', '.join(told)}")
         if expectation.reached is not None and run.env in DOMAINS:
-            asked = f"reached={expectation.reached} of {expectation.claim!r}"
-            raise ValueError(f"{path}: {asked}: {run.env} does not tell success, use returned")
+            asked = f"reached={expectation.reached} of {claim!r}"
+            raise ValueError(f"{asked}: {run.env} does not tell success, use returned")
 
 
 def _told_by(run: Run) -> Collection[str] | None:
@@ -170,63 +166,54 @@ def _told_by(run: Run) -> Collection[str] | None:
     return list(dict.fromkeys(["train", unseen, "test", *(split for split in tasks.splits if split not in SPLITS)]))
 
 
-_REQUIRED = ("title", "source", "env", "n_timesteps", "seeds", "variants")
-_OPTIONAL = ("env_kwargs", "learned", "baseline", "expectations", "about", "order")
-_VARIANT_KEYS = {one.name for one in fields(Training)} - {"variant", "seed"} | {"seeds", "label"}
-
-
-def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], path: Path) -> list[Run]:
-    given = _understood(given, sorted(_VARIANT_KEYS), path)
-    if given.get("experiment", name) != name:
-        _check_borrowed(given["experiment"], variant, path)
-    algo = given.get("algo", variant)
-    is_study = algo == IMAGINATION
-    if algo not in meta_learners() and not is_study:
-        known = ", ".join([*meta_learners(), IMAGINATION])
-        raise ValueError(f"{path}: algo={algo!r} of {variant!r} does not exist, use one of {known}")
-    env, hyperparameters = given.get("env", data["env"]), given.get("hyperparameters", {})
-    make: Callable[..., Run] = Study
-    if not is_study:
+def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[str, Any], folder: Path) -> list[Run]:
+    experiment = given.get("experiment", name)
+    if experiment != name:
+        _check_borrowed(experiment, variant, folder)
+    algo, env = given.get("algo", variant), given.get("env", data["env"])
+    hyperparameters = given.get("hyperparameters", {})
+    n_timesteps = int(given.get("n_timesteps", data["n_timesteps"]))
+    if algo == IMAGINATION:
+        if env not in ENV_IDS or {"env_kwargs", "config"} & {*given, *data}:
+            needed = f"env: {' or '.join(ENV_IDS)}, without env_kwargs and config"
+            raise ValueError(f"algo: {IMAGINATION} of {variant!r} needs {needed}")
+        make: Callable[..., Run] = Study
+    elif algo in meta_learners():
         config = given.get("config", variant if variant in available_configs() else algo)
         env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
-        _check_env(env, env_kwargs, variant, path)
-        with _naming(f"{path}: config={config!r} of {variant!r}"):
-            preset = read_preset(config, env)
-        if not preset:
-            raise ValueError(f"{path}: config={config!r} of {variant!r} has no hyperparameters for {env}")
+        _check_env(env, env_kwargs, variant)
+        with _naming(f"config={config!r} of {variant!r}"):
+            if not read_preset(config, env):
+                raise ValueError(f"it has no hyperparameters for {env}")
         make = partial(Training, config=config, env_kwargs=env_kwargs)
-    elif env not in ENV_IDS or {"env_kwargs", "config"} & {*given, *data}:
+    else:
         raise ValueError(
-            f"{path}: algo: {IMAGINATION} of {variant!r} needs env: {' or '.join(ENV_IDS)}, without env_kwargs and config"
+            f"algo={algo!r} of {variant!r} does not exist, use one of {', '.join([*meta_learners(), IMAGINATION])}"
         )
-    _check_hyperparameters(algo, hyperparameters, f"{path}: hyperparameters of {variant!r}")
-    n_timesteps = int(given.get("n_timesteps", data["n_timesteps"]))
+    _check_hyperparameters(algo, hyperparameters, f"hyperparameters of {variant!r}")
     seeds = given.get("seeds", data["seeds"])
-    return [make(given.get("experiment", name), variant, seed, algo, env, n_timesteps, hyperparameters) for seed in seeds]
+    return [make(experiment, variant, int(seed), algo, env, n_timesteps, hyperparameters) for seed in seeds]
 
 
-def _check_borrowed(experiment: str, variant: str, path: Path) -> None:
+def _check_borrowed(experiment: str, variant: str, folder: Path) -> None:
     """Refuse runs of another experiment that it does not have."""
-    other = path.with_name(f"{experiment}.yml")
-    if not other.is_file():
-        known = ", ".join(available_experiments(path.parent))
-        raise ValueError(f"{path}: experiment={experiment!r} of {variant!r} does not exist, use one of {known}")
-    variants = _read(other).get("variants")
-    named = variants if isinstance(variants, Mapping) else {}
-    own = [name for name, given in named.items() if not isinstance(given, Mapping) or "experiment" not in given]
+    known = available_experiments(folder)
+    if experiment not in known:
+        raise ValueError(f"experiment={experiment!r} of {variant!r} does not exist, use one of {', '.join(known)}")
+    variants = _read(folder / f"{experiment}.yml")["variants"]
+    own = [name for name, given in variants.items() if "experiment" not in given]
     if variant not in own:
-        known = ", ".join(map(str, own))
-        raise ValueError(f"{path}: experiment={experiment!r} has no runs of its own of {variant!r}, but of {known}")
+        raise ValueError(f"experiment={experiment!r} has no runs of its own of {variant!r}, but of {', '.join(own)}")
 
 
-def _check_env(env: str, env_kwargs: Mapping[str, Any], variant: str, path: Path) -> None:
+def _check_env(env: str, env_kwargs: Mapping[str, Any], variant: str) -> None:
     if env not in gym.registry:
-        known = ", ".join(get_close_matches(env, gym.registry) or TASKS)
-        raise ValueError(f"{path}: env={env!r} of {variant!r} does not exist, use one of {known}")
-    with _naming(f"{path}: env_kwargs of {variant!r}"):
-        if env in ENV_IDS:  # the robots hand on to gymnasium what they do not know, and others are not known
-            _check_names(env_kwargs, [name for name in inspect.signature(make_grid).parameters if name != "env_id"])
-        if env in TASKS:
+        raise ValueError(f"env={env!r} of {variant!r} does not exist: {nearest(env, TASKS)}")
+    if env in ENV_IDS:  # the robots hand on to gymnasium what they do not know, and others are not known
+        known = [name for name in inspect.signature(make_grid).parameters if name != "env_id"]
+        check_names(f"env_kwargs of {variant!r}", env_kwargs, known)
+    if env in TASKS:
+        with _naming(f"env_kwargs of {variant!r}"):
             tasks = TASKS[env]().hold_out(env_kwargs.get("validation_tasks", 0))
             tasks.validate_split(env_kwargs.get("task_split", "train"))
 
@@ -236,26 +223,15 @@ _ZOO_KEYS = ("n_envs", "n_timesteps", "normalize", "callback")
 _GIVEN = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
 
 
-def _check_hyperparameters(algo: str, hyperparameters: Mapping[str, Any], place: str) -> None:
-    with _naming(place):
-        if algo == IMAGINATION:
-            networks = [name for name in inspect.signature(LatentDynamics).parameters if name not in ("layout", "encoder")]
-            imagination = [one.name for one in fields(ImaginationConfig)]
-            _check_names(hyperparameters, ["updates", "maps", *networks, *imagination])
-            return
-        own = [name for name in inspect.signature(get_algorithm(algo).load()).parameters if name not in _GIVEN]
-        _check_names(hyperparameters, [*_ZOO_KEYS, *own])
-    with _naming(f"{place}: vae_kwargs"):
-        _check_names(hyperparameters.get("vae_kwargs") or {}, NETWORK_OPTIONS)
-
-
-def _check_names(given: Any, known: Collection[str]) -> None:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{given!r} is not a mapping")
-    for name, value in given.items():
-        if name not in known:
-            close = get_close_matches(str(name), known) or known
-            raise ValueError(f"{name}={value!r} is not understood, use {', '.join(close)}")
+def _check_hyperparameters(algo: str, hyperparameters: Mapping[str, Any], what: str) -> None:
+    if algo == IMAGINATION:
+        networks = [name for name in inspect.signature(LatentDynamics).parameters if name not in ("layout", "encoder")]
+        imagination = [one.name for one in fields(ImaginationConfig)]
+        check_names(what, hyperparameters, ["updates", "maps", *networks, *imagination])
+        return
+    own = [name for name in inspect.signature(get_algorithm(algo).load()).parameters if name not in _GIVEN]
+    check_names(what, hyperparameters, [*_ZOO_KEYS, *own])
+    check_names(f"{what}: vae_kwargs", hyperparameters.get("vae_kwargs") or {}, NETWORK_OPTIONS)
 
 
 @contextmanager
@@ -265,53 +241,3 @@ def _naming(place: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-
-
-def _are_variants(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(name, str) for name in value)
-
-
-def _are_seeds(value: Any) -> bool:
-    if not isinstance(value, list) or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value):
-        return False
-    return len(value) > 0 and min(value) >= 0 and len(set(value)) == len(value)
-
-
-_TEXTS = (
-    *("title", "source", "about", "env", "label", "algo", "config", "experiment", "baseline"),
-    *("claim", "split", "result", "better", "worse", "variant"),
-)
-#: What values must be, by the names that they have in files: whether one is, and what it is in words.
-_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(_TEXTS, (lambda value: isinstance(value, str), "text")),
-    **dict.fromkeys(("env_kwargs", "hyperparameters"), (lambda value: isinstance(value, Mapping), "a mapping")),
-    **dict.fromkeys(("learned", "returned", "order"), (is_number, "a finite number")),
-    "reached": (lambda value: is_number(value) and value >= 0, "a finite number of at least 0"),
-    "n_timesteps": (
-        lambda value: is_number(value) and value >= 1 and value == int(value),
-        "a whole number of at least 1, which YAML reads as one: 2.0e+7, not 2e7",
-    ),
-    "seeds": (_are_seeds, "a list of whole numbers of at least 0, each once"),
-    "variants": (_are_variants, "a mapping of at least one name, which is text"),
-    "expectations": (lambda value: isinstance(value, list), "a list"),
-    "paper": (lambda value: isinstance(value, bool), "true or false"),
-}
-
-
-def _check_values(given: Mapping[str, Any], path: Path) -> None:
-    for name, value in given.items():
-        is_right, right = _VALUES[name]
-        if not is_right(value):
-            raise ValueError(f"{path}: {name}={value!r}: use {right}")
-
-
-def _understood(given: Any, known: Collection[str], path: Path) -> dict[str, Any]:
-    """What is given, whose names and values are looked at; what is null is as if it was not there."""
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{path}: {given!r} is not a mapping")
-    unknown = [str(name) for name in given if name not in known]
-    if unknown:
-        raise ValueError(f"{path}: {', '.join(sorted(unknown))} is not understood, use {', '.join(known)}")
-    understood = {name: value for name, value in given.items() if value is not None}
-    _check_values(understood, path)
-    return understood
