@@ -13,11 +13,13 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -33,9 +35,7 @@ from sb3_ldm.envs import BatchedMetaVecEnv
 from sb3_ldm.envs.locomotion import DOMAINS, HORIZON
 from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.nets.embedding import EmbeddingExtractor
-from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
 from sb3_ldm.on_policy import SequencePPO
-from sb3_ldm.results.summary import markdown_table
 from sb3_ldm.version import current_commit
 from sb3_ldm.zoo.configs import read_preset
 
@@ -65,9 +65,7 @@ _NOT_FOR_ROBOTS = ("n_envs", "n_timesteps", "policy", "normalize", "learning_rat
 
 ENVIRONMENT, POLICY, IMAGINATION = "environment", "policy forward", "belief and imagination"
 PPO_UPDATE, VAE_UPDATE, OTHER = "PPO update", "VAE update", "other"
-PARTS = (ENVIRONMENT, POLICY, IMAGINATION, PPO_UPDATE, VAE_UPDATE, OTHER)
-
-Row = dict[str, Any]  #: of the table
+PARTS = [ENVIRONMENT, POLICY, IMAGINATION, PPO_UPDATE, VAE_UPDATE, OTHER]
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,13 @@ class Case:
     """One contestant; a rollout is one meta-episode of every worker."""
 
     algo: str  #: a key of :data:`ALGORITHMS`
-    n_envs: int
+    workers: int
     threads: int = 1
     episodes: int = 4  #: in a meta-episode
     hidden: int = 128  #: units of the LSTMs; ``ldm_zoo`` and ``ldm_zoo_2`` have those of their file
+
+
+CASE = [field.name for field in fields(Case)]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Config:
     sample_s: float = 1.5
     #: Values of a case at which RL2 and LDM are timed, each varied alone.
     scaling: tuple[tuple[str, tuple[int, ...]], ...] = (
-        ("n_envs", (8, 16, 32, 64, 128, 256, 512)),
+        ("workers", (8, 16, 32, 64, 128, 256, 512)),
         ("episodes", (1, 2, 4, 8)),
         ("hidden", (32, 64, 128, 256)),
     )
@@ -105,7 +106,7 @@ class Config:
 QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, scaling=(), physics_rounds=2)
 
 
-class Stopwatch:
+class Stopwatch(ExitStack):
     """
     Where the wall time between ``with`` and its end goes, by methods that are watched meanwhile.
 
@@ -114,23 +115,15 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self.seconds = {OTHER: 0.0}
+        super().__init__()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._running = [OTHER]
-        self._restore: list[Callable[[], None]] = []
-
-    def __enter__(self) -> "Stopwatch":
         self._last = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._charge()
-        for restore in reversed(self._restore):
-            restore()
+        self.callback(self._charge)
 
     def watch(self, owner: Any, method: str, part: str) -> None:
         """Time a method of an object until the end of the ``with``, which belongs to a part."""
-        original, was_own = getattr(owner, method), method in vars(owner)
-        self.seconds.setdefault(part, 0.0)
+        original = getattr(owner, method)
 
         @functools.wraps(original)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -142,9 +135,7 @@ class Stopwatch:
                 self._charge()
                 self._running.pop()
 
-        setattr(owner, method, timed)
-        restore = functools.partial(setattr, owner, method, original) if was_own else functools.partial(delattr, owner, method)
-        self._restore.append(restore)
+        self.enter_context(mock.patch.object(owner, method, timed))
 
     def _charge(self) -> None:
         now = time.perf_counter()
@@ -170,26 +161,25 @@ def watch_parts(watch: Stopwatch, model: RecurrentPPO) -> None:
 
 def hyperparameters(case: Case) -> dict[str, Any]:
     """:return: its algorithm's keyword arguments, without those that depend on the env"""
-    network = {"net_arch": [32], "lstm_hidden_size": case.hidden}
-    if case.algo in ("stock", "stock_two"):
+    network: dict[str, Any] = {"net_arch": [32], "lstm_hidden_size": case.hidden}
+    own: dict[str, Any] = {}
+    if ALGORITHMS[case.algo] is RecurrentPPO:
         shared = case.algo == "stock"
         network |= {"shared_lstm": shared, "enable_critic_lstm": not shared, "features_extractor_class": EmbeddingExtractor}
-        return {**PPO, "policy_kwargs": network}
-    if case.algo == "rl2":
-        return {**PPO, "policy_kwargs": network}
-    if case.algo == "ldm":
-        return {**PPO, **GRID_LDM, "policy_kwargs": network, "vae_kwargs": {**GRID_VAE, "encoder_hidden_size": case.hidden}}
-    zoo = {name: value for name, value in read_preset("ldm", ENV_ID).items() if name not in _NOT_FROM_ZOO}
+    elif case.algo == "ldm":
+        own = {**GRID_LDM, "vae_kwargs": {**GRID_VAE, "encoder_hidden_size": case.hidden}}
+    elif case.algo != "rl2":
+        own = {name: value for name, value in read_preset("ldm", ENV_ID).items() if name not in _NOT_FROM_ZOO}
     if case.algo == "ldm_zoo_2":
-        zoo["vae_updates"] = GRID_LDM["vae_updates"]
-    return {**PPO, **zoo}
+        own["vae_updates"] = GRID_LDM["vae_updates"]
+    return {**PPO, "policy_kwargs": network, **own}
 
 
 def make_model(case: Case, horizon: int) -> RecurrentPPO:
     """:return: its algorithm, with an env of its own"""
-    env = make_meta_vec_env(ENV_ID, case.n_envs, 0, env_kwargs={"episodes_per_task": case.episodes, "horizon": horizon})
+    env = make_meta_vec_env(ENV_ID, case.workers, 0, env_kwargs={"episodes_per_task": case.episodes, "horizon": horizon})
     n_steps = observation_layout(env.observation_space).meta_episode_steps
-    batch_size = max(1, case.n_envs // N_MINIBATCHES) * n_steps
+    batch_size = max(1, case.workers // N_MINIBATCHES) * n_steps
     given = hyperparameters(case)
     return _silent(ALGORITHMS[case.algo]("MlpLstmPolicy", env, n_steps=n_steps, batch_size=batch_size, **given))
 
@@ -197,16 +187,6 @@ def make_model(case: Case, horizon: int) -> RecurrentPPO:
 def _silent(model: Any) -> Any:
     model.set_logger(Logger(None, []))
     return model
-
-
-@contextmanager
-def pytorch_threads() -> Iterator[None]:
-    """Leave PyTorch's number of threads as it was."""
-    before = th.get_num_threads()
-    try:
-        yield
-    finally:
-        th.set_num_threads(before)
 
 
 def frames_of(model: RecurrentPPO) -> int:
@@ -218,32 +198,10 @@ def train_rollouts(model: RecurrentPPO, rollouts: int) -> None:
     model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
 
 
-def spread(values: Any, tail: float = 0.0) -> Row:
-    """
-    :param tail: share of them to leave out on each side
-    :return: their median and the extremes of the others
-    """
-    low, high = np.quantile(values, [tail, 1.0 - tail])
-    return {"median": float(np.median(values)), "low": float(low), "high": float(high), "rounds": len(values)}
-
-
-Samples = dict[str, np.ndarray]  #: of a case, shape ``(rounds,)`` each: ``frames``, and seconds by what took them
-
-
-def total_seconds(took: Samples) -> np.ndarray:
-    """:return: seconds of the whole loop"""
-    return np.sum([took[part] for part in PARTS], axis=0)
-
-
-def train_seconds(took: Samples) -> np.ndarray:
-    """:return: seconds of ``train()``"""
-    return took[PPO_UPDATE] + took[VAE_UPDATE]
-
-
-def measure(cases: Sequence[Case], rounds: int, config: Config) -> dict[Case, Samples]:
+def measure(cases: Sequence[Case], rounds: int, config: Config) -> pd.DataFrame:
     """
     :param cases: who takes turns, so that whatever else the machine does meets all of them
-    :return: what each took in every round, in :data:`PARTS`; of RL2 what its LSTM alone takes (``lstm``), too
+    :return: a row for each case in each round: ``frames``, and seconds by what took them, in :data:`PARTS`
     """
     models: dict[Case, RecurrentPPO] = {}
     rollouts: dict[Case, int] = {}
@@ -253,84 +211,72 @@ def measure(cases: Sequence[Case], rounds: int, config: Config) -> dict[Case, Sa
         start = time.perf_counter()
         train_rollouts(models[case], 1)
         rollouts[case] = min(max(1, int(config.sample_s / (time.perf_counter() - start))), 100)
-    samples: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
-    for case in [*cases] * rounds:
-        alone = replace(case, threads=1)
-        model, n_rollouts = models[alone], rollouts[alone]
-        th.set_num_threads(case.threads)
-        with Stopwatch() as watch:
-            watch_parts(watch, model)
-            train_rollouts(model, n_rollouts)
-        took = {"frames": n_rollouts * frames_of(model), **{part: watch.seconds.get(part, 0.0) for part in PARTS}}
-        samples[case].append(took | ({"lstm": time_lstm(model, n_rollouts, case.threads)} if case.algo == "rl2" else {}))
-    return {case: {name: np.array([one[name] for one in own]) for name in own[0]} for case, own in samples.items()}
-
-
-def time_lstm(model: Any, rollouts: int, threads: int) -> float:
-    """
-    :return: seconds of what ``train()`` can at best be bound by: its LSTM alone, forwards and backwards through as many
-        sequences of random inputs, in the same shards on the same threads
-    """
-    lstm = model.policy.lstm_actor
-    n_sequences = model.batch_size // model.n_steps
-    shift = th.zeros(lstm.input_size, requires_grad=True)  # makes the inputs' gradients needed, as those of embeddings
-    inputs = th.randn(model.n_steps, n_sequences, lstm.input_size)
-    shards = inputs.split(-(-n_sequences // n_shards(n_sequences, threads)), dim=1)
-    start = time.perf_counter()
-    with one_thread_per_operation() as n_threads:
-        for _ in range(rollouts * model.n_epochs * (model.n_envs // n_sequences)):
-            parameters = [shift, *lstm.parameters()]
-            backward_in_shards(lambda shard: (lstm(shard + shift)[0].sum(), None), shards, parameters, n_threads)
-    return time.perf_counter() - start
-
-
-def case_rows(measured: Mapping[Case, Samples]) -> list[Row]:
-    """:return: frames/s of each, milliseconds of ``train()`` for 1000 frames, and the shares of what takes the time"""
     rows = []
-    for case, took in measured.items():
-        own = {"algo": case.algo, "workers": case.n_envs, "threads": str(case.threads)}
-        own |= {"episodes": case.episodes, "hidden": case.hidden}
-        quantities = {"frames/s": took["frames"] / total_seconds(took)}
-        quantities |= {"train(), ms a 1000 frames": 1e6 * train_seconds(took) / took["frames"]}
-        quantities |= {f"share: {part}": took[part] / total_seconds(took) for part in PARTS}
-        quantities |= {"share of train(): nn.LSTM": took["lstm"] / train_seconds(took)} if "lstm" in took else {}
-        rows += [{"quantity": name, **own, **spread(values)} for name, values in quantities.items()]
-    return rows
+    for taken in range(rounds):
+        for case in cases:
+            alone = replace(case, threads=1)
+            model, n_rollouts = models[alone], rollouts[alone]
+            th.set_num_threads(case.threads)
+            with Stopwatch() as watch:
+                watch_parts(watch, model)
+                train_rollouts(model, n_rollouts)
+            took = {part: watch.seconds[part] for part in PARTS}
+            rows.append({**asdict(case), "round": taken, "frames": n_rollouts * frames_of(model), **took})
+    return pd.DataFrame(rows)
 
 
-def ratio_rows(measured: Mapping[Case, Samples]) -> list[Row]:
+def spread(found: pd.DataFrame, by: Sequence[str], tail: float = 0.0) -> pd.DataFrame:
+    """
+    :param found: a row for each round of each contestant, with its quantities
+    :param by: columns that tell contestants apart
+    :param tail: share of the rounds to leave out on each side
+    :return: a row for each quantity of each contestant: its median, and the extremes of the other rounds
+    """
+    values = found.melt(by, var_name="quantity").groupby(["quantity", *by], sort=False)["value"]
+    low, high = values.quantile(tail), values.quantile(1.0 - tail)
+    return pd.DataFrame({"rounds": values.size(), "median": values.median(), "low": low, "high": high}).reset_index()
+
+
+def speeds(samples: pd.DataFrame) -> pd.DataFrame:
+    """:return: frames/s of each, milliseconds of ``train()`` for 1000 frames, and the shares of what takes the time"""
+    seconds, train_seconds = samples[PARTS].sum(axis=1), samples[[PPO_UPDATE, VAE_UPDATE]].sum(axis=1)
+    quantities = {"frames/s": samples["frames"] / seconds}
+    quantities["train(), ms a 1000 frames"] = 1e6 * train_seconds / samples["frames"]
+    quantities |= {f"share: {part}": samples[part] / seconds for part in PARTS}
+    return spread(samples[CASE].assign(**quantities), CASE)
+
+
+def ratios(samples: pd.DataFrame) -> pd.DataFrame:
     """:return: how much faster than stock each algorithm is, in the same round, each with the threads that suit it best"""
-    rows: list[Row] = []
-
-    def fastest(algo: str, n_envs: int, seconds: Callable[[Samples], np.ndarray]) -> Case | None:
-        rates = {c: np.median(t["frames"] / seconds(t)) for c, t in measured.items() if (c.algo, c.n_envs) == (algo, n_envs)}
-        return max(rates, key=lambda case: rates[case], default=None)
-
-    for quantity, stock, seconds in (
-        ("times stock", "stock", total_seconds),
-        ("times stock, train() alone", "stock", train_seconds),
-        ("times stock with two LSTMs", "stock_two", total_seconds),
+    found = []
+    for quantity, stock, parts in (
+        ("times stock", "stock", PARTS),
+        ("times stock, train() alone", "stock", [PPO_UPDATE, VAE_UPDATE]),
+        ("times stock with two LSTMs", "stock_two", PARTS),
     ):
-        for algo, n_envs in dict.fromkeys((case.algo, case.n_envs) for case in measured if case.algo != stock):
-            own, other = fastest(algo, n_envs, seconds), fastest(stock, n_envs, seconds)
-            if own is not None and other is not None:
-                rates = [measured[case]["frames"] / seconds(measured[case]) for case in (own, other)]
-                threads = f"{own.threads} against {other.threads}"
-                found = {"quantity": quantity, "algo": algo, "workers": n_envs, "threads": threads}
-                rows.append(found | spread(rates[0] / rates[1]))
-    return rows
+        rated = samples.assign(rate=samples["frames"] / samples[parts].sum(axis=1))
+        rates = rated.pivot(index="round", columns=["workers", "algo", "threads"], values="rate")
+        fastest = rates.median().groupby(["workers", "algo"], sort=False).idxmax()
+        for (workers, algo), own in fastest.items():
+            other = fastest.get((workers, stock))
+            if other is not None and own != other:
+                names = {"algo": algo, "workers": workers, "threads": f"{own[2]} against {other[2]}"}
+                ratio = pd.DataFrame({**names, quantity: rates[own] / rates[other]})
+                found.append(spread(ratio, list(names)))
+    return pd.concat(found)
 
 
-def compare(config: Config) -> list[Row]:
+def compare(config: Config) -> pd.DataFrame:
     """:return: rows of the comparison with stock, and of the scaling"""
-    cases = [Case(algo, n_envs, n) for n_envs in config.workers for n in config.threads for algo in config.algos]
-    measured = measure(cases, config.rounds, config)
-    rows = [*ratio_rows(measured), *case_rows(measured)]
+    cases = [Case(algo, workers, n) for workers in config.workers for n in config.threads for algo in config.algos]
+    samples = measure(cases, config.rounds, config)
+    tables = [ratios(samples), speeds(samples)]
     bases = [Case(algo, config.scaling_workers, n) for n in config.threads for algo in ("rl2", "ldm")]
     varied: list[Mapping[str, Any]] = [{name: value} for name, values in config.scaling for value in values]
-    along = [replace(base, **one) for one in varied for base in bases]
-    scaling = case_rows(measure(list(dict.fromkeys(along)), config.scaling_rounds, config)) if along else []
-    return rows + [{**row, "quantity": "frames/s, scaling"} for row in scaling if row["quantity"] == "frames/s"]
+    if along := [replace(base, **one) for one in varied for base in bases]:
+        scaling = speeds(measure(list(dict.fromkeys(along)), config.scaling_rounds, config))
+        tables.append(scaling[scaling["quantity"] == "frames/s"].assign(quantity="frames/s, scaling"))
+    return pd.concat(tables).assign(env=ENV_ID)
 
 
 # Physics
@@ -364,8 +310,8 @@ def make_robot_model(algo: str, env_id: str) -> SequencePPO:
     return _silent(ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters))
 
 
-def measure_physics(env_id: str, rounds: int) -> list[Row]:
-    """:return: rows"""
+def measure_physics(env_id: str, rounds: int) -> pd.DataFrame:
+    """:return: rows of :func:`physics_shares`"""
     models = {algo: make_robot_model(algo, env_id) for algo in ("ldm", "rl2")}
     frames = frames_of(models["ldm"])
     env = make_meta_vec_env(env_id, models["ldm"].n_envs, seed=0)
@@ -382,26 +328,26 @@ def measure_physics(env_id: str, rounds: int) -> list[Row]:
             start = time.perf_counter()
             take_turn()
             seconds[name] += [time.perf_counter() - start] if taken >= 0 else []
-    return physics_rows(env_id, env.num_envs, frames, seconds)
+    return physics_shares(env_id, env.num_envs, frames, pd.DataFrame(seconds))
 
 
-def physics_rows(env_id: str, n_envs: int, frames: int, seconds: Mapping[str, Sequence[float]]) -> list[Row]:
+def physics_shares(env_id: str, workers: int, frames: int, seconds: pd.DataFrame) -> pd.DataFrame:
     """
-    :param seconds: of the rounds of physics and each algorithm
-    :return: frames/s, and the share of the physics' speed in the same round
+    :param seconds: a row for each round, a column for physics and each algorithm
+    :return: frames/s, and the share of the physics' speed in the same round; the extremes are quartiles
     """
-    rows = []
-    for name, own in seconds.items():
-        quantities = {"frames/s": frames / np.array(own), "share of physics": np.array(seconds["physics"]) / np.array(own)}
-        told = {"env": env_id, "algo": name, "workers": n_envs, "threads": str(th.get_num_threads())}
-        rows += [{"quantity": what, **told, **spread(values, tail=0.25)} for what, values in quantities.items()]
-    return rows
+    tables = []
+    for algo, own in seconds.items():
+        names = {"env": env_id, "algo": algo, "workers": workers, "threads": th.get_num_threads()}
+        found = pd.DataFrame({**names, "frames/s": frames / own, "share of physics": seconds["physics"] / own})
+        tables.append(spread(found, list(names), tail=0.25))
+    return pd.concat(tables)
 
 
 # The table
 
 
-def machine() -> Row:
+def machine() -> dict[str, Any]:
     """:return: what the figures depend on besides the configuration"""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
@@ -411,24 +357,14 @@ def machine() -> Row:
     return {"date": time.strftime("%Y-%m-%d"), "commit": current_commit(), "cpu": cpu, "load": load}
 
 
-def add_rows(path: Path, rows: Sequence[Row], where: Row) -> None:
-    """:param where: :func:`machine`, before it was"""
-    new = pd.DataFrame([{"env": ENV_ID, **where, **row} for row in rows])
+def add_rows(path: Path, rows: pd.DataFrame, where: Mapping[str, Any]) -> None:
+    """:param where: :func:`machine`, before the measurements"""
     columns = ["date", "commit", "cpu", "load", "env", "quantity", "algo", "workers", "threads", "episodes", "hidden"]
-    new = new.reindex(columns=[*columns, "rounds", "median", "low", "high"]).astype({"episodes": "Int64", "hidden": "Int64"})
+    new = rows.assign(**where).reindex(columns=[*columns, "rounds", "median", "low", "high"])
+    new = new.astype({"episodes": "Int64", "hidden": "Int64"})
     path.parent.mkdir(parents=True, exist_ok=True)
     header = not path.is_file()
     new.to_csv(path, mode="a", header=header, index=False, float_format="%.5g", lineterminator="\n")
-
-
-def table(rows: Sequence[Row]) -> str:
-    """:return: it, as Markdown"""
-    cells = []
-    for row in rows:
-        setting = ", ".join(f"{row[name]} {name}" for name in ("workers", "threads", "episodes", "hidden") if name in row)
-        numbers = "{median:,.4g} ({low:,.4g} to {high:,.4g})".format_map(row)
-        cells.append([row["quantity"], row.get("env", ENV_ID), row["algo"], setting, numbers])
-    return markdown_table(["", "environment", "", "", "median and spread"], cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -444,15 +380,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (where["load"] or 0.0) > 0.5:
         # A thread that waits for one without a core spins: two threads can then be a hundred times slower than one.
         print(f"WARNING: the load average is {where['load']}. Results with several threads are of no use on a busy machine.")
-    with pytorch_threads():
-        if options.physics is None:
-            rows = compare(config)
-        else:
-            th.set_num_threads(2)
-            rows = [row for env in options.physics or DOMAINS for row in measure_physics(env, config.physics_rounds)]
+    if options.physics is None:
+        rows = compare(config)
+    else:
+        th.set_num_threads(2)
+        rows = pd.concat([measure_physics(env, config.physics_rounds) for env in options.physics or DOMAINS])
     out = options.out or (QUICK_FILE if options.quick else SPEED_FILE)
     add_rows(out, rows, where)
-    print(f"{table(rows)}\nThis is in {out}, too.")
+    print(f"{rows.to_string(index=False, na_rep='', float_format='{:,.4g}'.format)}\nThis is in {out}, too.")
 
 
 if __name__ == "__main__":
