@@ -59,7 +59,7 @@ def modules_and_data(presets: str) -> set[str]:
     modules = {path.relative_to(CLONE).as_posix() for path in (CLONE / "sb3_ldm").rglob("*.py")}
     configs = {f"{presets}/{path.name}" for path in (CLONE / "zoo_configs").glob("*.yml")}
     agents = {path.relative_to(CLONE).as_posix() for path in (CLONE / "sb3_ldm/pretrained").iterdir()}
-    return modules | configs | agents | {"sb3_ldm/py.typed", "sb3_ldm/version.txt"}
+    return modules | configs | agents | {f"sb3_ldm/{name}" for name in ("demo.html", "py.typed", "version.txt")}
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ ROOMS = (
     ("algorithms",),
     ("cluster", "figures"),
     ("zoo",),
-    ("enjoy", "quickstart", "train", "tune"),
+    ("demo", "enjoy", "quickstart", "train", "tune"),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 
