@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 
 from benchmarks import diversity
 from benchmarks.experiment import Experiment, Run
@@ -78,55 +77,59 @@ _STUDIED = {
 }
 
 
-class Column(NamedTuple):
-    """A column of a table of variants."""
-
-    title: str
-    cell: Callable[[Sequence[RunResult]], str]  #: of a variant's runs, which differ in their seed
+Cell = Callable[[Sequence[RunResult]], str]  #: what a table tells of a variant's runs, which differ in their seed
 
 
-def columns(splits: Sequence[str], learned: float | None) -> list[Column]:
-    """:return: what is told of a variant's last episodes, actions sampled"""
-    told = [Column("seeds", lambda runs: _seeds(runs, learned))]
-    told += [Column(f"{split_name(split)} return", partial(_return_in, split, None)) for split in splits]
-    told += [Column(f"{split_name(split)} tasks solved", partial(_solved, split)) for split in splits]
-    told += [
-        Column(f"{split_name(split)} tasks solved, second half of training", partial(_solved_in_second_half, split))
-        for split in splits[1:]
-        if split in (*SPLITS, VALIDATION)
-    ]
-    return told
+def variants_tables(experiment: Experiment, variants: Variants) -> str:
+    """
+    :return: a table of last episodes, actions sampled, and one of first episodes (paper, Appendix F) and costs, as Markdown
+    """
+    splits = {one: split_name(one) for one in ordered_splits([run for members in variants.values() for run in members])}
+    unseen = list(splits)[1:]
+    last: dict[str, Cell] = {"seeds": partial(_seeds, experiment.learned)}
+    last |= {f"{name} return": partial(_return_in, split, None) for split, name in splits.items()}
+    if experiment.baseline is not None and experiment.baseline in variants:
+        baseline, label = variants[experiment.baseline], experiment.label(experiment.baseline)
+        last |= {f"{splits[one]} return minus that of {label}, by seed": partial(_more_than, baseline, one) for one in unseen}
+    last |= {f"{name} tasks solved": partial(_solved, split) for split, name in splits.items()}
+    for split in [one for one in unseen if one in (*SPLITS, VALIDATION)]:
+        last[f"{splits[split]} tasks solved, second half of training"] = partial(_solved_in_second_half, split)
+    further: dict[str, Cell] = {
+        **{f"first episode, {name} return": partial(_return_in, split, 1) for split, name in splits.items()},
+        "frames": lambda runs: format_frames(max(run.frames for run in runs)),
+        "core minutes": partial(_minutes, "cpu_time_s"),
+        "wall minutes": partial(_minutes, "wall_time_s"),
+    }
+    return f"{_table(experiment, variants, last)}\n{_table(experiment, variants, further)}"
 
 
-def further_columns(splits: Sequence[str]) -> list[Column]:
-    """:return: what is told of a variant besides: its first episodes (paper, Appendix F) and what it took"""
-    told = [Column(f"first episode, {split_name(split)} return", partial(_return_in, split, 1)) for split in splits]
-    return [
-        *told,
-        Column("frames", lambda runs: format_frames(max(run.frames for run in runs))),
-        Column("core minutes", lambda runs: _minutes(runs, "cpu_time_s")),
-        Column("wall minutes", lambda runs: _minutes(runs, "wall_time_s")),
-    ]
+def studies_table(experiment: Experiment, variants: Variants) -> str:
+    """
+    :return: one row each, as Markdown: the share of mixtures whose largest reward is on the goal of an unseen task, and how
+        often the decoder knows the goal of the task at hand
+    """
+    told: dict[str, Cell] = {
+        "seeds": lambda runs: str(len(runs)),
+        "updates": lambda runs: f"{runs[0].hyperparameters['updates']:,}",
+        **{title: partial(_share, name) for name, title in _STUDIED.items()},
+    }
+    return _table(experiment, variants, told)
 
 
-def baseline_columns(splits: Sequence[str], experiment: Experiment, variants: Variants) -> list[Column]:
-    """:return: how much more a variant returned than the baseline, if the experiment has one and that was run"""
-    if experiment.baseline is None or experiment.baseline not in variants:
-        return []
-    baseline = variants[experiment.baseline]
-    name = experiment.label(experiment.baseline)
-    return [
-        Column(f"{split_name(split)} return minus that of {name}, by seed", partial(_more_than, baseline, split))
-        for split in splits[1:]
-    ]
+def _table(experiment: Experiment, variants: Variants, told: Mapping[str, Cell]) -> str:
+    """A row for each variant, without columns that nothing is known of."""
+    columns = {title: [cell(members) for members in variants.values()] for title, cell in told.items()}
+    known = {"": [experiment.label(variant) for variant in variants]}
+    known |= {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
+    return markdown_table(list(known), list(zip(*known.values(), strict=True)), "l" + "r" * (len(known) - 1))
 
 
-def _seeds(runs: Sequence[RunResult], learned: float | None) -> str:
+def _seeds(learned: float | None, runs: Sequence[RunResult]) -> str:
     failed = failed_seeds(runs, learned)
     return str(len(runs)) + (f" (training return below {learned:g}: {', '.join(map(str, failed))})" if failed else "")
 
 
-def _minutes(runs: Sequence[RunResult], time: str) -> str:
+def _minutes(time: str, runs: Sequence[RunResult]) -> str:
     minutes = [run.metadata[time] / 60 for run in runs if time in run.metadata]
     return mean_and_std(minutes, 0) if minutes else "-"
 
@@ -155,42 +158,10 @@ def _solved_in_second_half(split: str, runs: Sequence[RunResult]) -> str:
     return mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-"
 
 
-def variants_tables(experiment: Experiment, variants: Variants) -> str:
-    """
-    :return: a table of last episodes, and one of first episodes and costs, as Markdown: one row each, without columns that
-        nothing is known of
-    """
-    splits = ordered_splits([run for members in variants.values() for run in members])
-    last, further = columns(splits, experiment.learned), further_columns(splits)
-    # Behind the returns.
-    last[1 + len(splits) : 1 + len(splits)] = baseline_columns(splits, experiment, variants)
-    return f"{_table(experiment, variants, last)}\n{_table(experiment, variants, further)}"
-
-
-def _table(experiment: Experiment, variants: Variants, told: Sequence[Column]) -> str:
-    cells = [(column.title, [column.cell(members) for members in variants.values()]) for column in told]
-    known = [("", [experiment.label(variant) for variant in variants]), *(one for one in cells if set(one[1]) != {"-"})]
-    titles, by_column = zip(*known, strict=True)
-    return markdown_table(titles, list(zip(*by_column, strict=True)), "l" + "r" * (len(known) - 1))
-
-
-def studies_table(experiment: Experiment, variants: Variants) -> str:
-    """
-    :return: one row each, as Markdown: the share of mixtures whose largest reward is on the goal of an unseen task, and how
-        often the decoder knows the goal of the task at hand
-    """
-    found = [run.metadata["result"] for runs in variants.values() for run in runs]
-    told = [(name, title) for name, title in _STUDIED.items() if all(name in result for result in found)]
-    rows = []
-    for variant, runs in variants.items():
-        shares = [_in_percent(found_by_studies(runs, name)) for name, _ in told]
-        rows.append([experiment.label(variant), str(len(runs)), f"{runs[0].hyperparameters['updates']:,}", *shares])
-    header = ["", "seeds", "updates", *(title for _, title in told)]
-    return markdown_table(header, rows, "l" + "r" * (len(header) - 1))
-
-
-def _in_percent(shares: np.ndarray) -> str:
-    return mean_and_std((100 * shares[:, 0]).tolist(), 0) + "%"
+def _share(name: str, runs: Sequence[RunResult]) -> str:
+    if any(name not in run.metadata["result"] for run in runs):
+        return "-"
+    return mean_and_std((100 * found_by_studies(runs, name)[:, 0]).tolist(), 0) + "%"
 
 
 def has_own_results(experiment: Experiment, variants: Variants) -> bool:
@@ -220,42 +191,33 @@ def section(
         return "\n\n".join(line for line in lines if line) + "\n"
     table = studies_table if experiment.is_study else variants_tables
     lines.append(table(experiment, variants).rstrip())
-    claims = [one.claim for one in experiment.expectations]
-    lines.append("\n".join(f"- {claim}: {verdict.text}" for claim, verdict in zip(claims, verdicts, strict=True)))
+    claims = zip(experiment.expectations, verdicts, strict=True)
+    lines.append("\n".join(f"- {one.claim}: {verdict.text}" for one, verdict in claims))
     shown = SHOWN if experiment.baseline is None else SHOWN_OF_ABLATIONS
     for figure in [path for pattern in shown for path in sorted(figures.glob(pattern))]:
-        path = Path(os.path.relpath(figure, page.parent)).as_posix()
-        lines.append(f"![{figure.stem.replace('_', ' ')}]({path})")
-    links = [
-        f"[{what}]({Path(os.path.relpath(figures / name, page.parent)).as_posix()})"
-        for name, what in (("summary.md", "both kinds of actions and every episode"), ("per_task.md", "every task"))
-        if (figures / name).is_file()
-    ]
+        lines.append(f"![{figure.stem.replace('_', ' ')}]({_relative(figure, page)})")
+    tables = {"summary.md": "both kinds of actions and every episode", "per_task.md": "every task"}
+    links = [f"[{what}]({_relative(figures / name, page)})" for name, what in tables.items() if (figures / name).is_file()]
     if links:
-        folder = Path(os.path.relpath(figures, page.parent)).as_posix()
-        lines.append(f"More numbers: {', '.join(links)}; [all figures]({folder}).")
-    lines += _uncommitted(variants)
-    lines += _left_out(experiment, variants, results)
+        lines.append(f"More numbers: {', '.join(links)}; [all figures]({_relative(figures, page)}).")
+    lines += _notes(experiment, variants, results)
     lines.append(f"```bash\npython -m benchmarks.run {experiment.name}\npython -m benchmarks.figures {experiment.name}\n```")
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
-def _uncommitted(variants: Variants) -> list[str]:
-    """A paragraph on the runs whose code cannot be restored from the commit that they name."""
-    runs = [run for members in variants.values() for run in members if any(one.endswith("-dirty") for one in _commits(run))]
-    return [f"Trained with changes that were not committed: {', '.join(run.path.name for run in runs)}."] if runs else []
+def _relative(path: Path, page: Path) -> str:
+    return Path(os.path.relpath(path, page.parent)).as_posix()
 
 
-def _commits(run: RunResult) -> list[str]:
-    """The code that trained it, several where it was continued."""
-    return [*run.metadata.get("commits_before", []), run.metadata.get("commit") or ""]
-
-
-def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list[str]:
-    """Paragraphs on the runs that are not among the finished ones."""
+def _notes(experiment: Experiment, variants: Variants, results: Path) -> list[str]:
+    """Paragraphs on runs whose code cannot be restored from the commits that they name, and on those that are left out."""
+    runs = [run for members in variants.values() for run in members]
+    commits = {run.path.name: [*run.metadata.get("commits_before", []), run.metadata.get("commit") or ""] for run in runs}
+    uncommitted = [name for name, its_commits in commits.items() if any(one.endswith("-dirty") for one in its_commits)]
     done = {(variant, run.seed) for variant, members in variants.items() for run in members}
     missing = [run for run in experiment.runs if (run.variant, run.seed) not in done]
-    lines = _changed(missing, results)
+    lines = [f"Trained with changes that were not committed: {', '.join(uncommitted)}."] if uncommitted else []
+    lines += _changed(missing, results)
     if missing:
         names = ", ".join(run.name for run in missing)
         lines.append(f"Without results so far (not run, or not to the end): {names}.")
@@ -264,10 +226,10 @@ def _left_out(experiment: Experiment, variants: Variants, results: Path) -> list
 
 def _changed(runs: Sequence[Run], results: Path) -> list[str]:
     """Paragraphs on the runs whose results are of other settings."""
-    changed = [(run.name, run.changed_settings(kept)) for run in runs if (kept := run.kept(results)) is not None]
+    changed = {run.name: run.changed_settings(kept) for run in runs if (kept := run.kept(results)) is not None}
     return [
         f"Left out: results of {name}, which had other settings than it has now ({', '.join(settings)})."
-        for name, settings in changed
+        for name, settings in changed.items()
         if settings
     ]
 
@@ -300,7 +262,7 @@ def _diversity_section(
     if draw and points:
         with mpl.rc_context(STYLE):  # has the resolution
             save_figure(diversity.draw(points), path)
-    return diversity.section(points, Path(os.path.relpath(path, page.parent)).as_posix())
+    return diversity.section(points, _relative(path, page))
 
 
 def overview(
