@@ -15,8 +15,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ import filelock
 import numpy as np
 import pandas as pd
 
+from sb3_ldm.command import run_command
 from sb3_ldm.figures.grid import MAX_TRAJECTORIES, spread_evenly
-from sb3_ldm.files import LOCK_FILE, replacing
+from sb3_ldm.files import LOCK_FILE, replacing, save_arrays
 from sb3_ldm.results import (
     PATHS_FILE,
     REWARD_MAPS_FILE,
@@ -79,8 +80,11 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
     """
     run = load_run(folder)
     final = run.last_evaluation if run.final_evaluation is None else run.final_evaluation
-    tables = {EVALUATIONS_FILE: _sums(_with_parts(run), per_task=False), FINAL_FILE: _sums(final, per_task=True)}
-    tables[IMAGINATION_FILE] = _logged(run, recordings)
+    tables = {
+        EVALUATIONS_FILE: _sums(_with_parts(run), ["timesteps", "split", "deterministic"]),
+        FINAL_FILE: _sums(_rows(final), ["split", "deterministic", "task"]),
+        IMAGINATION_FILE: _logged(run, recordings),
+    }
     told: dict[str, Any] = {}
     if final is not None and len(final):
         sampled = final.select(deterministic=False, episode=run.episodes_per_task)
@@ -96,12 +100,14 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
 
 
 def forget_run(results: Path, name: str) -> None:
+    """:raises ValueError: if there is no such run"""
+    if name not in (known := kept_metadata(results)):
+        raise ValueError(f"{results} has no run {name!r}, but {', '.join(known) or 'none'}")
     with _alone_in(results):
         _replace_line(results / RUNS_FILE, name, None)
         for file in (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE):
             _replace_rows(results / file, name, pd.DataFrame())
-        for file in (REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE):
-            (results / f"{name}_{file}").unlink(missing_ok=True)
+        _remove_recordings(results, name)
 
 
 def _alone_in(folder: Path) -> filelock.BaseFileLock:
@@ -109,41 +115,37 @@ def _alone_in(folder: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(folder.with_name(LOCK_FILE))
 
 
-def _with_parts(run: RunResult) -> EvaluationTable | None:
-    """Evaluations during training, those of parts of the test tasks, which only the final evaluation names, once more."""
-    table = run.evaluations
-    if table is None or run.final_evaluation is None:
-        return table
-    test = table.select("test")
-    for split in [one for one in run.final_evaluation.splits if one not in table.splits]:
-        tasks = run.final_evaluation.select(split).tasks
-        if {*map(tuple, tasks)} <= {*map(tuple, test.tasks)}:
-            part = test.where((test.tasks[:, None] == np.unique(tasks, axis=0)[None]).all(-1).any(1))
-            part = replace(part, split=np.full(len(part), split))
-            columns = zip(*map(_columns, (table, part)), strict=True)
-            table = EvaluationTable(table.path, *map(np.concatenate, columns))
-    return table
-
-
-def _columns(table: EvaluationTable) -> list[np.ndarray]:
-    return [value for name, value in vars(table).items() if name != "path"]
-
-
-def _sums(table: EvaluationTable | None, per_task: bool) -> pd.DataFrame:
-    """Returns and successes of each episode of the meta-episode, summed over tasks or over the repetitions of each."""
+def _rows(table: EvaluationTable | None) -> pd.DataFrame:
+    """An evaluation as a data frame, one row an episode."""
     if table is None or len(table) == 0:
         return pd.DataFrame()
-    table = table if per_task else table.where(np.isin(table.episode, (1, table.episode.max())))
-    rows = pd.DataFrame({"split": table.split, "deterministic": table.deterministic.astype(int)})
-    if not per_task:
-        rows.insert(0, "timesteps", table.timesteps)
-    else:
-        rows["task"] = [" ".join(f"{number:g}" for number in task) for task in table.tasks]
-    keys, rows["episode"] = list(rows.columns), table.episode
-    groups = rows.groupby([*rows.columns], sort=False)
+    columns = {name: value for name, value in vars(table).items() if name not in ("path", "tasks")}
+    tasks = [" ".join(f"{number:g}" for number in task) for task in table.tasks]
+    return pd.DataFrame({**columns, "task": tasks}).astype({"deterministic": int})
+
+
+def _with_parts(run: RunResult) -> pd.DataFrame:
+    """Evaluations during training, those of parts of the test tasks, which only the final evaluation names, once more."""
+    rows, final = _rows(run.evaluations), _rows(run.final_evaluation)
+    if len(rows):
+        rows = rows[rows["episode"].isin((1, rows["episode"].max()))]
+    if len(rows) == 0 or len(final) == 0:
+        return rows
+    test, parts = rows[rows["split"] == "test"], [rows]
+    for split, tasks in final.groupby("split", sort=False)["task"]:
+        if split not in rows["split"].values and tasks.isin(test["task"]).all():
+            parts.append(test[test["task"].isin(tasks)].assign(split=split))
+    return pd.concat(parts)
+
+
+def _sums(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Returns and successes of each episode of the meta-episode, summed over tasks or over the repetitions of each."""
+    if len(rows) == 0:
+        return rows
+    groups = rows.groupby([*keys, "episode"], sort=False)
     sums, group = groups.size().rename("n").reset_index(), groups.ngroup().to_numpy()
     # Neither pandas' sums, which compensate errors, nor others: those of EvaluationTable.per_task, which results are made of.
-    sums = sums.assign(return_=np.bincount(group, table.returns), success_=np.bincount(group, table.successes))
+    sums = sums.assign(return_=np.bincount(group, rows["returns"]), success_=np.bincount(group, rows["successes"]))
     sums = sums.set_index([*keys, "episode"]).unstack("episode", sort=False)
     sums.insert(0, ("n", ""), sums.pop(("n", 1)))
     sums = sums[["n", "return_", "success_"]].drop(columns=[("n", episode) for episode in sums["n"].columns if episode])
@@ -189,26 +191,30 @@ def _replace_line(path: Path, name: str, metadata: Mapping[str, Any] | None) -> 
 
 def _keep_recordings(run: RunResult, results: Path, name: str) -> None:
     """What is drawn of a variant's first seed; other seeds' recordings are not kept."""
-    seeds = {other: int(other.rsplit("_seed", 1)[1]) for other in kept_metadata(results) if _variant(other) == _variant(name)}
+    variant = _variant(name)
+    seeds = {other: int(other.rsplit("_seed", 1)[1]) for other in kept_metadata(results) if _variant(other) == variant}
     if any(seed < run.seed for seed in seeds.values()):
         return
     for other in {*seeds, name}:
-        for file in (REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE):
-            (results / f"{other}_{file}").unlink(missing_ok=True)
-    arrays: dict[str, dict[str, Any]] = {}
+        _remove_recordings(results, other)
     if (maps := run.reward_maps) is not None:
         drawn = {"weights": maps.weights[:_DRAWN_MAPS], "maps": maps.maps[:_DRAWN_MAPS]}
-        arrays[REWARD_MAPS_FILE] = {"tasks": maps.tasks, "peaks": maps.peaks().astype(np.uint8), **drawn}
+        peaks = maps.peaks().astype(np.uint8)
+        save_arrays(results / f"{name}_{REWARD_MAPS_FILE}", tasks=maps.tasks, peaks=peaks, **drawn)
     if (trajectories := run.trajectories) is not None:
         chosen = spread_evenly(len(trajectories.tasks), MAX_TRAJECTORIES)
         beliefs = {} if trajectories.beliefs is None else {"beliefs": trajectories.beliefs[chosen]}
-        arrays[TRAJECTORIES_FILE] = {"tasks": trajectories.tasks[chosen], "split": trajectories.splits[chosen], **beliefs}
-        arrays[TRAJECTORIES_FILE]["positions"] = trajectories.positions[chosen].astype(np.int8)
+        arrays = {"tasks": trajectories.tasks[chosen], "split": trajectories.splits[chosen], **beliefs}
+        arrays["positions"] = trajectories.positions[chosen].astype(np.int8)
+        save_arrays(results / f"{name}_{TRAJECTORIES_FILE}", **arrays)
     if (paths := run.paths) is not None:
-        arrays[PATHS_FILE] = {"tasks": paths.tasks, "split": paths.splits, "paths": paths.paths}
-        arrays[PATHS_FILE]["deterministic"] = paths.deterministic
-    for file, kept in arrays.items():
-        np.savez_compressed(results / f"{name}_{file}", **kept)
+        arrays = {"tasks": paths.tasks, "split": paths.splits, "paths": paths.paths}
+        save_arrays(results / f"{name}_{PATHS_FILE}", **arrays, deterministic=paths.deterministic)
+
+
+def _remove_recordings(results: Path, name: str) -> None:
+    for file in (REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE):
+        (results / f"{name}_{file}").unlink(missing_ok=True)
 
 
 def _variant(name: str) -> str:
@@ -236,26 +242,26 @@ def load_results(results: Path) -> dict[str, RunResult]:
 
 @lru_cache(maxsize=64)
 def _load_results(results: Path, _: tuple[int, ...]) -> dict[str, RunResult]:
-    tables = {file: _by_run(results / file) for file in (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE)}
+    files = (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE)
+    tables = {file: {str(name): rows for name, rows in _read(results / file).groupby("run")} for file in files}
+    recordings: dict[str, tuple[str, Callable[[Path], Any]]] = {
+        "reward_maps": (REWARD_MAPS_FILE, _load_reward_maps),
+        "trajectories": (TRAJECTORIES_FILE, load_trajectories),
+        "paths": (PATHS_FILE, load_paths),
+    }
     loaded = {}
     for name, metadata in kept_metadata(results).items():
-        rows = {file: by_run.get(name) for file, by_run in tables.items()}
-        final = _table(results / FINAL_FILE, rows[FINAL_FILE], metadata, None)
+        found = {key: (results / f"{name}_{file}", load) for key, (file, load) in recordings.items()}
+        final = _table(results / FINAL_FILE, tables[FINAL_FILE].get(name), metadata, None)
         loaded[name] = RunResult(
             path=results / name,
             metadata=metadata,
-            evaluations=_table(results / EVALUATIONS_FILE, rows[EVALUATIONS_FILE], metadata, final),
+            evaluations=_table(results / EVALUATIONS_FILE, tables[EVALUATIONS_FILE].get(name), metadata, final),
             final_evaluation=final,
-            progress=_progress(rows[IMAGINATION_FILE]),
-            reward_maps=_load_if(results / f"{name}_{REWARD_MAPS_FILE}", _load_reward_maps),
-            trajectories=_load_if(results / f"{name}_{TRAJECTORIES_FILE}", load_trajectories),
-            paths=_load_if(results / f"{name}_{PATHS_FILE}", load_paths),
+            progress=_progress(tables[IMAGINATION_FILE].get(name)),
+            **{key: load(path) if path.is_file() else None for key, (path, load) in found.items()},
         )
     return loaded
-
-
-def _by_run(path: Path) -> dict[str, pd.DataFrame]:
-    return {str(name): rows for name, rows in _read(path).groupby("run")}
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -318,33 +324,26 @@ def _load_reward_maps(path: Path) -> SavedRewardMaps:
         return KeptRewardMaps(saved.weights, saved.tasks, saved.maps, archive["peaks"].astype(int))
 
 
-def _load_if(path: Path, load: Any) -> Any:
-    return load(path) if path.is_file() else None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """:param arguments: the command line, that of the process by default"""
+    """
+    :param arguments: the command line, that of the process by default
+    :raises FileNotFoundError: if the folder is not that of a run
+    :raises ValueError: if its files cannot be read, or there is no run to forget
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="name of the experiment")
     parser.add_argument("run", help="<variant>_seed<k>, what the run is called in it")
-    parser.add_argument("folder", type=Path, nargs="?", help="where the run left its files")
-    parser.add_argument("--forget", action="store_true", help="take the run out of the tables")
-    parser.add_argument("--no-recordings", action="store_true", help="keep nothing that is only drawn")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("folder", type=Path, nargs="?", help="where the run left its files")
+    what.add_argument("--forget", action="store_true", help="take the run out of the tables")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     options = parser.parse_args(arguments)
     results = options.results / options.experiment
-    if options.forget == (options.folder is not None):
-        parser.error("give a folder, or --forget")
-    if options.forget and options.run not in kept_metadata(results):
-        sys.exit(f"error: {results} has no run {options.run!r}, but {', '.join(kept_metadata(results)) or 'none'}")
-    try:
-        if options.forget:
-            forget_run(results, options.run)
-        else:
-            keep_run(options.folder, results, options.run, not options.no_recordings)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    if options.forget:
+        forget_run(results, options.run)
+    else:
+        keep_run(options.folder, results, options.run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -83,12 +83,18 @@ def test_recordings_are_those_of_the_first_seed(run: RunResult, tmp_path: Path) 
 
 
 def test_mistakes_are_told(run: RunResult, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="has no run 'ldm_seed9', but none"):
+    with pytest.raises(ValueError, match="has no run 'ldm_seed9', but none"):
         tables.main(["kept", "ldm_seed9", "--forget", "--results", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         tables.main(["kept", "ldm_seed9", str(tmp_path / "nowhere"), "--results", str(tmp_path)])
     assert not (tmp_path / "kept").exists()
-    with pytest.raises(SystemExit, match="2"):
-        tables.main(["kept", "ldm_seed3"])
-    tables.main(["kept", "ldm_seed3", str(run.path), "--results", str(tmp_path), "--no-recordings"])
+    for words in (["kept", "ldm_seed3"], ["kept", "ldm_seed3", str(run.path), "--forget"]):
+        with pytest.raises(SystemExit, match="2"):
+            tables.main(words)
+    tables.main(["kept", "ldm_seed3", str(run.path), "--results", str(tmp_path)])
+    assert "ldm_seed3" in tables.kept_metadata(tmp_path / "kept")
+
+
+def test_of_ablations_nothing_is_kept_that_is_only_drawn(run: RunResult, tmp_path: Path) -> None:
+    tables.keep_run(run.path, tmp_path / "kept", "ldm_seed3", recordings=False)
     assert "ldm_seed3" in tables.kept_metadata(tmp_path / "kept") and not list((tmp_path / "kept").glob("*.npz"))
