@@ -19,6 +19,7 @@ from benchmarks.experiment import Experiment
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.statistics import iqm_interval, task_scores
 from benchmarks.tables import RESULTS, load_results
+from sb3_ldm.command import run_command
 from sb3_ldm.envs.registration import TASKS
 from sb3_ldm.envs.tasks import DOING_NOTHING
 from sb3_ldm.figures import MUTED, STYLE, Plan, draw_figures, references_of
@@ -225,13 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=FIGURES, help="where all figures are; elsewhere than by default, all that can be drawn"
     )
     options = parser.parse_args(arguments)
-    try:
-        for name in options.experiment:
-            for path in draw_experiment(load_experiment(name), options.results, options.out):
-                print(path)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    for name in options.experiment:
+        print(*draw_experiment(load_experiment(name), options.results, options.out), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -37,34 +37,7 @@ from sb3_ldm.results.summary import format_frames, markdown_table, mean_and_std,
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 
-INTRODUCTION = """# Results
-
-Made by `python -m benchmarks.report` from the files in `benchmarks/results`. Most runs have the settings of this package's
-presets and a fifth of the paper's frames or less: what is said to agree with the paper has the same direction, not the same
-numbers.
-
-Returns are those of the last episode of a meta-episode, and in an experiment's second table (paper, Appendix F) of the first
-one, actions sampled: means over tasks, then interquartile means over seeds (of fewer than four, means) with 95% bootstrap
-intervals, for which whole seeds are resampled (a bootstrap that is stratified by task would draw seeds for each task anew, as
-if the tasks of a seed had nothing to do with each other). Of two, three or four seeds such an interval is little else than
-their range: it holds the true median in about 50, 75 or 88% of the cases, not in 95%. An expectation holds, or does not, if
-two intervals do not overlap; where there is no difference at all, that happens between two and two seeds in 33% of the cases,
-between two and three in 20, three and three in 10 and four and four in 3%. A single run decides nothing. Expectations that the
-paper does not have are our own.
-
-Of ablations each seed is told beside the same seed of the preset, as `seed: difference`. Up to where a choice takes effect
-the two are the same agent, but with an asterisk: these runs began otherwise, with other code or as the choice takes effect at
-once, and are no pairs.
-
-Maps and paths are those of a variant's first seed. Shares of mixtures are of all that are drawn: LDM rejects some before it
-trains on them (`n_candidates`, `require_goal`). Agents that were trained on all tasks have trained on those that are called
-unseen, too.
-
-Numbers of solved tasks: mean and standard deviation over seeds, at the end of training and on average over the evaluations of
-its second half. Core minutes are of the runs that counted them, wall minutes depend on what else the machine did. Seeds differ
-in their networks and actions, but share most sequences of training tasks: as in Stable-Baselines3, worker i of seed s is
-seeded with s + i.
-"""
+INTRODUCTION = Path(__file__).with_name("introduction.md")  #: of the page
 
 #: What is told of studies of imagination, where they have it.
 _STUDIED = {
@@ -242,7 +215,7 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
     experiments = [load_experiment(name) for name in available_experiments()]
     found = {experiment.name: load_variants(experiment, results) for experiment in experiments}
     verdicts = {experiment.name: judged(experiment, found[experiment.name]) for experiment in experiments}
-    parts = [INTRODUCTION, overview(experiments, found, verdicts)]
+    parts = [INTRODUCTION.read_text(encoding="utf-8"), overview(experiments, found, verdicts)]
     for experiment in experiments:
         variants = found[experiment.name]
         if draw and has_own_results(experiment, variants):

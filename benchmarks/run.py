@@ -26,6 +26,7 @@ from benchmarks.experiment import Experiment, Run, Study
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.tables import RESULTS, keep_run, load_results
 from sb3_ldm.cluster import RemoteProcess, connect, n_at_once
+from sb3_ldm.command import run_command
 from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import RUN_FILE, EvaluationTable, files_of_attempts, load_evaluations, load_metadata, newest_file
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
@@ -241,8 +242,12 @@ def _tell_changes(jobs: Sequence[Job], before: Sequence[str]) -> None:
             print(time.strftime("%Y-%m-%d %H:%M:%S"), told, flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """:param arguments: the command line, that of the process by default"""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: the command line, that of the process by default
+    :return: exit status, 1 if a run has failed
+    :raises ValueError: if there is no such run, or no room for it
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}, or {ALL}")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the processors, or what the cluster can take)")
@@ -256,22 +261,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="where agents are trained (default: %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     options = parser.parse_args(arguments)
-    failed: list[Job] = []
-    try:
-        jobs = select_jobs(options)
-        if not options.status:
-            launch, n_jobs = _launcher(options)
-            with exit_when_terminated():
-                failed = run_jobs(jobs, n_jobs, launch)
-    except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on from the last checkpoints.")
-    except (ValueError, ImportError, ConnectionError) as error:
-        sys.exit(f"error: {error}")
+    jobs, failed = select_jobs(options), []
+    if not options.status:
+        launch, n_jobs = _launcher(options)
+        with exit_when_terminated():
+            failed = run_jobs(jobs, n_jobs, launch)
     print(status_table(jobs))
     for job in jobs:
         _tell_what_to_do(job)
-    if failed:
-        sys.exit(1)
+    return 1 if failed else 0
 
 
 def _tell_what_to_do(job: Job) -> None:
@@ -319,4 +317,4 @@ def _launcher(options: argparse.Namespace) -> tuple[Launch, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -39,15 +39,26 @@ def judge(
     lacking = [name for name in expectation.variants if name not in variants]
     if lacking:
         return Verdict(Outcome.NOT_RUN, f"not run yet: {', '.join(lacking)}")
+    names = [label(name) for name in expectation.variants]
     found = [iqm_interval(_scores(expectation, variants[name])) for name in expectation.variants]
     if expectation.variant is not None:
         return _judge_threshold(expectation, found[0])
-    failed = [_n_failed(variants[name], learned) for name in expectation.variants]
-    return _judge_comparison(expectation, found, failed, [label(name) for name in expectation.variants])
-
-
-def _n_failed(runs: Sequence[RunResult], learned: float | None) -> tuple[int, int]:
-    return len(failed_seeds(runs, learned)), len(runs)
+    failed = [len(failed_seeds(variants[name], learned)) for name in expectation.variants]
+    texts = [interval.text() if expectation.result is None else f"{interval.text(0)}%" for interval in found]
+    numbers = " against ".join(f"{text} ({name})" for text, name in zip(texts, names, strict=True))
+    if all(n_failed == interval.n_seeds for n_failed, interval in zip(failed, found, strict=True)):
+        return Verdict(Outcome.OPEN, f"not to be judged, for neither has learned the training tasks: {numbers}")
+    if any(failed):
+        counts = zip(failed, found, names, strict=True)
+        told = " and ".join(f"{n_failed} of {interval.n_seeds} ({name})" for n_failed, interval, name in counts)
+        numbers += f"; {told} seeds had not learned the training tasks"
+    better, worse = found
+    if min(better.n_seeds, worse.n_seeds) == 1:  # by chance alone it lies outside of two or three others in half of the cases
+        several = f"{better.n_seeds} against {worse.n_seeds} seeds"
+        which = "one seed each" if better.n_seeds == worse.n_seeds else several
+        return Verdict(Outcome.OPEN, f"undecided, {which}: {numbers}")
+    n_seeds = min(better.n_seeds, worse.n_seeds)
+    return _decide(expectation, better.above(worse), worse.above(better), n_seeds, "the intervals overlap", numbers)
 
 
 def _judge_threshold(expectation: Expectation, found: Interval) -> Verdict:
@@ -55,42 +66,20 @@ def _judge_threshold(expectation: Expectation, found: Interval) -> Verdict:
     assert least is not None, f"{expectation.claim}: give returned or reached"
     numbers = f"{found.text()}, at least {least:g} expected"
     if found.n_seeds == 1:
-        return Verdict(
-            Outcome.OPEN, f"undecided, one seed, which has {'' if found.point >= least else 'not '}done so: {numbers}"
-        )
+        done = "done so" if found.point >= least else "not done so"
+        return Verdict(Outcome.OPEN, f"undecided, one seed, which has {done}: {numbers}")
     return _decide(expectation, found.low >= least, found.high < least, found.n_seeds, "seeds differ", numbers)
-
-
-def _judge_comparison(
-    expectation: Expectation, found: Sequence[Interval], failed: Sequence[tuple[int, int]], names: Sequence[str]
-) -> Verdict:
-    """
-    :param failed: of each, how many seeds have not learned, and of how many
-    :param names: of each
-    """
-    texts = [interval.text() if expectation.result is None else f"{interval.text(0)}%" for interval in found]
-    numbers = " against ".join(f"{text} ({name})" for text, name in zip(texts, names, strict=True))
-    if all(n_failed == n_runs for n_failed, n_runs in failed):
-        return Verdict(Outcome.OPEN, f"not to be judged, for neither has learned the training tasks: {numbers}")
-    if any(n_failed for n_failed, _ in failed):
-        told = " and ".join(f"{n_failed} of {n_runs} ({name})" for (n_failed, n_runs), name in zip(failed, names, strict=True))
-        numbers += f"; {told} seeds had not learned the training tasks"
-    n_seeds = [interval.n_seeds for interval in found]
-    if min(n_seeds) == 1:  # by chance alone it lies outside of two or three others in half of the cases or more
-        which = "one seed each" if max(n_seeds) == 1 else f"{n_seeds[0]} against {n_seeds[1]} seeds"
-        return Verdict(Outcome.OPEN, f"undecided, {which}: {numbers}")
-    better, worse = found
-    return _decide(expectation, better.above(worse), worse.above(better), min(n_seeds), "the intervals overlap", numbers)
 
 
 def _decide(expectation: Expectation, holds: bool, fails: bool, n_seeds: int, doubt: str, numbers: str) -> Verdict:
     few = f", but {n_seeds} seeds tell little" if n_seeds < FEW_SEEDS else ""
+    agrees, disagrees = (
+        ("agrees with the paper", "DISAGREES with the paper") if expectation.paper else ("as expected", "NOT as expected")
+    )
     if holds:
-        return Verdict(Outcome.HOLDS, f"{'agrees with the paper' if expectation.paper else 'as expected'}{few}: {numbers}")
+        return Verdict(Outcome.HOLDS, f"{agrees}{few}: {numbers}")
     if fails:
-        return Verdict(
-            Outcome.FAILS, f"{'DISAGREES with the paper' if expectation.paper else 'NOT as expected'}{few}: {numbers}"
-        )
+        return Verdict(Outcome.FAILS, f"{disagrees}{few}: {numbers}")
     return Verdict(Outcome.OPEN, f"undecided, {doubt}: {numbers}")
 
 

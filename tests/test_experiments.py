@@ -512,15 +512,15 @@ def test_the_command_line_trains_and_draws(tmp_path, monkeypatch, capsys):
     assert set(written) == set((tmp_path / "figures" / "tiny").iterdir()), "figures of earlier results are removed"
     assert "| told its goal | 1 |" in (tmp_path / "figures" / "tiny" / "summary.md").read_text()
     assert {"comparison.png", "per_task.md", "summary.md"} <= {path.name for path in written}
-    with pytest.raises(SystemExit, match=r"variants=\['ldm'\].* there are variants \['goal_oracle', 'rl2'\]"):
+    with pytest.raises(ValueError, match=r"variants=\['ldm'\].* there are variants \['goal_oracle', 'rl2'\]"):
         run.main(["tiny", "--variants", "ldm", *folders])
-    with pytest.raises(SystemExit, match=r"seeds=\[7\].* there are seeds \[0\]"):
+    with pytest.raises(ValueError, match=r"seeds=\[7\].* there are seeds \[0\]"):
         run.main(["tiny", "--seeds", "7", *folders])
     write(tmp_path / "yml", variants=variants, **{**options, "n_timesteps": 10_000})
     run.main(["tiny", *folders])
     told = " ".join(capsys.readouterr().out.split())
     assert "has results of other settings (n_timesteps)" in told and "benchmarks.tables tiny rl2_seed0 --forget" in told
-    with pytest.raises(SystemExit, match="does not exist"):
+    with pytest.raises(ValueError, match="does not exist"):
         run.main(["tny", *folders])
 
 
@@ -546,7 +546,7 @@ def test_variants_may_be_those_of_some_of_the_experiments(tmp_path, monkeypatch,
     told = capsys.readouterr().out
     assert "b/ldm_seed0" in told and "a/rl2_seed0" in told and "mixreg" not in told
     for experiments in (["b", "a"], ["all"]):
-        with pytest.raises(SystemExit, match=r"variants=\['varibad'\]: .* there are .*'ldm'"):
+        with pytest.raises(ValueError, match=r"variants=\['varibad'\]: .* there are .*'ldm'"):
             run.main([*experiments, "--variants", "ldm", "varibad", *folders])
 
 
