@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from benchmarks.imagination import option_words, settings
 from benchmarks.settings import class_defaults, differences
@@ -37,8 +37,6 @@ class Run(ABC):
     n_timesteps: int
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
-    last_file: ClassVar[str]  #: is written when the run has ended
-
     @property
     def name(self) -> str:
         """Name of the run in its experiment."""
@@ -64,7 +62,7 @@ class Run(ABC):
 
     @abstractmethod
     def attempts(self, folder: Path) -> list[Path]:
-        """:return: the folders of the attempts that came to their end, the latest one last"""
+        """:return: the folders of the attempts that may have come to their end, the latest one last"""
 
     @abstractmethod
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
@@ -86,20 +84,17 @@ class Training(Run):
     config: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    last_file: ClassVar[str] = FINAL_FILE
-
     def changed_settings(self, metadata: Mapping[str, Any]) -> list[str]:
-        now = {**read_preset(self.config, self.env), **self.merged_hyperparameters()}
+        now, defaults = {**read_preset(self.config, self.env), **self.merged_hyperparameters()}, class_defaults(self.algo)
         recorded = metadata.get("hyperparameters", {})
-        changed: list[str] = []
-        if "n_envs" in recorded:
-            defaults = class_defaults(self.algo)
-            changed = list(differences(recorded, now, defaults) | differences(now, recorded, defaults))
-        others = {"algo": self.algo, "env": self.env, "env_kwargs": self.env_kwargs, "n_timesteps": self.n_timesteps}
-        return changed + [name for name, value in others.items() if (metadata.get(name, value) or {}) != (value or {})]
+        given = {"algo": self.algo, "env": self.env, "env_kwargs": self.env_kwargs, "n_timesteps": self.n_timesteps}
+        changed = [name for name, value in given.items() if (metadata.get(name, value) or {}) != (value or {})]
+        if "n_envs" not in recorded:  # nor was what is missing
+            return changed
+        return [*(differences(recorded, now, defaults) | differences(now, recorded, defaults)), *changed]
 
     def attempts(self, folder: Path) -> list[Path]:
-        return [file.parent for file in files_of_attempts(folder, self.last_file)]
+        return [file.parent for file in files_of_attempts(folder, FINAL_FILE)]
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         command = [sys.executable, "-m", "sb3_ldm.train", "--algo", self.algo, "--env", self.env, "--conf-file", self.config]
@@ -113,17 +108,15 @@ class Training(Run):
     def merged_hyperparameters(self) -> dict[str, Any]:
         """:return: the hyperparameters that differ; those that are mappings with what the file has in them besides"""
         defaults = read_preset(self.config, self.env)
-        merged = {}
-        for name, value in self.hyperparameters.items():
-            merged[name] = {**(defaults.get(name) or {}), **value} if isinstance(value, Mapping) else value
-        return merged
+        return {
+            name: {**(defaults.get(name) or {}), **value} if isinstance(value, Mapping) else value
+            for name, value in self.hyperparameters.items()
+        }
 
 
 @dataclass(frozen=True)
 class Study(Run):
     """A run of :mod:`benchmarks.imagination`: no agent is trained, so there is nothing to evaluate or to go on from."""
-
-    last_file: ClassVar[str] = RUN_FILE
 
     def changed_settings(self, metadata: Mapping[str, Any]) -> list[str]:
         recorded = {**metadata["hyperparameters"], "env": metadata["env"], "n_timesteps": metadata["frames"]}
@@ -131,7 +124,7 @@ class Study(Run):
         return sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
 
     def attempts(self, folder: Path) -> list[Path]:
-        return [folder] if (folder / self.last_file).is_file() else []
+        return [folder]
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         command = [sys.executable, "-m", "benchmarks.imagination", "--env", self.env, "--seed", str(self.seed)]

@@ -31,13 +31,9 @@ def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwi
     :param otherwise: values of what is not given, those of the algorithm's class
     :return: values of the run that are not the configuration's, by name
     """
-    mine, theirs = ({**_with_default(flat(otherwise)), **flat(given)} for given in (options, defaults))
-    names = [name for name in dict.fromkeys([*mine, *theirs]) if name not in _IGNORED]
-    return {name: mine[name] for name in names if name in mine and mine[name] != theirs.get(name)}
-
-
-def _with_default(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not inspect.Parameter.empty}
+    known = {name: value for name, value in flat(otherwise).items() if value is not inspect.Parameter.empty}
+    mine, theirs = {**known, **flat(options)}, {**known, **flat(defaults)}
+    return {name: value for name, value in mine.items() if name not in _IGNORED and value != theirs.get(name)}
 
 
 def class_defaults(algo: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ A table of many runs, one row each, with what their hyperparameters have that th
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from benchmarks.settings import class_defaults, differences, flat
 from benchmarks.statistics import n_reached_in_second_half
 from benchmarks.tables import RESULTS, kept_metadata, load_results
+from sb3_ldm.command import run_command
 from sb3_ldm.results import RunResult
 from sb3_ldm.results.summary import format_frames, markdown_table
 from sb3_ldm.zoo.configs import read_preset
@@ -30,16 +32,11 @@ _COLUMNS = (
 )
 
 
-def defaults_for(run: RunResult) -> Mapping[str, Any]:
-    """:return: the hyperparameters that its algorithm now has for its environment"""
-    return read_preset(run.algo, run.env)
-
-
 def changes(run: RunResult) -> dict[str, Any]:
-    """:return: what its hyperparameters have that the defaults have not"""
+    """:return: what its hyperparameters have that those of its algorithm in its environment have not"""
     otherwise = class_defaults(run.algo) if is_complete(run) else {}
-    found = differences(run.hyperparameters, defaults_for(run), otherwise)
-    return {**found, **flat(run.metadata.get("env_kwargs") or {}, "env_kwargs.")}
+    found = differences(run.hyperparameters, read_preset(run.algo, run.env), otherwise)
+    return {**found, **flat(run.env_kwargs, "env_kwargs.")}
 
 
 def is_complete(run: RunResult) -> bool:
@@ -49,32 +46,34 @@ def is_complete(run: RunResult) -> bool:
 
 def row(run: RunResult, name: str) -> list[str]:
     """:return: its row of the table; returns are those of the last episode, actions sampled"""
-    table = run.last_evaluation
     changed = ", ".join(f"{key}: {value}" for key, value in changes(run).items())
     shown = (f"`{changed}`" if changed else "-") + ("" if is_complete(run) else " (others were not recorded)")
     cells = [name, str(run.seed), format_frames(run.frames), shown]
-    shares = run.logged("imagination/share_unseen")[1]
+    table = run.last_evaluation
     if table is None:
         return [*cells, *["-"] * (len(_COLUMNS) - len(cells))]
     sampled = table.select(deterministic=False, episode=run.episodes_per_task)
-    unseen = sampled.select(split=next(split for split in sampled.splits if split != "train"))
+    split = next(split for split in sampled.splits if split != "train")
+    unseen, second_half = sampled.select(split), n_reached_in_second_half(run, split)
+    shares = run.logged("imagination/share_unseen")[1]
     return [
         *cells,
-        *(f"{run.metadata['returned'][split]:.2f}" for split in ("train", str(unseen.split[0]))),
+        f"{run.metadata['returned']['train']:.2f}",
+        f"{run.metadata['returned'][split]:.2f}",
         f"{unseen.n_reached:.1f} of {unseen.n_tasks}" if unseen.has_successes else "-",
-        _reached_in_second_half(run, str(unseen.split[0])),
+        "-" if second_half is None else f"{second_half:.1f}",
         # The last quarter of the looks: single ones are noisy.
         f"{np.mean(shares[-max(1, len(shares) // 4) :]):.2f}" if len(shares) else "-",
     ]
 
 
-def _reached_in_second_half(run: RunResult, split: str) -> str:
-    reached = n_reached_in_second_half(run, split)
-    return "-" if reached is None else f"{reached:.1f}"
-
-
 def sweep_table(experiments: Sequence[str], results: Path = RESULTS) -> str:
-    """:return: a markdown table, one row each"""
+    """
+    :return: a markdown table, one row each
+    :raises ValueError: if an experiment has no results
+    """
+    if unknown := [name for name in experiments if not kept_metadata(results / name)]:
+        raise ValueError(f"no results of {', '.join(unknown)} in {results}")
     rows = [row(run, f"{one}/{name}") for one in experiments for name, run in load_results(results / one).items()]
     return markdown_table(_COLUMNS, rows, "llrlrrrrr")
 
@@ -86,9 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
     parser.add_argument("--out", type=Path, help="markdown file to write besides")
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.experiments if not kept_metadata(options.results / name)]
-    if unknown:
-        parser.error(f"no results of {', '.join(unknown)} in {options.results}")
     table = sweep_table(options.experiments, options.results)
     print(table)
     if options.out is not None:
@@ -96,4 +92,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
