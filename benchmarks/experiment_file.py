@@ -31,7 +31,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
@@ -40,13 +39,15 @@ from jsonschema.validators import extend
 from benchmarks.experiment import Expectation, Experiment, Run, Study, Training
 from benchmarks.imagination import ENV_IDS, IMAGINATION, SHARES
 from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig
-from sb3_ldm.checks import check_names, is_number, nearest
+from sb3_ldm.checks import check_names, is_number
+from sb3_ldm.envs.factory import check_env_kwargs
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.envs.registration import TASKS, make_grid
+from sb3_ldm.envs.registration import TASKS
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
-from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
-from sb3_ldm.registry import get_algorithm, meta_learners
+from sb3_ldm.inference.latent_dynamics import LatentDynamics
+from sb3_ldm.registry import meta_learners
 from sb3_ldm.zoo.configs import available_configs, read_preset
+from sb3_ldm.zoo.options import check_hyperparameters
 
 FOLDER = Path(__file__).parent / "experiments"
 _SCHEMA = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
@@ -181,16 +182,20 @@ def _runs_of(name: str, variant: str, given: Mapping[str, Any], data: Mapping[st
     elif algo in meta_learners():
         config = given.get("config", variant if variant in available_configs() else algo)
         env_kwargs = {**data.get("env_kwargs", {}), **given.get("env_kwargs", {})}
-        _check_env(env, env_kwargs, variant)
-        with _naming(f"config={config!r} of {variant!r}"):
+        with _naming(repr(variant)):
+            check_env_kwargs(env, env_kwargs)
             if not read_preset(config, env):
-                raise ValueError(f"it has no hyperparameters for {env}")
+                raise ValueError(f"config={config!r} has no hyperparameters for {env}")
+            if env in TASKS:
+                tasks = TASKS[env]().hold_out(env_kwargs.get("validation_tasks", 0))
+                tasks.validate_split(env_kwargs.get("task_split", "train"))
         make = partial(Training, config=config, env_kwargs=env_kwargs)
     else:
         raise ValueError(
             f"algo={algo!r} of {variant!r} does not exist, use one of {', '.join([*meta_learners(), IMAGINATION])}"
         )
-    _check_hyperparameters(algo, hyperparameters, f"hyperparameters of {variant!r}")
+    with _naming(repr(variant)):
+        _check_hyperparameters(algo, hyperparameters)
     seeds = given.get("seeds", data["seeds"])
     return [make(experiment, variant, int(seed), algo, env, n_timesteps, hyperparameters) for seed in seeds]
 
@@ -206,32 +211,13 @@ def _check_borrowed(experiment: str, variant: str, folder: Path) -> None:
         raise ValueError(f"experiment={experiment!r} has no runs of its own of {variant!r}, but of {', '.join(own)}")
 
 
-def _check_env(env: str, env_kwargs: Mapping[str, Any], variant: str) -> None:
-    if env not in gym.registry:
-        raise ValueError(f"env={env!r} of {variant!r} does not exist: {nearest(env, TASKS)}")
-    if env in ENV_IDS:  # the robots hand on to gymnasium what they do not know, and others are not known
-        known = [name for name in inspect.signature(make_grid).parameters if name != "env_id"]
-        check_names(f"env_kwargs of {variant!r}", env_kwargs, known)
-    if env in TASKS:
-        with _naming(f"env_kwargs of {variant!r}"):
-            tasks = TASKS[env]().hold_out(env_kwargs.get("validation_tasks", 0))
-            tasks.validate_split(env_kwargs.get("task_split", "train"))
-
-
-#: What files of hyperparameters have besides arguments of the algorithm, and arguments that training gives.
-_ZOO_KEYS = ("n_envs", "n_timesteps", "normalize", "callback")
-_GIVEN = ("env", "tensorboard_log", "seed", "verbose", "device", "_init_setup_model")
-
-
-def _check_hyperparameters(algo: str, hyperparameters: Mapping[str, Any], what: str) -> None:
+def _check_hyperparameters(algo: str, hyperparameters: Mapping[str, Any]) -> None:
     if algo == IMAGINATION:
         networks = [name for name in inspect.signature(LatentDynamics).parameters if name not in ("layout", "encoder")]
-        imagination = [one.name for one in fields(ImaginationConfig)]
-        check_names(what, hyperparameters, ["updates", "maps", *networks, *imagination])
-        return
-    own = [name for name in inspect.signature(get_algorithm(algo).load()).parameters if name not in _GIVEN]
-    check_names(what, hyperparameters, [*_ZOO_KEYS, *own])
-    check_names(f"{what}: vae_kwargs", hyperparameters.get("vae_kwargs") or {}, NETWORK_OPTIONS)
+        known = ["updates", "maps", *networks, *(one.name for one in fields(ImaginationConfig))]
+        check_names("hyperparameters", hyperparameters, known)
+    else:
+        check_hyperparameters(algo, hyperparameters)
 
 
 @contextmanager

@@ -13,9 +13,7 @@ import functools
 import os
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -63,10 +61,6 @@ _NOT_FROM_ZOO = ("n_envs", "n_timesteps", "policy", "learning_rate", "batch_size
 #: Of the presets of robots, what is no parameter of the algorithm or must hold from the start.
 _NOT_FOR_ROBOTS = ("n_envs", "n_timesteps", "policy", "normalize", "learning_rate", "imagination_starts")
 
-ENVIRONMENT, POLICY, IMAGINATION = "environment", "policy forward", "belief and imagination"
-PPO_UPDATE, VAE_UPDATE, OTHER = "PPO update", "VAE update", "other"
-PARTS = [ENVIRONMENT, POLICY, IMAGINATION, PPO_UPDATE, VAE_UPDATE, OTHER]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -106,59 +100,6 @@ class Config:
 QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, scaling=(), physics_rounds=2)
 
 
-class Stopwatch(ExitStack):
-    """
-    Where the wall time between ``with`` and its end goes, by methods that are watched meanwhile.
-
-    The times do not overlap: a watched method that another one calls is left out of the caller's time. What no watched method
-    takes belongs to :data:`OTHER`, so the parts sum to the whole.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._running = [OTHER]
-        self._last = time.perf_counter()
-        self.callback(self._charge)
-
-    def watch(self, owner: Any, method: str, part: str) -> None:
-        """Time a method of an object until the end of the ``with``, which belongs to a part."""
-        original = getattr(owner, method)
-
-        @functools.wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self._charge()
-            self._running.append(part)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._charge()
-                self._running.pop()
-
-        self.enter_context(mock.patch.object(owner, method, timed))
-
-    def _charge(self) -> None:
-        now = time.perf_counter()
-        self.seconds[self._running[-1]] += now - self._last
-        self._last = now
-
-
-def watch_parts(watch: Stopwatch, model: RecurrentPPO) -> None:
-    """Watch what a training loop spends its time on, in :data:`PARTS`."""
-    for method in ("step_async", "step_wait"):
-        watch.watch(model.env, method, ENVIRONMENT)
-    for method in ("forward", "predict_values"):
-        watch.watch(model.policy, method, POLICY)
-    watch.watch(model, "train", PPO_UPDATE)
-    if isinstance(model, LDM):
-        assert model.mixture_env is not None
-        for method in ("rewards", "observe", "new_tasks"):
-            watch.watch(model.mixture_env.imagination, method, IMAGINATION)
-        watch.watch(model.latent_dynamics, "update", VAE_UPDATE)
-        # Batches of meta-episodes are put together by NumPy, which is no tensor arithmetic.
-        watch.watch(model.replay_buffer, "sample", OTHER)
-
-
 def hyperparameters(case: Case) -> dict[str, Any]:
     """:return: its algorithm's keyword arguments, without those that depend on the env"""
     network: dict[str, Any] = {"net_arch": [32], "lstm_hidden_size": case.hidden}
@@ -194,34 +135,43 @@ def frames_of(model: RecurrentPPO) -> int:
     return model.n_envs * model.n_steps
 
 
-def train_rollouts(model: RecurrentPPO, rollouts: int) -> None:
-    model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
+def train_rollouts(model: RecurrentPPO, rollouts: int) -> tuple[float, float]:
+    """:return: seconds of the whole loop, and of ``train()`` in it"""
+    seconds_of_updates = 0.0
+
+    def train() -> None:
+        nonlocal seconds_of_updates
+        start = time.perf_counter()
+        update()
+        seconds_of_updates += time.perf_counter() - start
+
+    update, start = model.train, time.perf_counter()
+    with mock.patch.object(model, "train", train):
+        model.learn(rollouts * frames_of(model), reset_num_timesteps=False)
+    return time.perf_counter() - start, seconds_of_updates
 
 
 def measure(cases: Sequence[Case], rounds: int, config: Config) -> pd.DataFrame:
     """
     :param cases: who takes turns, so that whatever else the machine does meets all of them
-    :return: a row for each case in each round: ``frames``, and seconds by what took them, in :data:`PARTS`
+    :return: a row for each case in each round: ``frames``, ``seconds`` of the whole loop, and of its ``train()``
     """
     models: dict[Case, RecurrentPPO] = {}
     rollouts: dict[Case, int] = {}
     for case in {replace(case, threads=1): None for case in cases}:  # those that differ in their threads share an algorithm
         models[case] = make_model(case, config.horizon)
         th.set_num_threads(1)
-        start = time.perf_counter()
-        train_rollouts(models[case], 1)
-        rollouts[case] = min(max(1, int(config.sample_s / (time.perf_counter() - start))), 100)
+        seconds, _ = train_rollouts(models[case], 1)
+        rollouts[case] = min(max(1, int(config.sample_s / seconds)), 100)
     rows = []
     for taken in range(rounds):
         for case in cases:
             alone = replace(case, threads=1)
             model, n_rollouts = models[alone], rollouts[alone]
             th.set_num_threads(case.threads)
-            with Stopwatch() as watch:
-                watch_parts(watch, model)
-                train_rollouts(model, n_rollouts)
-            took = {part: watch.seconds[part] for part in PARTS}
-            rows.append({**asdict(case), "round": taken, "frames": n_rollouts * frames_of(model), **took})
+            seconds, updates = train_rollouts(model, n_rollouts)
+            took = {"frames": n_rollouts * frames_of(model), "seconds": seconds, "train()": updates}
+            rows.append({**asdict(case), "round": taken, **took})
     return pd.DataFrame(rows)
 
 
@@ -238,23 +188,21 @@ def spread(found: pd.DataFrame, by: Sequence[str], tail: float = 0.0) -> pd.Data
 
 
 def speeds(samples: pd.DataFrame) -> pd.DataFrame:
-    """:return: frames/s of each, milliseconds of ``train()`` for 1000 frames, and the shares of what takes the time"""
-    seconds, train_seconds = samples[PARTS].sum(axis=1), samples[[PPO_UPDATE, VAE_UPDATE]].sum(axis=1)
-    quantities = {"frames/s": samples["frames"] / seconds}
-    quantities["train(), ms a 1000 frames"] = 1e6 * train_seconds / samples["frames"]
-    quantities |= {f"share: {part}": samples[part] / seconds for part in PARTS}
+    """:return: frames/s of each, and milliseconds of ``train()`` for 1000 frames"""
+    quantities = {"frames/s": samples["frames"] / samples["seconds"]}
+    quantities["train(), ms a 1000 frames"] = 1e6 * samples["train()"] / samples["frames"]
     return spread(samples[CASE].assign(**quantities), CASE)
 
 
 def ratios(samples: pd.DataFrame) -> pd.DataFrame:
     """:return: how much faster than stock each algorithm is, in the same round, each with the threads that suit it best"""
     found = []
-    for quantity, stock, parts in (
-        ("times stock", "stock", PARTS),
-        ("times stock, train() alone", "stock", [PPO_UPDATE, VAE_UPDATE]),
-        ("times stock with two LSTMs", "stock_two", PARTS),
+    for quantity, stock, seconds in (
+        ("times stock", "stock", "seconds"),
+        ("times stock, train() alone", "stock", "train()"),
+        ("times stock with two LSTMs", "stock_two", "seconds"),
     ):
-        rated = samples.assign(rate=samples["frames"] / samples[parts].sum(axis=1))
+        rated = samples.assign(rate=samples["frames"] / samples[seconds])
         rates = rated.pivot(index="round", columns=["workers", "algo", "threads"], values="rate")
         fastest = rates.median().groupby(["workers", "algo"], sort=False).idxmax()
         for (workers, algo), own in fastest.items():
@@ -318,7 +266,7 @@ def measure_physics(env_id: str, rounds: int) -> pd.DataFrame:
     env.reset()
     shape = (frames // env.num_envs, env.num_envs, models["ldm"].layout.action_dim)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
-    contestants: dict[str, Callable[[], None]] = {"physics": functools.partial(step_randomly, env, actions)}
+    contestants: dict[str, Callable[[], object]] = {"physics": functools.partial(step_randomly, env, actions)}
     for algo, model in models.items():
         assert frames % frames_of(model) == 0, "presets differ in their frames"
         contestants[algo] = functools.partial(train_rollouts, model, frames // frames_of(model))

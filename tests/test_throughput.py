@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from benchmarks import throughput
-from benchmarks.throughput import IMAGINATION, OTHER, PARTS, PPO_UPDATE, VAE_UPDATE, Case, Config, Stopwatch, spread
+from benchmarks.throughput import Case, Config, spread
 
 SCALING = (("workers", (2, 4)), ("hidden", (8,)))
 TINY = Config(("stock", "rl2", "ldm"), (4,), (1,), 2, 0.0, SCALING, scaling_workers=4, scaling_rounds=1, horizon=4)
@@ -41,19 +41,10 @@ def test_every_quantity_of_every_contestant_is_a_row(rows: pd.DataFrame, tmp_pat
     assert kept["hidden"].isna().equals(kept["quantity"].str.startswith("times")), "ratios are of two numbers of threads"
 
 
-def test_shares_sum_to_one_and_are_of_what_there_is(rows: pd.DataFrame) -> None:
-    for algo in TINY.algos:
-        medians = rows[rows["algo"] == algo].set_index("quantity")["median"]
-        shares = {part: medians[f"share: {part}"] for part in PARTS}
-        assert sum(shares.values()) == pytest.approx(1.0)  # medians of two rounds are means
-        assert all((share > 0) == (algo == "ldm" or part not in (IMAGINATION, VAE_UPDATE)) for part, share in shares.items())
-
-
 def test_ratios_are_of_the_same_round_and_the_best_threads() -> None:
     def took(algo: str, threads: int, seconds: list[float]) -> pd.DataFrame:
-        halves = {part: [one / 2 for one in seconds] for part in (PPO_UPDATE, OTHER)}
-        case = asdict(Case(algo, 16, threads))
-        return pd.DataFrame({**case, "round": range(3), "frames": 1000, **dict.fromkeys(PARTS, 0.0), **halves})
+        took = {"frames": 1000, "seconds": seconds, "train()": [one / 2 for one in seconds]}
+        return pd.DataFrame({**asdict(Case(algo, 16, threads)), "round": range(3), **took})
 
     measured = [
         took("stock", 1, [4.0, 8.0, 4.0]),
@@ -95,31 +86,21 @@ def test_a_glimpse_is_not_among_results_that_are_kept(monkeypatch: pytest.Monkey
     assert asked == [throughput.QUICK_FILE, Path("kept.csv"), Path("mine.csv")]
 
 
-def test_stopwatch_does_not_count_twice_and_restores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_are_a_part_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = throughput.make_model(Case("rl2", 4, 1, 2, 16), horizon=4)
     now = 0.0
 
-    class Worker:
-        def outer(self) -> None:
-            nonlocal now
-            now += 2.0
-            self.inner()
+    def train() -> None:
+        nonlocal now
+        now += 2.0
 
-        def inner(self) -> None:
-            nonlocal now
-            now += 3.0
-            raise KeyError
-
-    worker = Worker()
+    monkeypatch.setattr(model, "train", train)
+    monkeypatch.setattr(model, "dump_logs", lambda iteration=0: None)  # tells the time, too
     with monkeypatch.context() as patch:
         patch.setattr(time, "perf_counter", lambda: now)
-        with Stopwatch() as watch:
-            watch.watch(worker, "outer", "a")
-            watch.watch(worker, "inner", "b")
-            with pytest.raises(KeyError):
-                worker.outer()
-            now += 5.0
-    assert vars(worker) == {}
-    assert watch.seconds == {"a": 2.0, "b": 3.0, OTHER: 5.0}
+        assert throughput.train_rollouts(model, 3) == (6.0, 6.0)
+    seconds, updates = throughput.train_rollouts(model, 1)
+    assert updates < seconds and model.train is train
 
 
 def test_contestants_do_the_same() -> None:
