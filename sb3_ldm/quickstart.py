@@ -4,12 +4,14 @@ Train RL2 and LDM on the gridworld side by side for a few minutes, then draw the
 ``python -m sb3_ldm.quickstart`` (or ``make quickstart``); ``--frames 20000000`` for full runs.
 """
 
-import argparse
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+from sb3_ldm.checks import check_integer
+from sb3_ldm.command import CommandParser, run_command
 from sb3_ldm.envs.registration import TASKS
 from sb3_ldm.figures.__main__ import main as draw
 from sb3_ldm.registry import display_name, get_algorithm
@@ -50,15 +52,22 @@ def run_training(algo: str, frames: int, seed: int, folder: Path, runs: dict[str
             runs[algo] = run_folder
 
 
-def main() -> int:
-    """:return: exit status, 1 if a training failed"""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=2_500_000, help="environment steps for each algorithm")
-    parser.add_argument("--seed", type=int, default=0, help="seed of both runs")
-    parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder of runs, logs and figures")
-    arguments = parser.parse_args()
-    if arguments.frames < 1:
-        parser.error(f"--frames {arguments.frames}: use at least 1")
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    :param argv: the command line, that of the process by default
+    :return: exit status, 1 if a training failed
+    :raises ValueError: if ``frames`` is below 1
+    """
+    parser = CommandParser("quickstart", description=__doc__)
+    parser.add_argument(
+        "--frames", type=int, default=2_500_000, help="environment steps for each algorithm (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of both runs (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("quickstart"), help="folder of runs, logs and figures (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    check_integer("frames", arguments.frames, 1)
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     print(
@@ -92,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -15,7 +15,7 @@ from sb3_ldm.command import run_command
 from sb3_ldm.results import RUN_FILE, load_metadata
 from sb3_ldm.zoo.configs import available_configs, read_config
 from sb3_ldm.zoo.experiment import HYPERPARAMETERS_FILE, MetaExperimentManager
-from sb3_ldm.zoo.options import DEFAULTS, REFUSED_IN_TRAINING
+from sb3_ldm.zoo.options import DEFAULTS, REFUSED_IN_TRAINING, TOLD
 from sb3_ldm.zoo.script import run_script
 
 _AGENT = ("-i", "--trained-agent")
@@ -124,17 +124,27 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if set(arguments) & {"-h", "--help"}:
-        print(__doc__, _OWN_DEFAULTS)
-    run_script(MetaExperimentManager, with_defaults(arguments, interactive=sys.stdout.isatty()), REFUSED_IN_TRAINING)
+    words = with_defaults(arguments, interactive=sys.stdout.isatty())
+    told = {"command": "train", "description": __doc__, "epilog": _EPILOG, "sections": _SECTIONS}
+    run_script(MetaExperimentManager, words, REFUSED_IN_TRAINING, **told)
 
 
-_OWN_DEFAULTS = f"""
-Defaults are those of rl_zoo3's script, but {", ".join(f"{name} {value}" for name, value in DEFAULTS.items())}.
--conf takes the name of a preset, too: {", ".join(available_configs())}.
---debug shows where an error comes from, of which one line is told otherwise.
-Options of rl_zoo3 that have no use are refused; for those of a search see python -m sb3_ldm.tune --help.
-"""
+_SECTIONS = {
+    "agent and tasks": TOLD,
+    "run": {
+        "--seed": "of all that is random (default: one that is drawn and printed)",
+        "--n-timesteps": "of all workers together, and in all where a run goes on (default: the preset's)",
+        "--trained-agent": "go on with the run of this agent, such as RUN/checkpoint.zip, with the run's options",
+        "--eval-freq": f"timesteps between evaluations, -1 for the one at the end alone (default: {DEFAULTS['--eval-freq']})",
+        "--eval-env-kwargs": "of the evaluations' environments (default: those of the training)",
+        "--save-freq": f"timesteps between checkpoints, -1 for interrupts alone (default: {DEFAULTS['--save-freq']})",
+        "--log-interval": "rollouts between two rows of progress.csv (default: 10, or fewer in a short run)",
+        "--vec-env": "workers in this process, vectorised where they can be, or in one each (default: dummy)",
+        "--num-threads": f"of PyTorch, -1 for its own number (default: {DEFAULTS['--num-threads']})",
+        "--progress": "show a progress bar, as by default on a terminal",
+    },
+}
+_EPILOG = "Options of rl_zoo3's script that have no use are refused; those of a search are the tune command's."
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

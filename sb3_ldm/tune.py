@@ -17,9 +17,26 @@ from huggingface_sb3 import EnvironmentName
 
 from sb3_ldm.checks import check_installed
 from sb3_ldm.cluster import Cluster, connect, n_at_once
-from sb3_ldm.command import run_command
-from sb3_ldm.zoo.options import DEFAULTS, REFUSED_IN_SEARCHES, Parser
+from sb3_ldm.command import CommandParser, run_command
+from sb3_ldm.zoo.options import DEFAULTS, REFUSED_IN_SEARCHES, TOLD, Parser
 from sb3_ldm.zoo.script import run_script
+
+
+def _own_options() -> CommandParser:
+    parser = CommandParser(add_help=False, allow_abbrev=False)
+    own = parser.add_argument_group("search")
+    own.add_argument("--tune", nargs="+", metavar="NAME", help="hyperparameters to vary (default: the algorithm's choice)")
+    own.add_argument(
+        "--ray-address",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="run trials on this Ray cluster; without an address, Ray is started on this machine",
+    )
+    own.add_argument(
+        "--gpus-per-trial", type=float, default=0.0, metavar="N", help="GPUs of a node that a trial needs (default: 0)"
+    )
+    return parser
 
 
 def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
@@ -27,10 +44,7 @@ def with_defaults(arguments: list[str]) -> tuple[list[str], argparse.Namespace]:
     :param arguments: the command line
     :return: the command line of rl_zoo3's train script, and the options that are not its own
     """
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--tune", nargs="+")
-    parser.add_argument("--ray-address", nargs="?", const="")
-    parser.add_argument("--gpus-per-trial", type=float, default=0.0)
+    parser = Parser(add_help=False, allow_abbrev=False, parents=[_own_options()])
     parser.add_argument("--n-jobs", type=int)
     parser.add_argument("--algo", default=DEFAULTS["--algo"])
     parser.add_argument("--env", default=DEFAULTS["--env"])
@@ -77,21 +91,28 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if set(arguments) & {"-h", "--help"}:
-        print(__doc__, _OWN_OPTIONS)
     check_installed("tune", "optuna", "pandas")  # which writes the table of the trials at the end
     from sb3_ldm.zoo.tuning import TuningManager
 
     words, options = with_defaults(arguments)
-    run_script(partial(TuningManager, tuned=options.tune, cluster=connect_cluster(options)), words, REFUSED_IN_SEARCHES)
+    told = {"command": "tune", "description": __doc__, "parents": [_own_options()], "sections": _SECTIONS}
+    manager = partial(TuningManager, tuned=options.tune, cluster=connect_cluster(options))
+    run_script(manager, words, REFUSED_IN_SEARCHES, **told)
 
 
-_OWN_OPTIONS = """
-  --tune NAME [NAME ...]   parameters to vary
-  --ray-address [ADDRESS]  run trials on this Ray cluster; without an address, Ray is started on this machine
-  --n-jobs N               trials at a time on the cluster (default: as many as fit)
-  --gpus-per-trial N       GPUs of a node that a trial needs
-"""
+_SECTIONS = {
+    "search": {
+        "-optimize": argparse.SUPPRESS,
+        "--n-trials": "trials of this process (default: 500)",
+        "--n-jobs": "trials at a time (default: 1, on a cluster as many as fit)",
+        "--n-timesteps": "of each trial (default: the preset's)",
+        "--study-name": "of the study (default: ALGO_ENV)",
+        "--storage": "where the study is kept, to go on with or to work on together (default: in the log folder)",
+        "--num-threads": "of PyTorch in each trial (default: 1)",
+        "--verbose": "1 to print what trials print (default: 0)",
+    },
+    "agent and tasks": TOLD,
+}
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

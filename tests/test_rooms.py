@@ -26,6 +26,7 @@ ROOMS = (
     ("cluster", "figures"),
     ("zoo",),
     ("demo", "enjoy", "quickstart", "train", "tune"),
+    ("__main__",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -285,8 +286,10 @@ def test_the_log_of_a_short_run_has_its_rollouts(tmp_path: Path, n_timesteps: in
 def test_help_tells_what_differs_from_rl_zoo3(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    told = capsys.readouterr().out
-    assert "--num-threads 1" in told and "ldm-paper" in told and "usage:" in told
+    told = " ".join(capsys.readouterr().out.split())
+    for option, value in DEFAULTS.items():
+        assert re.search(rf"{option} [^()]*\(default: {value}\)", told), option
+    assert "ldm-paper" in told and "usage:" in told and "%(" not in told
 
 
 def test_the_zoo_knows_what_is_registered() -> None:

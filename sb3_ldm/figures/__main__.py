@@ -1,10 +1,9 @@
 """The command ``python -m sb3_ldm.figures``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from sb3_ldm.command import run_command
+from sb3_ldm.command import CommandParser, run_command
 from sb3_ldm.figures.draw import ALIASES, FIGURES, draw_figures
 
 
@@ -14,7 +13,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     :param argv: its arguments, None for those of the process
     """
-    parser = argparse.ArgumentParser(prog="python -m sb3_ldm.figures", description="Draw figures of finished runs.")
+    parser = CommandParser(
+        "figures", usage="%(prog)s [options] RUN_DIR [RUN_DIR ...]", description="Draw figures of finished runs."
+    )
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="folder of a run")
     parser.add_argument("--out", default="figures", metavar="DIR", help="folder to write to (default: %(default)s)")
     parser.add_argument("--only", metavar="NAME,...", help=f"of {', '.join([*FIGURES, *ALIASES])}")

@@ -15,7 +15,7 @@ from sb3_ldm.checks import check_integer, check_names, check_positive, nearest
 from sb3_ldm.command import CommandParser
 from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS
 from sb3_ldm.registry import DEFAULT, algorithms, get_algorithm, meta_learners
-from sb3_ldm.zoo.configs import SCHEDULES, ZOO_KEYS, initial_value
+from sb3_ldm.zoo.configs import SCHEDULES, ZOO_KEYS, available_configs, initial_value
 from sb3_ldm.zoo.registration import register
 
 #: Arguments of algorithms that the commands give, by the options that say them.
@@ -66,6 +66,14 @@ REFUSED_IN_SEARCHES = {
 REFUSED_IN_SHOWS = {"--load-checkpoint": "a run keeps one checkpoint, which --load-last-checkpoint shows"}
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
 DEFAULTS = {"--algo": DEFAULT, "--env": "GridNavi-v0", "--eval-freq": "250000", "--save-freq": "250000", "--num-threads": "1"}
+#: What help says of options that mean more here than in rl_zoo3's train script, where that is not its own text.
+TOLD: dict[str, str | None] = {
+    "--algo": None,
+    "--env": f"id of the environment (default: {DEFAULTS['--env']})",
+    "--env-kwargs": "its options, such as task_split:all, or validation_tasks:6 to make choices without the test tasks",
+    "--conf-file": f"hyperparameters: {', '.join(available_configs())}, a file or module (default: the algorithm's)",
+    "--hyperparams": "single ones instead, such as mixture_ratio:0.25 learning_rate:lin_1e-3 n_envs:32",
+}
 
 
 class _Refuse(argparse.Action):
@@ -119,7 +127,8 @@ class Parser(CommandParser):
         self.others: Any = None  #: where options are that are in no section
         super().__init__(command, **kwargs)
         for title, told in (sections or {}).items():
-            section = self.add_argument_group(title)
+            of_parents = [group for group in self._action_groups if group.title == title]
+            section = of_parents[0] if of_parents else self.add_argument_group(title)
             self._places |= {name: (section, text) for name, text in told.items()}
         self.others = self.add_argument_group("options of rl_zoo3") if sections else None
 
@@ -130,7 +139,7 @@ class Parser(CommandParser):
             return super().add_argument(*names, action=_Refuse, why=why, default=kwargs.get("default"), **takes)
         if "--algo" in names:
             kwargs.pop("choices", None)  # modules of --gym-packages may register more
-            kwargs["help"] = f"RL algorithm: {', '.join(algorithms())}, or one that a module of --gym-packages registers"
+            kwargs["help"] = f"{', '.join(algorithms())}, or what a module of --gym-packages registers (default: {DEFAULT})"
         if kwargs.get("action") is StoreDict:
             kwargs |= {"action": _StoreWords, "metavar": "NAME:VALUE"}
         section, text = next((self._places[name] for name in names if name in self._places), (self.others, None))

@@ -61,11 +61,14 @@ def signals_deferred() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def run_script(manager: Callable[..., Any], arguments: Sequence[str], refused: Mapping[str, str] | None = None) -> None:
+def run_script(
+    manager: Callable[..., Any], arguments: Sequence[str], refused: Mapping[str, str] | None = None, **told: Any
+) -> None:
     """
     :param manager: makes the :class:`~sb3_ldm.zoo.experiment.MetaExperimentManager` that runs the experiment
     :param arguments: the script's command line
     :param refused: options that have no use, and why
+    :param told: how the help is written, see :class:`~sb3_ldm.zoo.options.Parser`
     """
     register()
     made: list[Any] = []
@@ -76,7 +79,7 @@ def run_script(manager: Callable[..., Any], arguments: Sequence[str], refused: M
 
     script: Any = rl_zoo3.train
     before = script.ExperimentManager, script.argparse, sys.argv
-    script.ExperimentManager, script.argparse = make, SimpleNamespace(ArgumentParser=partial(Parser, refused=refused))
+    script.ExperimentManager, script.argparse = make, SimpleNamespace(ArgumentParser=partial(Parser, refused=refused, **told))
     sys.argv = [sys.argv[0], *arguments]
     failed = True
     try:
