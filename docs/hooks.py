@@ -1,5 +1,6 @@
 """What MkDocs is told beside mkdocs.yml: pages from outside of this folder, and docstrings' roles."""
 
+import functools
 import importlib
 import inspect
 import os
@@ -17,6 +18,8 @@ from pymdownx.slugs import slugify
 ROOT = Path(__file__).parents[1]
 #: Pages that are not in this folder, by their places in the repository.
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/RESULTS.md")
+#: The page to play with, beside demo.md in the site.
+DEMO = "demo/page.html"
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)#\s]*)(#[^)\s]*)?\)")
 _ROLE = re.compile(r":(?:class|meth|func|mod|attr|data|obj):`~?([^`]+)`")
 _CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -71,7 +74,19 @@ def on_files(files: Files, config: Any) -> Files:
             folder = posixpath.dirname(path)
             text = (ROOT / path).read_text(encoding="utf-8")
             waiting += [posixpath.normpath(posixpath.join(folder, link)) for link in links_of(text)]
+    files.append(File.generated(config, DEMO, content=demo()))
     return files
+
+
+@functools.cache
+def demo() -> str:
+    """:return: the page of :mod:`sb3_ldm.demo`"""
+    from sb3_ldm.demo import ALGORITHMS, ENV_ID, pretrained_page
+    from sb3_ldm.zoo.pretrained import available_pretrained
+
+    if not {(algo, ENV_ID) for algo in ALGORITHMS} <= set(available_pretrained()):
+        return "<!doctype html><title>No agents</title><p>The agents do not come with this copy of the package.</p>"
+    return pretrained_page()
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

@@ -308,7 +308,9 @@ def test_it_fits_a_phone(opened):
     for x, y in ((2, 0), (3, 3), (6, 1)):
         cell(opened, x, y).click()
         opened.locator("#time").fill("123")
-        assert opened.evaluate("document.documentElement.scrollWidth") == 360
+        for width in (320, 360):
+            opened.set_viewport_size({"width": width, "height": 740})
+            assert opened.evaluate("document.documentElement.scrollWidth") == width
         # Returns have room even where they are as wide as can be.
         opened.evaluate("for (const one of document.querySelectorAll('.episodes li')) one.lastChild.textContent = '28.8'")
         too_wide = "[...document.querySelectorAll('.episodes li')].filter(one => one.scrollWidth > one.clientWidth).length"

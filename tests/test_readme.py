@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from benchmarks.report import anchor
+from sb3_ldm.zoo.pretrained import available_pretrained
 
 CLONE = Path(__file__).parent.parent
 #: Seconds in which a command would have failed if its options were wrong.
@@ -182,6 +183,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path):
     assert (
         'src="benchmarks/figures/' in front and (tmp_path / "site/benchmarks/figures/gridworld/learning_curves.png").is_file()
     )
+    assert "default-src 'none'" in (tmp_path / "site/demo/page.html").read_text() or not available_pretrained()
     with (tmp_path / "docs/rl2.md").open("a") as page:
         page.write("\n[nowhere](ldm.md#nowhere)\n")
     status, output = run("python -m mkdocs build --strict", tmp_path, 300.0)
