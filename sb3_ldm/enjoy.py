@@ -8,7 +8,7 @@ meta-episode on each of some of them (``--n-tasks``), which needs no display. Re
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,6 @@ _NOT_OF_VIDEOS = {
     "reward_log": "",
     "progress": False,
 }
-#: Options that tell of which run the agent is, and their defaults.
-_OF_RUNS = {"folder": "logs", "exp_id": 0, "load_best": False, "load_last_checkpoint": False}
 _N_TASKS = 5
 
 
@@ -102,25 +100,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what has no use, and look for what is needed."""
+    from sb3_ldm.zoo.options import OF_RUNS, refuse_given
+
     check_integer("n_timesteps", options.n_timesteps, 1)
     check_integer("n_envs", options.n_envs, 1)
     if options.pretrained:
-        _refuse(options, _OF_RUNS, "--pretrained")
+        refuse_given(options, OF_RUNS, "--pretrained")
     if options.video is None:
         if options.n_tasks is not None:
             raise ValueError("--n-tasks has no use without --video.")
         return
-    _refuse(options, _NOT_OF_VIDEOS, "--video")
+    refuse_given(options, _NOT_OF_VIDEOS, "--video")
     options.n_tasks = _N_TASKS if options.n_tasks is None else options.n_tasks
     check_integer("n_tasks", options.n_tasks, 1)
     check_installed("video", "imageio", "PIL", *(["imageio_ffmpeg"] if options.video.suffix != ".gif" else []))
-
-
-def _refuse(options: argparse.Namespace, defaults: Mapping[str, Any], by: str) -> None:
-    """Refuse options that another one has no use for."""
-    given = [f"--{name.replace('_', '-')}" for name, default in defaults.items() if getattr(options, name) != default]
-    if given:
-        raise ValueError(f"{by} has no use for {', '.join(given)}.")
 
 
 def _show(options: argparse.Namespace, agent: "TrainedAgent", env_kwargs: dict[str, Any], render: bool) -> None:

@@ -25,7 +25,7 @@ ROOMS = (
     ("algorithms",),
     ("cluster", "figures"),
     ("zoo",),
-    ("demo", "enjoy", "quickstart", "train", "tune"),
+    ("demo", "enjoy", "evaluate", "quickstart", "train", "tune"),
     ("__main__",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}

@@ -37,6 +37,17 @@ class MetaEvaluation:
         """Mean return of each episode index, ``(episodes_per_task,)``."""
         return self.returns.mean(axis=0)
 
+    def per_task(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Average over repetitions of a task.
+
+        :param values: a row for each meta-episode, ``(n, episodes_per_task)``
+        :return: the different tasks, ``(n_tasks, task_dim)``, and the averages, ``(n_tasks, episodes_per_task)``
+        """
+        tasks, index = np.unique(self.tasks, axis=0, return_inverse=True)
+        index = index.reshape(-1)
+        return tasks, np.stack([values[index == one].mean(axis=0) for one in range(len(tasks))])
+
     @property
     def n_reached(self) -> float | None:
         """Tasks that succeed in the last episode, averaged over repetitions of a task."""

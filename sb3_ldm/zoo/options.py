@@ -62,6 +62,8 @@ REFUSED_IN_SEARCHES = {
     "--trial-id": "the best trial is in best.yml of the study's folder",
     "--optimization-log-path": "trials are kept in the folder of the study",
 }
+#: Options that tell of which run an agent is, and their defaults.
+OF_RUNS = {"folder": "logs", "exp_id": 0, "load_best": False, "load_last_checkpoint": False}
 #: Options of rl_zoo3's enjoy script that have no use, and why.
 REFUSED_IN_SHOWS = {"--load-checkpoint": "a run keeps one checkpoint, which --load-last-checkpoint shows"}
 #: Options whose default differs from rl_zoo3's, which is made for one environment and many short episodes.
@@ -148,11 +150,13 @@ class Parser(CommandParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         options = super().parse_args(args, namespace)
-        options.gym_packages, options.env = packages_and_id(options.gym_packages, options.env)
+        if options.env is not None:
+            options.gym_packages, options.env = packages_and_id(options.gym_packages, options.env)
         for package in options.gym_packages:
             importlib.import_module(package)
         register()
-        get_algorithm(options.algo)  # names those that there are
+        if options.algo is not None:
+            get_algorithm(options.algo)  # names those that there are
         self._check_tracking(options)
         return options
 
@@ -189,6 +193,18 @@ def add_agent_options(parser: Parser) -> None:
     parser.add_argument("--custom-objects", action="store_true", help="load an agent whose schedules cannot be loaded here")
     parser.add_argument("--device", default="cpu", help="of the agent (default: %(default)s)")
     parser.add_argument("--num-threads", type=int, default=-1, help="of PyTorch (default: its own)")
+
+
+def refuse_given(options: argparse.Namespace, defaults: Mapping[str, Any], by: str) -> None:
+    """
+    :param options: of a command
+    :param defaults: names and defaults of some of them
+    :param by: what has no use for these
+    :raises ValueError: if one of them is given
+    """
+    given = [f"--{name.replace('_', '-')}" for name, default in defaults.items() if getattr(options, name) != default]
+    if given:
+        raise ValueError(f"{by} has no use for {', '.join(given)}.")
 
 
 def packages_and_id(packages: Sequence[str], env_id: str) -> tuple[list[str], str]:

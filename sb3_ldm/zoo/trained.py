@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,66 @@ def find_trained(
     if run is None:
         number = f" with number {exp_id}" if exp_id > 0 else ""
         raise ValueError(f"folder={folder!r} has no trained {algo} for {env_id}{number}: looked for {algo}/{name}_*/{last}.")
+    return _agent_of(run, name, best, last_checkpoint)
+
+
+def _agent_of(run: Path, name: str, best: bool, last_checkpoint: bool) -> TrainedAgent:
+    """The agent of a run's folder; ValueError if it has not the one that is asked for."""
+    last = f"{name}.zip"
     has_checkpoint = (run / CHECKPOINT_FILE).is_file()
     wanted = _BEST_FILE if best or (last_checkpoint and not has_checkpoint) else CHECKPOINT_FILE if last_checkpoint else last
     if not (run / wanted).is_file():
         options = {last: "neither of them", CHECKPOINT_FILE: "--load-last-checkpoint", _BEST_FILE: "--load-best"}
         there = [f"{file} ({option})" for file, option in options.items() if (run / file).is_file()]
         raise ValueError(f"{run} has no {wanted}, but {' and '.join(there) or 'nothing else either'}.")
-    statistics = run / (BEST_NORMALIZER_FILE if wanted == _BEST_FILE else f"{name}/vecnormalize.pkl")
-    metadata = load_metadata(run / RUN_FILE) if (run / RUN_FILE).is_file() else {}
+    return _with_statistics(run / wanted, name, _metadata(run))
+
+
+def find_saved(
+    path: Path, algo: str | None = None, env_id: str | None = None, best: bool = False, last_checkpoint: bool = False
+) -> tuple[str, str, TrainedAgent, list[str]]:
+    """
+    :param path: folder of a run, or file of an agent
+    :param algo: name of the algorithm; None for what the run says
+    :param env_id: id of the environment; None for what the run says
+    :param best: of a folder, the best model of the evaluations instead of the last
+    :param last_checkpoint: of a folder, the checkpoint of a run that has not ended, or else its best model
+    :return: the algorithm, the environment, the agent, and modules that register what it was trained with
+    :raises ValueError: if there is none, or nothing says how it was trained, or it lacks the statistics that its observations
+        were normalised by
+    """
+    if not path.exists():
+        raise ValueError(f"agent={str(path)!r}: there is no such file or folder.")
+    run = path if path.is_dir() else path.parent
+    metadata = _metadata(run)
+    of_run = metadata.get("env")
+    algo, env_id = algo or metadata.get("algo"), env_id or of_run
+    if algo is None or env_id is None:
+        missing = [option for option, value in (("--algo", algo), ("--env", env_id)) if value is None]
+        raise ValueError(
+            f"{run / RUN_FILE} is missing, which says how an agent was trained: give {' and '.join(missing)}, too."
+        )
+    name = EnvironmentName(of_run or env_id)
+    if path.is_dir():
+        agent = _agent_of(path, name, best, last_checkpoint)
+    elif best or last_checkpoint:
+        raise ValueError(f"{path} has no use for {'--load-best' if best else '--load-last-checkpoint'}, which choose a file.")
+    else:
+        agent = _with_statistics(path, name, metadata)
+    if of_run not in (None, env_id):  # whose options are others
+        agent = replace(agent, env_kwargs={})
+    return algo, env_id, agent, metadata.get("options", {}).get("gym_packages", [])
+
+
+def _metadata(run: Path) -> dict[str, Any]:
+    return load_metadata(run / RUN_FILE) if (run / RUN_FILE).is_file() else {}
+
+
+def _with_statistics(model: Path, name: str, metadata: dict[str, Any]) -> TrainedAgent:
+    statistics = model.parent / (BEST_NORMALIZER_FILE if model.name == _BEST_FILE else f"{name}/vecnormalize.pkl")
     if (metadata.get("hyperparameters") or {}).get("normalize") and not statistics.is_file():
         raise ValueError(f"{statistics} is missing: the agent was trained on normalised observations")
-    return TrainedAgent(run / wanted, statistics if statistics.is_file() else None, metadata.get("env_kwargs") or {})
+    return TrainedAgent(model, statistics if statistics.is_file() else None, metadata.get("env_kwargs") or {})
 
 
 def _find_run(folder: Path, name: str, exp_id: int, files: Iterable[str]) -> Path | None:
