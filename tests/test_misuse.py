@@ -488,6 +488,32 @@ def test_a_file_of_another_algorithm_names_it(algorithm, saved, files):
         algorithm.load(files / saved, device="cpu")
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_parameters_are_taken_of_files_of_the_same_algorithm(algorithm, files):
+    model = make(algorithm)
+    for saved in (*(one.__name__ for one in ALGORITHMS), "RecurrentPPO", "SAC", "cut"):
+        if saved == algorithm.__name__:
+            continue
+        told = "is no model, or a damaged one" if saved == "cut" else rf"holds a model of .*{saved}: load it with"
+        before = parameters(model)
+        with pytest.raises(ValueError, match=told):
+            model.set_parameters(files / saved, device="cpu")
+        assert not differing(before, parameters(model))
+    for file in (files / algorithm.__name__, str(files / algorithm.__name__)):
+        with th.no_grad():
+            for parameter in model.policy.parameters():
+                parameter.zero_()
+        model.set_parameters(file, device="cpu")
+        assert not differing(parameters(algorithm.load(files / algorithm.__name__, device="cpu")), parameters(model))
+
+
+def test_what_fits_of_another_algorithm_can_be_asked_for(files):
+    model = make(LDM)
+    model.set_parameters(files / "RL2", exact_match=False, device="cpu")
+    own, other = (parameters(one) for one in (model, RL2.load(files / "RL2", device="cpu")))
+    assert not differing({name: own[name] for name in other}, other)
+
+
 @pytest.mark.parametrize("damaged", ["text", "cut", "flipped"])
 def test_a_file_that_is_no_model_or_a_damaged_one_is_named(damaged, files):
     with pytest.raises(ValueError, match=rf"{damaged}(\.zip)? is no model, or a damaged one .*load another checkpoint"):

@@ -275,6 +275,24 @@ class SequencePPO(RecurrentPPO):
         model._seeds_at_loading = model._env_seeds()
         return model
 
+    def set_parameters(
+        self,
+        load_path_or_dict: str | pathlib.Path | io.BufferedIOBase | dict[str, Any],
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        Take parameters; see :meth:`stable_baselines3.common.base_class.BaseAlgorithm.set_parameters`.
+
+        :param load_path_or_dict: file of a model, its path, or parameters by name
+        :param exact_match: whether it must have all parameters; False also takes what fits of another algorithm's file
+        :param device: that they are loaded to
+        :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
+        """
+        if exact_match and not isinstance(load_path_or_dict, dict):
+            check_model_file(load_path_or_dict, type(self))
+        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
+
     def save(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
