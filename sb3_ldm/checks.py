@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-_LIBRARIES = ("sb3_ldm", "stable_baselines3", "sb3_contrib", "rl_zoo3")
+#: What stands between this package and a user's line.
+_LIBRARIES = ("sb3_ldm", "stable_baselines3", "sb3_contrib", "rl_zoo3", "contextlib", "copy", "pickle", "cloudpickle")
 
 
 def warn_user(message: str) -> None:

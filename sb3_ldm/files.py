@@ -3,13 +3,14 @@
 import contextlib
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
+
+from sb3_ldm.checks import warn_user
 
 PARTIAL = "partial_"  #: how names of files begin that are being written
 LOCK_FILE = ".lock"  #: in a folder that a process writes to: who it is
@@ -132,7 +133,7 @@ def lock_folder(folder: Path) -> filelock.BaseFileLock:
             "mix their results."
         ) from None
     except OSError as error:
-        warnings.warn(f"{folder} cannot be locked ({error}): see to it that no other process writes to it.", stacklevel=2)
+        warn_user(f"{folder} cannot be locked ({error}): see to it that no other process writes to it.")
         return lock
     with contextlib.suppress(OSError):  # what is locked cannot be written again on Windows
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")

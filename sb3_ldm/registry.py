@@ -7,13 +7,14 @@ colours need no torch.
 
 import importlib
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sb3_ldm.checks import warn_user
 
 DEFAULT = "ldm"  #: of the commands
 ENTRY_POINTS = "sb3_ldm.algorithms"  #: group of the entry points by which other distributions bring algorithms
@@ -220,12 +221,12 @@ def _loaded(point: EntryPoint) -> Iterator[AlgorithmSpec]:
     try:
         spec = point.load()
     except Exception as error:
-        warnings.warn(f"{ENTRY_POINTS}: {point.name} = {point.value} cannot be loaded: {error}", stacklevel=2)
+        warn_user(f"{ENTRY_POINTS}: {point.name} = {point.value} cannot be loaded: {error}")
         return
     if not isinstance(spec, AlgorithmSpec):
-        warnings.warn(f"{ENTRY_POINTS}: {point.name} = {point.value} is no AlgorithmSpec but {spec!r}", stacklevel=2)
+        warn_user(f"{ENTRY_POINTS}: {point.name} = {point.value} is no AlgorithmSpec but {spec!r}")
     elif spec.name in {one.name for one in (*_OWN, *_STOCK)}:
-        warnings.warn(f"{ENTRY_POINTS}: {point.name} = {point.value}: the name {spec.name!r} is taken", stacklevel=2)
+        warn_user(f"{ENTRY_POINTS}: {point.name} = {point.value}: the name {spec.name!r} is taken")
     else:
         yield spec
 

@@ -64,8 +64,9 @@ class Locked(Bandit):
 def test_a_copy_without_environments_is_given_some(algorithm, env, subproc):
     model = make(algorithm, vec_env(env, 2, subproc=subproc))
     model.learn(2 * model.n_steps)
-    with pytest.warns(UserWarning, match="copy of the model has no environment.*set_env"):
+    with pytest.warns(UserWarning, match="copy of the model has no environment.*set_env") as seen:
         other = copy.deepcopy(model)
+    assert [one.filename for one in seen] == [__file__]
     assert other.env is None
     other.set_env(vec_env(Bandit, 2))
     for one in (model, other):  # the original goes on, too

@@ -234,8 +234,9 @@ def test_folders_without_results_are_named_and_left_out(tmp_path):
     file.touch()
     with pytest.warns(
         UserWarning, match=rf"Left out: {bare} has no results yet; {empty}.run.json is missing.*; {file} is not"
-    ):
+    ) as seen:
         written = draw_figures([bare, empty, good, file], tmp_path / "out", only=["fig3"])
+    assert seen[0].filename == __file__
     assert names(written) == names(draw_figures([good], tmp_path / "alone", only=["fig3"]))
     with pytest.raises(FileNotFoundError, match=rf"{bare} has no results yet; {empty}.run.json is missing"):
         draw_figures([bare, empty], tmp_path / "out")
@@ -472,8 +473,9 @@ def test_runs_that_are_no_seeds_of_each_other_are_named(tmp_path):
         group_runs([loaded["one"], loaded["seed"]])
         assert list(group_runs(loaded.values(), ["path"])) == list(runs)
     for name in ("again", "other"):
-        with pytest.warns(UserWarning, match=f"{name} are averaged as seeds"):
+        with pytest.warns(UserWarning, match=f"{name} are averaged as seeds") as seen:
             group_runs([loaded["one"], loaded[name]])
+        assert seen[0].filename == __file__
     assert loaded["told"].label == "ldm oracle, told its task"
 
 

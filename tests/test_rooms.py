@@ -13,7 +13,8 @@ from sb3_ldm.moved import MOVED
 PACKAGE = Path(sb3_ldm.__file__).parent
 #: The rooms in the order of the data's way; those of one line know nothing of each other.
 ROOMS = (
-    ("checks", "command", "env_ids", "files", "moved", "registry", "version"),
+    ("checks",),
+    ("command", "env_ids", "files", "moved", "registry", "version"),
     ("memory", "options"),
     ("envs",),
     ("results",),

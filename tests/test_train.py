@@ -537,8 +537,9 @@ def test_a_finished_run_says_that_its_buffer_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment.MetaExperimentManager, "_save_results", lambda self, model: None)
     main(small_run(tmp_path, "ldm", 80))
-    with pytest.warns(UserWarning, match="has no checkpoint_replay_buffer.pkl beside it"):
+    with pytest.warns(UserWarning, match="has no checkpoint_replay_buffer.pkl beside it") as seen:
         main(["-i", str(tmp_path / "ldm" / "GridNavi-v0_1" / "GridNavi-v0.zip"), "-n", "160", "--eval-freq", "-1"])
+    assert seen[0].filename == __file__
 
 
 @pytest.mark.parametrize("algo", ["ldm", "varibad"])

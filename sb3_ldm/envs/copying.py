@@ -2,13 +2,13 @@
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_ldm.checks import warn_user
 from sb3_ldm.envs import env_state
 
 _NO_COPY = "The copy of the model has no environment, since that cannot be copied ({reason}): give it one with set_env."
@@ -51,13 +51,13 @@ def _copied(env: VecEnv | None, duplicate: Callable[[Any], Any], rebuilt: bool =
         return None
     if hasattr(env.unwrapped, "processes"):
         # Not even to be tried: half a copy closes the connections of the original.
-        warnings.warn(_NO_COPY.format(reason="it runs in other processes"), stacklevel=2)
+        warn_user(_NO_COPY.format(reason="it runs in other processes"))
         return None
     try:
         layers = duplicate(_layers(env))
         return _rebuilt(layers) if rebuilt else layers
     except Exception as error:  # of whatever kind: libraries of physics raise their own
-        warnings.warn(_NO_COPY.format(reason=f"{type(error).__name__}: {error}"), stacklevel=2)
+        warn_user(_NO_COPY.format(reason=f"{type(error).__name__}: {error}"))
         return None
 
 

@@ -1,7 +1,6 @@
 """Callbacks that every algorithm can use."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ldm.checks import warn_user
 from sb3_ldm.data import MetaEpisodeBatch
 from sb3_ldm.data.probes import coverage, get_probes, has_full_length, has_probes, visited_probes
 from sb3_ldm.envs.meta_episode import observation_layout
@@ -258,7 +258,7 @@ class LatestCheckpointCallback(BaseCallback):
             try:
                 self.save()
             except OSError as error:  # a full disk is no reason to lose what is not saved
-                warnings.warn(f"No checkpoint after {self.num_timesteps} steps, training goes on: {error}", stacklevel=2)
+                warn_user(f"No checkpoint after {self.num_timesteps} steps, training goes on: {error}")
 
     def save(self) -> None:
         """

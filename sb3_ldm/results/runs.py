@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_ldm.checks import warn_user
 from sb3_ldm.files import finished_lines
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE, EvaluationTable, load_evaluations
 
@@ -257,7 +257,7 @@ def load_runs(paths: Iterable[str | Path | RunResult]) -> list[RunResult]:
     if not runs:
         raise FileNotFoundError("; ".join(without) or "give the folder of a run")
     if without:
-        warnings.warn(f"Left out: {'; '.join(without)}", stacklevel=2)
+        warn_user(f"Left out: {'; '.join(without)}")
     return runs
 
 
@@ -282,10 +282,9 @@ def group_runs(runs: Iterable[RunResult], label_by: Sequence[str] = ("algo",)) -
         same_seed = len({run.seed for run in members}) < len(members)
         if same_seed or any(_differ_in_settings(members[0], run) for run in members[1:]):
             folders = ", ".join(str(run.path) for run in members)
-            warnings.warn(
+            warn_user(
                 f"{label}: {folders} are averaged as seeds of one experiment, but have the same seed or other settings; "
                 "label_by=('path',) or a hyperparameter tells them apart.",
-                stacklevel=2,
             )
     return {label: sorted(members, key=lambda run: run.seed) for label, members in groups.items()}
 

@@ -1,7 +1,6 @@
 """Files of an agent: loading them with errors that name what is damaged, and saving them whatever happens."""
 
 import contextlib
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_ldm.checks import warn_user
 from sb3_ldm.command import add_note
 from sb3_ldm.envs.interrupts import settle
 from sb3_ldm.evaluation.callbacks import BEST_MODEL, BEST_NORMALIZER_FILE, BUFFER_FILE, CHECKPOINT_FILE
@@ -81,10 +81,9 @@ def load_buffer(model: BaseAlgorithm, agent: Path) -> None:
                 "restore it, or remove it: what is learned from it then goes on with new meta-episodes alone."
             ) from error
     if not buffers and getattr(model, "replay_buffer", None) is not None and model.num_timesteps > 0:
-        warnings.warn(
+        warn_user(
             f"{agent} has no {BUFFER_FILE} beside it, as finished runs keep none (but for "
             "--save-replay-buffer): what is learned from it goes on with new meta-episodes alone.",
-            stacklevel=3,
         )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import warnings
 from pathlib import Path
 from pprint import pprint
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ldm.checks import check_installed
+from sb3_ldm.checks import check_installed, warn_user
 from sb3_ldm.envs import backend_of, check_env_kwargs, make_meta_vec_env, monitor_of
 from sb3_ldm.envs.interrupts import close_env
 from sb3_ldm.envs.meta_episode import observation_layout
@@ -144,7 +143,7 @@ class MetaExperimentManager(ExperimentManager):
         try:
             before = load_metadata(run_folder / RUN_FILE)
         except (FileNotFoundError, ValueError) as error:
-            warnings.warn(f"{error} The times that the run has taken so far are not known.", stacklevel=2)
+            warn_user(f"{error} The times that the run has taken so far are not known.")
         self._check_unfinished(before)
         self._folder.continue_in(run_folder)
         self._goes_on = True
@@ -417,10 +416,9 @@ class MetaExperimentManager(ExperimentManager):
         saved = copy.deepcopy(dict(sorted(hyperparams.items())))  # what is made of them changes nested ones
         self._unrecorded = unrecordable({**saved, "env_kwargs": self.env_kwargs})
         if self._unrecorded:
-            warnings.warn(
+            warn_user(
                 f"{', '.join(self._unrecorded)}: {HYPERPARAMETERS_FILE} cannot hold what is defined in no module that can be "
                 "imported, or cannot be copied. None is written: to continue this run or to train it again, give --conf-file.",
-                stacklevel=2,
             )
         print(f"Hyperparameters of {self.config}:")
         pprint(saved)
