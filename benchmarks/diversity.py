@@ -5,13 +5,12 @@ from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from benchmarks.experiment import Experiment, Training
-from benchmarks.statistics import n_imagined_in_second_half, n_reached
+from benchmarks.statistics import n_reached
 from benchmarks.verdicts import Variants
 from sb3_ldm.figures import MUTED, STYLE, Plan
 from sb3_ldm.results import RunResult
@@ -40,10 +39,11 @@ def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, 
     for experiment in experiments:
         own = {run.variant for run in experiment.own_runs if isinstance(run, Training) and run.config == CONFIG}
         for run in [run for variant, members in found[experiment.name].items() if variant in own for run in members]:
-            imagined = n_imagined_in_second_half(run) if run.env == ENV_ID else None
-            reached = None if run.final_evaluation is None else n_reached([run], "test")
-            if imagined is not None and reached is not None:
-                points.append(Point(run, experiment.title, imagined, reached[0]))
+            steps, imagined = run.logged("imagination/distinct_unseen")
+            late = imagined[steps > run.frames / 2]
+            reached = n_reached([run], "test") if run.env == ENV_ID and len(late) else None
+            if reached:
+                points.append(Point(run, experiment.title, float(late.mean()), reached[0]))
     return points
 
 
@@ -85,8 +85,8 @@ def section(points: Sequence[Point], figure: str) -> str:
     told = []
     for name, members in comparable(points).items():
         if len(members) >= _LEAST_RUNS:
-            ranks = [rankdata(numbers) for numbers in zip(*((one.imagined, one.reached) for one in members), strict=True)]
-            told.append(f"{np.corrcoef(*ranks)[0, 1]:.2f} ({name}, {len(members)} runs)")
+            correlation = spearmanr([one.imagined for one in members], [one.reached for one in members]).statistic
+            told.append(f"{correlation:.2f} ({name}, {len(members)} runs)")
     if not told:
         return ""
     text = (

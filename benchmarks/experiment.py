@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.imagination import option_words, settings
+from benchmarks.imagination import settings
 from benchmarks.settings import class_defaults, differences
 from benchmarks.tables import RESULTS, kept_metadata
 from sb3_ldm.registry import display_name
@@ -128,7 +128,8 @@ class Study(Run):
 
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         command = [sys.executable, "-m", "benchmarks.imagination", "--env", self.env, "--seed", str(self.seed)]
-        return [*command, "-n", str(self.n_timesteps), "--save", str(folder), *option_words(self.hyperparameters)]
+        command += ["-n", str(self.n_timesteps), "--save", str(folder)]
+        return [*command, "-p", *(f"{name}:{value!r}" for name, value in self.hyperparameters.items())]
 
 
 @dataclass(frozen=True)

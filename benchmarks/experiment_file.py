@@ -1,26 +1,6 @@
 """
-Read experiments: ``benchmarks/experiments/<name>.yml`` says which algorithms run on which environment, with which seeds.
-
-.. code-block:: yaml
-
-    title: The gridworld
-    source: paper, Figure 3
-    env: GridNavi-v0
-    n_timesteps: 2.0e+7
-    seeds: [0, 1, 2]
-    variants:
-      ldm:                                   # zoo_configs/ldm.yml as it is
-      ldm-paper: {algo: ldm}                 # a preset
-      oracle: {algo: rl2, env_kwargs: {task_split: all}}
-      beta_2: {algo: ldm, label: LDM with beta 2, hyperparameters: {beta: 2.0}, seeds: [0], n_timesteps: 1.0e+7}
-      rl2: {experiment: another}             # the runs are those of another experiment
-      map: {algo: imagination, hyperparameters: {updates: 3000}}  # benchmarks.imagination, in which no agent is trained
-    learned: 22.0                            # training return below which an agent has not learned
-    baseline: ldm                            # ablations: every seed is compared with that of this variant
-    expectations:                            # judged when results are reported; paper: true if the paper says so, not we
-      - {claim: LDM is better than RL2, paper: true, split: test, better: ldm, worse: rl2}
-      - {claim: LDM solves 19 unseen tasks, split: test, variant: ldm, reached: 19}
-      - {claim: dropout helps, result: in_test, better: map, worse: another_map}  # of what benchmarks.imagination finds
+Read experiments: ``benchmarks/experiments/<name>.yml`` says which algorithms run on which environment, with which seeds. What
+may stand there is told by ``experiment_file.yml``.
 """
 
 import inspect

@@ -2,7 +2,7 @@
 What do mixtures of beliefs imagine, without any reinforcement learning?
 
 Train the latent dynamics network on scripted explore-then-exploit meta-episodes of the gridworld, then count where the reward
-maps of many random mixtures peak: ``python -m benchmarks.imagination --updates 2000 -p kl_weight:10 n_partners:14``. In an
+maps of many random mixtures peak: ``python -m benchmarks.imagination -p updates:2000 kl_weight:10 n_partners:14``. In an
 experiment, its variants have ``algo: imagination``.
 """
 
@@ -37,7 +37,7 @@ SHARES = ("in_test", "in_test1", "in_test2", "in_train", "no_goal", "own_task_ri
 ENV_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
 N_TIMESTEPS = 4096 * 120
 N_NORMAL = 48  #: workers whose beliefs are mixed
-UPDATES, MAPS = 2000, 400
+UPDATES, MAPS = 2000, 400  #: gradient steps of the network, and mixtures to look at
 NETWORK = {
     "latent_dim": 32,
     "dropout_rate": 0.7,
@@ -55,13 +55,6 @@ NETWORK = {
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """:return: they and the others, as they stand in its file of results"""
     return json.loads(json.dumps({"updates": UPDATES, "maps": MAPS, **NETWORK, **options}))
-
-
-def option_words(options: Mapping[str, Any]) -> list[str]:
-    """:return: they on the command line"""
-    given = dict(options)
-    words = [word for name in ("updates", "maps") if name in given for word in (f"--{name}", str(given.pop(name)))]
-    return [*words, "-p", *(f"{name}:{value!r}" for name, value in given.items())] if given else words
 
 
 class ScriptedAgents:
@@ -146,29 +139,29 @@ def collect(
 
 
 def study(
-    config: dict[str, Any], updates: int, n_maps: int, seed: int, n_timesteps: int = N_TIMESTEPS, env_id: str = ENV_IDS[0]
+    options: Mapping[str, Any], seed: int, n_timesteps: int = N_TIMESTEPS, env_id: str = ENV_IDS[0]
 ) -> tuple[dict[str, Any], RewardMaps]:
     """
-    :param updates: gradient steps of the latent dynamics network
-    :param n_maps: mixtures to look at
+    :param options: of the network and of imagination, ``updates``, which are the network's gradient steps, and ``maps``, how
+        many mixtures to look at
     :param n_timesteps: of the scripted agents in the network's training data
     :return: where the maps peak and how high, with the training's last ELBO parts; and the maps
     """
     th.manual_seed(seed)
-    fields = ImaginationConfig.__dataclass_fields__
+    given = settings(options)
+    updates, n_maps = given.pop("updates"), given.pop("maps")
+    chosen = {name: given.pop(name) for name in ImaginationConfig.__dataclass_fields__ if name in given}
     env = make_meta_vec_env(env_id, 1)
     layout, probes, tasks = env.get_attr("layout")[0], get_probes(env), env.get_attr("task_distribution", 0)[0]
-    model = LatentDynamics(layout, **{**NETWORK, **{name: value for name, value in config.items() if name not in fields}})
+    model = LatentDynamics(layout, **given)
     generator = th.Generator().manual_seed(seed)
     parts = train_network(model, updates, n_timesteps, seed, generator, env_id)
 
-    chosen = ImaginationConfig(**{name: value for name, value in config.items() if name in fields})
-    imagination = Imagination(model, N_NORMAL, 8, chosen, generator)
+    imagination = Imagination(model, N_NORMAL, 8, ImaginationConfig(**chosen), generator)
     own_tasks = follow_agents(imagination, seed + 1, "train", env_id)
     decoded = decode_mixtures(imagination, own_tasks, probes, n_maps, generator)
-    result: dict[str, Any] = {name: round(value, 3) for name, value in parts.items()}
     goals = {split: tasks.tasks(split) for split in ("train", "test", "test1", "test2") if split in tasks.splits}
-    result |= where_rewards_are(decoded, goals)
+    result = {name: round(value, 3) for name, value in parts.items()} | where_rewards_are(decoded, goals)
     result["own_task_right"] = round(task_right(imagination, probes, own_tasks, generator), 3)
     # The same agents on unseen tasks: does the network know a task that it was not trained on? (paper, Appendix B)
     unseen_tasks = follow_agents(imagination, seed + 2, "test", env_id)
@@ -237,34 +230,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=UPDATES, help="gradient steps (default: %(default)s)")
-    parser.add_argument("--maps", type=int, default=MAPS, help="mixtures to look at (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
     parser.add_argument("--env", choices=ENV_IDS, default=ENV_IDS[0], help="(default: %(default)s)")
     parser.add_argument("-n", "--n-timesteps", type=int, default=N_TIMESTEPS, help="of training data (default: %(default)s)")
     parser.add_argument("--save", type=Path, help="folder for the result and the reward maps, of which Figure 4 is drawn")
-    parser.add_argument("-p", "--params", nargs="+", action=StoreDict, default={}, help="name:value, as in zoo_configs")
+    parser.add_argument(
+        "-p", "--params", nargs="*", action=StoreDict, default={}, help="name:value, as in zoo_configs; updates and maps, too"
+    )
     options = parser.parse_args(arguments)
     start, start_cpu = time.time(), time.process_time()
     with one_thread_per_operation():
-        result, maps = study(options.params, options.updates, options.maps, options.seed, options.n_timesteps, options.env)
-    seconds = round(time.time() - start, 1)
+        result, maps = study(options.params, options.seed, options.n_timesteps, options.env)
+    spent = {"wall_time_s": round(time.time() - start, 1), "cpu_time_s": round(time.process_time() - start_cpu, 1)}
     if options.save is not None:
         options.save.mkdir(parents=True, exist_ok=True)
         write_reward_maps(maps, options.save / REWARD_MAPS_FILE)
-        given = {"updates": options.updates, "maps": options.maps, **options.params}
+        what = {"algo": IMAGINATION, "env": options.env, "seed": options.seed, "frames": options.n_timesteps}
         run = {
-            "algo": IMAGINATION,
-            "env": options.env,
-            "seed": options.seed,
-            "frames": options.n_timesteps,
+            **what,
             "episodes_per_task": 4,
+            "hyperparameters": settings(options.params),
+            "commit": current_commit(),
+            **spent,
         }
-        run |= {"hyperparameters": settings(given), "wall_time_s": seconds, "commit": current_commit()}
-        run["cpu_time_s"] = round(time.process_time() - start_cpu, 1)
         with replacing(options.save / RUN_FILE) as path:
-            path.write_text(json.dumps({**run, "result": result}, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({"params": options.params, **result, "seconds": seconds}))
+            path.write_text(json.dumps({**what, **spent, "result": result}, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps({"params": options.params, **result, **spent}))
 
 
 if __name__ == "__main__":

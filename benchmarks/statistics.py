@@ -42,17 +42,15 @@ def task_scores(runs: Sequence[RunResult], split: str, episode: int, determinist
     :return: mean return of each seed on each task, ``(n_seeds, n_tasks)``
     :raises ValueError: if runs were evaluated on different tasks, or not at all
     """
-    rows, tasks = [], []
+    tables = []
     for run in runs:
         if run.final_evaluation is None:
             raise ValueError(f"{run.path} has no final evaluation")
-        table = run.final_evaluation.select(split, deterministic, episode)
-        played, returns = table.per_task(table.returns)
-        rows.append(returns)
-        tasks.append(played)
+        tables.append(run.final_evaluation.select(split, deterministic, episode))
+    tasks, scores = zip(*(table.per_task(table.returns) for table in tables), strict=True)
     if any(one.shape != tasks[0].shape or not np.allclose(one, tasks[0]) for one in tasks):
         raise ValueError(f"{', '.join(str(run.path) for run in runs)} were evaluated on different tasks of split {split!r}")
-    return np.stack(rows)
+    return np.stack(scores)
 
 
 def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int = 0) -> Interval:
@@ -89,14 +87,13 @@ class Difference(NamedTuple):
 
 def against_baseline(runs: Sequence[RunResult], baseline: Sequence[RunResult], split: str) -> list[Difference]:
     """:return: each run beside the baseline's; seeds that the baseline lacks, or has not run yet, are left out"""
-    seeds = {run.seed: run for run in baseline}
-    episode = last_episode([*runs, *baseline])
-
-    def difference(run: RunResult, reference: RunResult) -> Difference:
+    references, episode = {run.seed: run for run in baseline}, last_episode([*runs, *baseline])
+    differences = []
+    for run in [run for run in runs if run.seed in references]:
+        reference = references[run.seed]
         mean, other = (task_scores([one], split, episode).mean() for one in (run, reference))
-        return Difference(run.seed, float(mean - other), _began_alike(run, reference))
-
-    return [difference(run, seeds[run.seed]) for run in runs if run.seed in seeds]
+        differences.append(Difference(run.seed, float(mean - other), _began_alike(run, reference)))
+    return differences
 
 
 def _began_alike(run: RunResult, other: RunResult) -> bool:
@@ -120,16 +117,6 @@ def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
     table = run.evaluations.select(split, False, run.episodes_per_task)
     table = table.where(table.timesteps > run.frames / 2)
     return table.n_reached if table.has_successes else None
-
-
-def n_imagined_in_second_half(run: RunResult) -> float | None:
-    """
-    :return: on how many different unseen tasks the largest rewards of sampled mixtures were, on average over the looks at them
-        in the second half of training; None if the run did not imagine or its tasks cannot be counted
-    """
-    steps, numbers = run.logged("imagination/distinct_unseen")
-    late = numbers[steps > run.frames / 2]
-    return float(late.mean()) if len(late) else None
 
 
 def last_episode(runs: Sequence[RunResult]) -> int:
