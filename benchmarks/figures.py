@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.experiment import Experiment
 from benchmarks.experiment_file import available_experiments, load_experiment
-from benchmarks.statistics import iqm_interval, task_scores
+from benchmarks.statistics import iqm_interval, last_episode, task_scores
 from benchmarks.tables import RESULTS, load_results
 from sb3_ldm.command import run_command
 from sb3_ldm.envs.registration import TASKS
@@ -57,9 +57,9 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
     :return: a panel for each split
     """
     runs = [run for members in variants.values() for run in members]
-    splits = ordered_splits(runs)
-    last = max(run.episodes_per_task for run in runs)
+    splits, last = ordered_splits(runs), last_episode(runs)
     plan = Plan(variants, None, deterministic, 1, experiment.labels)
+    dashed = ""
     with mpl.rc_context(STYLE):
         # The least height leaves room for the titles above a single variant.
         figure = Figure(figsize=(3.4 * len(splits), max(1.6, 0.7 + 0.34 * len(variants))), layout="constrained")
@@ -70,28 +70,20 @@ def comparison(experiment: Experiment, variants: Mapping[str, list[RunResult]], 
                     interval = iqm_interval(task_scores(members, split, episode, deterministic))
                     axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=3, alpha=alpha)
                     axis.plot(interval.point, y, "o", color=colour, markerfacecolor=face, markersize=5)
-            value = _doing_nothing(runs[0], split)
-            if value is not None:
-                axis.axvline(value, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            axis.set_title(f"{split_name(split)} tasks")
-            axis.set_xlabel("return")
+            if runs[0].final_evaluation is not None and runs[0].env in TASKS:
+                references = references_of(runs[0], runs[0].final_evaluation.select(split).tasks, TASKS[runs[0].env]())
+                if DOING_NOTHING in references:
+                    axis.axvline(references[DOING_NOTHING], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                    dashed = f"; dashed: {DOING_NOTHING}"
+            axis.set(title=f"{split_name(split)} tasks", xlabel="return", ylim=(len(variants) - 0.5, -0.5))
             axis.set_yticks(range(len(variants)), [f"{plan.name(name)} ({len(variants[name])})" for name in variants])
-            axis.set_ylim(len(variants) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
-        dashed = "" if value is None else f"; dashed: {DOING_NOTHING}"
         figure.suptitle(
             f"episode {last} (filled) and 1 (hollow): (interquartile) means over seeds, whose number is in brackets, and\n"
             f"bootstrap intervals, which are the range of few seeds{dashed}",
             fontsize=8,
         )
     return figure
-
-
-def _doing_nothing(run: RunResult, split: str) -> float | None:
-    """The return of an agent that does nothing, on the tasks that a run was evaluated on; None if it is not known."""
-    if run.env not in TASKS or run.final_evaluation is None:
-        return None
-    return references_of(run, run.final_evaluation.select(split).tasks, TASKS[run.env]()).get(DOING_NOTHING)
 
 
 def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[RunResult]]) -> Figure | None:
@@ -127,9 +119,8 @@ def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[
             show_frames(axis)
             axis.tick_params(labelbottom=True, labelsize=7)
         axes[0, 0].set_xlim(left=0.0)
-        last = max(run.episodes_per_task for run in runs)
         figure.supxlabel(frames_label(window), fontsize=8)
-        figure.supylabel(f"{split_name(split)} return, episode {last}", fontsize=8)
+        figure.supylabel(f"{split_name(split)} return, episode {last_episode(runs)}", fontsize=8)
         figure.suptitle(
             f"grey: {plan.name(experiment.baseline)}, the same seeds; in brackets how many; shaded: standard deviation",
             fontsize=8,
@@ -137,27 +128,18 @@ def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[
     return figure
 
 
-def task_table(
-    experiment: Experiment,
-    variants: Mapping[str, Sequence[RunResult]],
-    split: str,
-    episode: int,
-    deterministic: bool = False,
-) -> str:
+def task_table(experiment: Experiment, variants: Mapping[str, Sequence[RunResult]], split: str, episode: int) -> str:
     """
-    :param episode: index of the episode, from 1
-    :param deterministic: whether actions are the most likely ones
+    :param episode: index of the episode, from 1, in which actions are sampled
     :return: mean return over the seeds on each task, as Markdown
     """
-    scores = {variant: task_scores(members, split, episode, deterministic).mean(0) for variant, members in variants.items()}
+    scores = {variant: task_scores(members, split, episode).mean(0) for variant, members in variants.items()}
     first = next(iter(variants.values()))[0]
     assert first.final_evaluation is not None
-    table = first.final_evaluation.select(split, deterministic, episode)
+    table = first.final_evaluation.select(split, False, episode)
     tasks, _ = table.per_task(table.returns)
-    rows = []
-    for i, task in enumerate(tasks):
-        name = ", ".join(f"{value:.3g}" for value in task)
-        rows.append([name, *(f"{values[i]:.2f}" for values in scores.values())])
+    names = [", ".join(f"{value:.3g}" for value in task) for task in tasks]
+    rows = [[name, *(f"{values[i]:.2f}" for values in scores.values())] for i, name in enumerate(names)]
     return markdown_table(["task", *map(experiment.label, scores)], rows, "l" + "r" * len(scores))
 
 
@@ -208,10 +190,8 @@ def _compare(experiment: Experiment, variants: Mapping[str, list[RunResult]], fo
     with mpl.rc_context(STYLE):  # has the resolution
         for path, figure in zip(written, figures.values(), strict=True):
             save_figure(figure, path)
-    last = max(run.episodes_per_task for run in runs)
-    tables = [
-        f"## {split_name(split)} tasks\n\n{task_table(experiment, variants, split, last)}" for split in ordered_splits(runs)
-    ]
+    last, splits = last_episode(runs), ordered_splits(runs)
+    tables = [f"## {split_name(split)} tasks\n\n{task_table(experiment, variants, split, last)}" for split in splits]
     header = f"# {experiment.title}: return in episode {last} on each task\n\nMeans over seeds, actions sampled.\n\n"
     (folder / "per_task.md").write_text(header + "\n".join(tables), encoding="utf-8")
     return [*written, folder / "per_task.md"]
@@ -222,9 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", nargs="+", help=f"one or more of {', '.join(available_experiments())}")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
-    parser.add_argument(
-        "--out", type=Path, default=FIGURES, help="where all figures are; elsewhere than by default, all that can be drawn"
-    )
+    parser.add_argument("--out", type=Path, default=FIGURES, help="where figures are; elsewhere than by default, all of them")
     options = parser.parse_args(arguments)
     for name in options.experiment:
         print(*draw_experiment(load_experiment(name), options.results, options.out), sep="\n")

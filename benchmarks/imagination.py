@@ -245,16 +245,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.save is not None:
         options.save.mkdir(parents=True, exist_ok=True)
         write_reward_maps(maps, options.save / REWARD_MAPS_FILE)
-        what = {"algo": IMAGINATION, "env": options.env, "seed": options.seed, "frames": options.n_timesteps}
-        run = {
-            **what,
-            "episodes_per_task": 4,
-            "hyperparameters": settings(options.params),
-            "commit": current_commit(),
-            **spent,
-        }
+        told = {"hyperparameters": settings(options.params), "commit": current_commit(), **spent, "result": result}
+        run = {"algo": IMAGINATION, "env": options.env, "seed": options.seed, "frames": options.n_timesteps}
+        run |= {"episodes_per_task": 4, **told}
         with replacing(options.save / RUN_FILE) as path:
-            path.write_text(json.dumps({**what, **spent, "result": result}, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     print(json.dumps({"params": options.params, **result, **spent}))
 
 
