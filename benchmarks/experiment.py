@@ -60,6 +60,11 @@ class Run(ABC):
         """:return: :meth:`changed_settings` of a run in a folder, none without one"""
         return self.changed_settings(load_metadata(folder / RUN_FILE)) if (folder / RUN_FILE).is_file() else []
 
+    def has_ended_in(self, folder: Path) -> bool:
+        """:return: whether it came to its end in a folder, with the settings that it has now"""
+        has_ended = (folder / RUN_FILE).is_file() and self.has_ended(load_metadata(folder / RUN_FILE))
+        return has_ended and not self.changed_in(folder)
+
     @abstractmethod
     def attempts(self, folder: Path) -> list[Path]:
         """:return: the folders of the attempts that may have come to their end, the latest one last"""

@@ -28,7 +28,7 @@ from benchmarks.tables import RESULTS, keep_run, load_results
 from sb3_ldm.cluster import RemoteProcess, connect, n_at_once
 from sb3_ldm.command import run_command
 from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
-from sb3_ldm.results import RUN_FILE, EvaluationTable, files_of_attempts, load_evaluations, load_metadata, newest_file
+from sb3_ldm.results import EvaluationTable, files_of_attempts, load_evaluations, newest_file
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.results.summary import format_frames, markdown_table
 from sb3_ldm.zoo.script import exit_when_terminated
@@ -36,15 +36,6 @@ from sb3_ldm.zoo.script import exit_when_terminated
 RUNS = Path("runs")  #: where agents are trained
 ALL = "all"  #: stands for all experiments, in their order
 _POLL_S = 2.0
-
-
-def finished_folder(run: Run, folder: Path) -> Path | None:
-    """:return: the attempt that was trained to the end, None if there is none"""
-    for attempt in run.attempts(folder)[::-1]:
-        metadata = load_metadata(attempt / RUN_FILE) if (attempt / RUN_FILE).is_file() else None
-        if metadata is not None and run.has_ended(metadata) and not run.changed_settings(metadata):
-            return attempt
-    return None
 
 
 @dataclass
@@ -96,8 +87,8 @@ class Job:
 
     def update(self) -> None:
         """See whether it has ended, and keep its results."""
-        if self.process is not None and self.state == "running" and self.process.poll() is not None:
-            self._close()
+        if self.process is not None and self.log is not None and self.state == "running" and self.process.poll() is not None:
+            self.log.close()
             if self.process.returncode != 0 or not self.keep_results():
                 self.state = "failed"
 
@@ -107,12 +98,12 @@ class Job:
 
         :return: whether it was
         """
-        attempt = finished_folder(self.run, self.folder)
-        if attempt is None:
-            return False
-        keep_run(attempt, self.results / self.run.experiment, self.run.name, self.records)
-        self.state = "done"
-        return True
+        for attempt in self.run.attempts(self.folder)[::-1]:
+            if self.run.has_ended_in(attempt):
+                keep_run(attempt, self.results / self.run.experiment, self.run.name, self.records)
+                self.state = "done"
+                return True
+        return False
 
     def terminate(self) -> None:
         """Ask it to end. It saves a checkpoint first; on a cluster or Windows, what it did since the last one is lost."""
@@ -121,14 +112,10 @@ class Job:
 
     def wait(self) -> None:
         """Wait for its end, after :meth:`terminate`."""
-        if self.process is not None and self.state == "running":
+        if self.process is not None and self.log is not None and self.state == "running":
             self.process.wait()
-            self._close()
-            self.state = "waiting"
-
-    def _close(self) -> None:
-        if self.log is not None:
             self.log.close()
+            self.state = "waiting"
 
     def last_evaluation(self) -> EvaluationTable | None:
         """:return: the last one of its kept results, or else of the latest attempt, None without any"""
@@ -181,8 +168,7 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
     for run in experiment.runs:
         records = experiment.baseline in (None, run.variant)
         job = Job(run, root / run.experiment / run.name, results, records)
-        kept = run.kept(results)
-        if kept is not None:
+        if (kept := run.kept(results)) is not None:
             job.state = "changed" if run.changed_settings(kept) else "done"
         else:
             job.keep_results()
@@ -192,16 +178,19 @@ def make_jobs(experiment: Experiment, root: Path = RUNS, results: Path = RESULTS
 
 def status_table(jobs: Sequence[Job]) -> str:
     """:return: how they stand, as Markdown: one row each, with the returns in the last episode, actions sampled"""
-    tables = [job.last_evaluation() for job in jobs]
-    sampled = [None if table is None else table.select(deterministic=False) for table in tables]
-    splits = list(dict.fromkeys(split for table in sampled if table is not None for split in table.splits))
-    rows = []
-    for job, table in zip(jobs, sampled, strict=True):
-        returns = {} if table is None else {one: table.select(one).last_returns()[1][-1] for one in table.splits}
-        frames = "-" if not returns or table is None else format_frames(table.timesteps.max())
-        cells = [f"{returns[split]:.2f}" if split in returns else "-" for split in splits]
-        rows.append([f"{job.run.experiment}/{job.run.name}", job.state, frames, format_frames(job.run.n_timesteps), *cells])
-    return markdown_table(["run", "state", "frames", "of", *splits], rows, "llrr" + "r" * len(splits))
+    rows, splits = [], dict[str, None]()
+    for job in jobs:
+        table = job.last_evaluation()
+        sampled = None if table is None else table.select(deterministic=False)
+        row = {"run": f"{job.run.experiment}/{job.run.name}", "state": job.state, "of": format_frames(job.run.n_timesteps)}
+        if sampled is not None and len(sampled):
+            row["frames"] = format_frames(sampled.timesteps.max())
+            row |= {one: f"{sampled.select(one).last_returns()[1][-1]:.2f}" for one in sampled.splits}
+            splits |= dict.fromkeys(sampled.splits)
+        rows.append(row)
+    header = ["run", "state", "frames", "of", *splits]
+    cells = [[row.get(name, "-") for name in header] for row in rows]
+    return markdown_table(header, cells, "llrr" + "r" * len(splits))
 
 
 def run_jobs(jobs: Sequence[Job], n_jobs: int, launch: Launch = launch_here) -> list[Job]:
@@ -273,13 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell_what_to_do(job: Job) -> None:
+    name = f"{job.run.experiment} {job.run.name}"
     if job.state == "failed":
-        print(f"{job.run.name} failed, see {job.log_path}")
+        print(f"{name} failed, see {job.log_path}")
     if job.state == "elsewhere":
-        print(f"{job.run.name} is run by another process, see {job.log_path}")
+        print(f"{name} is run by another process, see {job.log_path}")
     if job.state == "changed":
         settings = ", ".join(job.run.changed_settings(job.run.kept(job.results) or {}))
-        name = f"{job.run.experiment} {job.run.name}"
         print(
             f"{name} has results of other settings ({settings}), which are kept and reported nowhere: "
             f"to train it again, remove them by python -m benchmarks.tables {name} --forget"
@@ -295,25 +284,22 @@ def select_jobs(options: argparse.Namespace) -> list[Job]:
     # Experiments share runs.
     jobs = {job.folder: job for name in names for job in make_jobs(load_experiment(name), options.runs, options.results)}
     selected = list(jobs.values())
-    for what, asked, of in (
-        ("variants", options.variants, lambda job: job.run.variant),
-        ("seeds", options.seeds, lambda job: job.run.seed),
-    ):
-        known = list(dict.fromkeys(map(of, selected)))
-        unknown = [one for one in asked or () if one not in known]
-        if unknown:
-            raise ValueError(f"{what}={unknown}: there are no such runs; there are {what} {known}")
-        selected = [job for job in selected if asked is None or of(job) in asked]
+    for what, asked in (("variant", options.variants), ("seed", options.seeds)):
+        known = list(dict.fromkeys(getattr(job.run, what) for job in selected))
+        if unknown := [one for one in asked or () if one not in known]:
+            raise ValueError(f"{what}s={unknown}: there are no such runs; there are {what}s {known}")
+        selected = [job for job in selected if asked is None or getattr(job.run, what) in asked]
     return selected
 
 
 def _launcher(options: argparse.Namespace) -> tuple[Launch, int]:
     """How runs are started, and how many at a time."""
-    if options.ray_address is None:
-        return launch_here, (os.cpu_count() or 1) if options.jobs is None else options.jobs
-    connect(options.ray_address)
-    most = n_at_once(n_gpus=options.gpus_per_run)
-    return partial(launch_on_cluster, n_gpus=options.gpus_per_run), most if options.jobs is None else options.jobs
+    launch: Launch = launch_here
+    most = os.cpu_count() or 1
+    if options.ray_address is not None:
+        connect(options.ray_address)
+        launch, most = partial(launch_on_cluster, n_gpus=options.gpus_per_run), n_at_once(n_gpus=options.gpus_per_run)
+    return launch, most if options.jobs is None else options.jobs
 
 
 if __name__ == "__main__":
