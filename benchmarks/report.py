@@ -6,6 +6,7 @@ of the files in ``benchmarks/results``.
 import argparse
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,20 +14,10 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks import diversity
+from benchmarks import diversity, statistics
 from benchmarks.experiment import Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import FIGURES, SHOWN, SHOWN_OF_ABLATIONS, draw_experiment, load_variants, remove_figures
-from benchmarks.statistics import (
-    against_baseline,
-    failed_seeds,
-    found_by_studies,
-    iqm_interval,
-    last_episode,
-    n_reached,
-    n_reached_in_second_half,
-    task_scores,
-)
 from benchmarks.tables import RESULTS
 from benchmarks.verdicts import Outcome, Variants, Verdict, judge
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
@@ -98,7 +89,7 @@ def _table(experiment: Experiment, variants: Variants, told: Mapping[str, Cell])
 
 
 def _seeds(learned: float | None, runs: Sequence[RunResult]) -> str:
-    failed = failed_seeds(runs, learned)
+    failed = statistics.failed_seeds(runs, learned)
     return str(len(runs)) + (f" (training return below {learned:g}: {', '.join(map(str, failed))})" if failed else "")
 
 
@@ -108,39 +99,36 @@ def _minutes(time: str, runs: Sequence[RunResult]) -> str:
 
 
 def _return_in(split: str, episode: int | None, runs: Sequence[RunResult]) -> str:
-    return iqm_interval(task_scores(runs, split, episode or last_episode(runs))).text()
+    return statistics.iqm_interval(statistics.task_scores(runs, split, episode or statistics.last_episode(runs))).text()
 
 
 def _more_than(baseline: Sequence[RunResult], split: str, runs: Sequence[RunResult]) -> str:
     if runs is baseline:
         return "-"
-    told = [
-        f"{one.seed}: {round(one.more, 2) + 0.0:+.2f}{'' if one.began_alike else '*'}"
-        for one in against_baseline(runs, baseline, split)
-    ]
+    differences = statistics.against_baseline(runs, baseline, split)
+    told = [f"{one.seed}: {round(one.more, 2) + 0.0:+.2f}{'' if one.began_alike else '*'}" for one in differences]
     return ", ".join(told) or "-"
 
 
 def _solved(split: str, runs: Sequence[RunResult]) -> str:
-    reached = n_reached(runs, split)
+    reached = statistics.n_reached(runs, split)
     return "-" if reached is None else mean_and_std(reached, 1)
 
 
 def _solved_in_second_half(split: str, runs: Sequence[RunResult]) -> str:
-    numbers = [number for run in runs if (number := n_reached_in_second_half(run, split)) is not None]
+    numbers = [number for run in runs if (number := statistics.n_reached_in_second_half(run, split)) is not None]
     return mean_and_std(numbers, 1) if len(numbers) == len(runs) else "-"
 
 
 def _share(name: str, runs: Sequence[RunResult]) -> str:
     if any(name not in run.metadata["result"] for run in runs):
         return "-"
-    return mean_and_std((100 * found_by_studies(runs, name)[:, 0]).tolist(), 0) + "%"
+    return mean_and_std((100 * statistics.found_by_studies(runs, name)[:, 0]).tolist(), 0) + "%"
 
 
 def has_own_results(experiment: Experiment, variants: Variants) -> bool:
     """:return: whether there are others than those of another experiment"""
-    own = {run.variant for run in experiment.own_runs}
-    return bool(own & set(variants))
+    return any(run.variant in variants for run in experiment.own_runs)
 
 
 def judged(experiment: Experiment, variants: Variants) -> list[Verdict]:
@@ -149,12 +137,7 @@ def judged(experiment: Experiment, variants: Variants) -> list[Verdict]:
 
 
 def section(
-    experiment: Experiment,
-    variants: Variants,
-    verdicts: Sequence[Verdict],
-    figures: Path,
-    page: Path,
-    results: Path = RESULTS,
+    experiment: Experiment, variants: Variants, verdicts: Sequence[Verdict], figures: Path, page: Path, results: Path = RESULTS
 ) -> str:
     """:return: its part of the page, as Markdown"""
     lines = [f"## {experiment.title}", f"({experiment.source})", experiment.about]
@@ -245,14 +228,12 @@ def overview(
     decided = [one for one in Outcome if one is not Outcome.NOT_RUN]
     rows = []
     for one in experiments:
-        became = list(zip(one.expectations, verdicts[one.name], strict=True))
-        n_runs = sum(len(members) for members in found[one.name].values())
-        counts = [
-            sum(claim.paper is paper and verdict.outcome is outcome for claim, verdict in became)
-            for paper in (True, False)
-            for outcome in decided
-        ]
-        counts.append(sum(verdict.outcome is Outcome.NOT_RUN for _, verdict in became))
+        became = Counter(
+            (claim.paper, verdict.outcome) for claim, verdict in zip(one.expectations, verdicts[one.name], strict=True)
+        )
+        counts = [became[paper, outcome] for paper in (True, False) for outcome in decided]
+        counts.append(became[True, Outcome.NOT_RUN] + became[False, Outcome.NOT_RUN])
+        n_runs = sum(map(len, found[one.name].values()))
         rows.append([f"[{one.title}](#{anchor(one.title)})", f"{n_runs} of {len(one.runs)}", *map(str, counts)])
     header = ["experiment", "runs finished"]
     for whose in ("the paper's claims", "ours"):

@@ -28,19 +28,7 @@ import pandas as pd
 from sb3_ldm.command import run_command
 from sb3_ldm.figures.grid import MAX_TRAJECTORIES, spread_evenly
 from sb3_ldm.files import LOCK_FILE, replacing, save_arrays
-from sb3_ldm.results import (
-    PATHS_FILE,
-    REWARD_MAPS_FILE,
-    TIMESTEPS,
-    TRAJECTORIES_FILE,
-    RunResult,
-    SavedRewardMaps,
-    load_paths,
-    load_reward_maps,
-    load_run,
-    load_trajectories,
-)
-from sb3_ldm.results.evaluation_table import EvaluationTable
+from sb3_ldm.results import EvaluationTable, RunResult, SavedRewardMaps, runs
 
 RESULTS = Path(__file__).parent / "results"
 RUNS_FILE, EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE = "runs.jsonl", "evaluations.csv", "final.csv", "imagination.csv"
@@ -78,7 +66,7 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
 
     :param recordings: whether to keep what is only drawn, too
     """
-    run = load_run(folder)
+    run = runs.load_run(folder)
     final = run.last_evaluation if run.final_evaluation is None else run.final_evaluation
     tables = {
         EVALUATIONS_FILE: _sums(_with_parts(run), ["timesteps", "split", "deterministic"]),
@@ -154,25 +142,23 @@ def _sums(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _logged(run: RunResult, drawn: bool) -> pd.DataFrame:
-    names = dict.fromkeys([*_COUNTED, *([*_DRAWN, f"return_{run.episodes_per_task}"] if drawn else [])])
-    columns = {name: f"imagination/{name}" for name in names}
-    found = {name: run.progress[column] for name, column in columns.items() if column in run.progress}
+    names = [*_COUNTED, *((*_DRAWN, f"return_{run.episodes_per_task}") if drawn else ())]
+    found = {name: run.progress[f"imagination/{name}"] for name in names if f"imagination/{name}" in run.progress}
     if not found:
         return pd.DataFrame()
-    table = pd.DataFrame({"timesteps": run.progress[TIMESTEPS], **found})
+    table = pd.DataFrame({"timesteps": run.progress[runs.TIMESTEPS], **found})
     return table.dropna(subset=[*found], how="all").dropna(subset="timesteps").astype({"timesteps": int})
 
 
 def _replace_rows(path: Path, name: str, table: pd.DataFrame) -> None:
     """Write a run's rows in the place of those that it had; the runs stay in alphabetical order."""
     old = _read(path)
-    others = [old[old["run"] != name]]
-    if len(table):
-        others.append(table.assign(run=name)[["run", *table.columns]])
-    rows = pd.concat([one for one in others if len(one)] or others).sort_values("run", kind="stable")
-    if not len(rows):
+    table.insert(0, "run", name)
+    kept = [one for one in (old[old["run"] != name], table) if len(one)]
+    if not kept:
         path.unlink(missing_ok=True)
         return
+    rows = pd.concat(kept).sort_values("run", kind="stable")
     with replacing(path) as partial:
         rows.to_csv(partial, index=False, float_format=_DIGITS[path.name], lineterminator="\n")
 
@@ -182,9 +168,8 @@ def _replace_line(path: Path, name: str, metadata: Mapping[str, Any] | None) -> 
     known.pop(name, None)
     if metadata is not None:
         known[name] = metadata
-    lines = [
-        json.dumps({"run": run, **given}, separators=(",", ":"), ensure_ascii=False) for run, given in sorted(known.items())
-    ]
+    ordered = [{"run": run, **known[run]} for run in sorted(known)]
+    lines = [json.dumps(one, separators=(",", ":"), ensure_ascii=False) for one in ordered]
     with replacing(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -200,20 +185,20 @@ def _keep_recordings(run: RunResult, results: Path, name: str) -> None:
     if (maps := run.reward_maps) is not None:
         drawn = {"weights": maps.weights[:_DRAWN_MAPS], "maps": maps.maps[:_DRAWN_MAPS]}
         peaks = maps.peaks().astype(np.uint8)
-        save_arrays(results / f"{name}_{REWARD_MAPS_FILE}", tasks=maps.tasks, peaks=peaks, **drawn)
+        save_arrays(results / f"{name}_{runs.REWARD_MAPS_FILE}", tasks=maps.tasks, peaks=peaks, **drawn)
     if (trajectories := run.trajectories) is not None:
         chosen = spread_evenly(len(trajectories.tasks), MAX_TRAJECTORIES)
         beliefs = {} if trajectories.beliefs is None else {"beliefs": trajectories.beliefs[chosen]}
         arrays = {"tasks": trajectories.tasks[chosen], "split": trajectories.splits[chosen], **beliefs}
         arrays["positions"] = trajectories.positions[chosen].astype(np.int8)
-        save_arrays(results / f"{name}_{TRAJECTORIES_FILE}", **arrays)
+        save_arrays(results / f"{name}_{runs.TRAJECTORIES_FILE}", **arrays)
     if (paths := run.paths) is not None:
         arrays = {"tasks": paths.tasks, "split": paths.splits, "paths": paths.paths}
-        save_arrays(results / f"{name}_{PATHS_FILE}", **arrays, deterministic=paths.deterministic)
+        save_arrays(results / f"{name}_{runs.PATHS_FILE}", **arrays, deterministic=paths.deterministic)
 
 
 def _remove_recordings(results: Path, name: str) -> None:
-    for file in (REWARD_MAPS_FILE, TRAJECTORIES_FILE, PATHS_FILE):
+    for file in (runs.REWARD_MAPS_FILE, runs.TRAJECTORIES_FILE, runs.PATHS_FILE):
         (results / f"{name}_{file}").unlink(missing_ok=True)
 
 
@@ -245,9 +230,9 @@ def _load_results(results: Path, _: tuple[int, ...]) -> dict[str, RunResult]:
     files = (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE)
     tables = {file: {str(name): rows for name, rows in _read(results / file).groupby("run")} for file in files}
     recordings: dict[str, tuple[str, Callable[[Path], Any]]] = {
-        "reward_maps": (REWARD_MAPS_FILE, _load_reward_maps),
-        "trajectories": (TRAJECTORIES_FILE, load_trajectories),
-        "paths": (PATHS_FILE, load_paths),
+        "reward_maps": (runs.REWARD_MAPS_FILE, _load_reward_maps),
+        "trajectories": (runs.TRAJECTORIES_FILE, runs.load_trajectories),
+        "paths": (runs.PATHS_FILE, runs.load_paths),
     }
     loaded = {}
     for name, metadata in kept_metadata(results).items():
@@ -282,31 +267,28 @@ def _table(
     episodes = [int(name.removeprefix("return_")) for name in rows.dropna(axis=1, how="all") if name.startswith("return_")]
     n, n_episodes = rows["n"].to_numpy(), len(episodes)
     if "task" in rows:
+        rows = rows.assign(timesteps=metadata["final_timesteps"])
         tasks = np.repeat([np.array(task.split(), dtype=float) for task in rows["task"]], n, axis=0)
     else:
         assert final is not None, f"{path} has evaluations of tasks that {FINAL_FILE} lacks"
         of_split = {split: np.unique(final.select(split).tasks, axis=0) for split in rows["split"].unique()}
         tasks = np.concatenate([of_split[split] for split in rows["split"]])
-    position = np.concatenate([np.arange(count) for count in n])[:, None]  # of an episode among those of its sum
-
-    def sums(quantity: str) -> np.ndarray:
-        """For each episode the sum that it belongs to, shape (n_rows_of_the_table, n_episodes)."""
-        names = [f"{quantity}_{episode}" for episode in episodes]
-        return np.repeat(rows.reindex(columns=names).to_numpy(float), n, axis=0)
-
-    n_successes = sums("success")
+    each = rows.loc[rows.index.repeat(n * n_episodes)]  # a row for each episode
+    position = each.groupby(level=0).cumcount().to_numpy() // n_episodes  # among those of its sum
+    returned, succeeded = (
+        np.repeat(rows.reindex(columns=[f"{quantity}_{one}" for one in episodes]).to_numpy(float), n, axis=0).ravel()
+        for quantity in ("return", "success")
+    )
     return EvaluationTable(
         path=path,
-        timesteps=np.repeat(rows["timesteps"].to_numpy(), n * n_episodes)
-        if "timesteps" in rows
-        else np.full(len(tasks) * n_episodes, metadata["final_timesteps"]),
-        split=np.repeat(rows["split"].to_numpy(str), n * n_episodes),
-        deterministic=np.repeat(rows["deterministic"].to_numpy(bool), n * n_episodes),
+        timesteps=each["timesteps"].to_numpy(),
+        split=each["split"].to_numpy(str),
+        deterministic=each["deterministic"].to_numpy(bool),
         tasks=np.repeat(tasks, n_episodes, axis=0),
         episode=np.tile(episodes, len(tasks)),
-        returns=np.where(position == 0, sums("return"), 0.0).ravel(),
-        lengths=np.full(len(tasks) * n_episodes, metadata["longest_episode"]),
-        successes=np.where(np.isnan(n_successes), np.nan, position < n_successes).ravel(),
+        returns=np.where(position == 0, returned, 0.0),
+        lengths=np.full(len(each), metadata["longest_episode"]),
+        successes=np.where(np.isnan(succeeded), np.nan, position < succeeded),
     )
 
 
@@ -315,11 +297,11 @@ def _progress(rows: pd.DataFrame | None) -> dict[str, np.ndarray]:
         return {}
     columns = {name: rows[name].to_numpy(float) for name in rows if name not in ("run", "timesteps")}
     known = {f"imagination/{name}": values for name, values in columns.items() if not np.isnan(values).all()}
-    return {TIMESTEPS: rows["timesteps"].to_numpy(float), **known}
+    return {runs.TIMESTEPS: rows["timesteps"].to_numpy(float), **known}
 
 
 def _load_reward_maps(path: Path) -> SavedRewardMaps:
-    saved = load_reward_maps(path)
+    saved = runs.load_reward_maps(path)
     with np.load(path) as archive:
         return KeptRewardMaps(saved.weights, saved.tasks, saved.maps, archive["peaks"].astype(int))
 
