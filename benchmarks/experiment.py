@@ -1,5 +1,6 @@
 """Experiments as data: what is trained and what results should show; :mod:`benchmarks.experiment_file` reads them."""
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,47 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.imagination import settings
-from benchmarks.settings import class_defaults, differences
 from benchmarks.tables import RESULTS, kept_metadata
-from sb3_ldm.registry import display_name
+from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.registry import display_name, get_algorithm
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.zoo.configs import read_preset
+
+#: Not a choice of the method.
+_IGNORED = ("n_timesteps", "policy")
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """
+    :param prefix: what their names begin with
+    :return: the same without mappings, names joined by dots
+    """
+    result: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param defaults: those of the configuration file
+    :param otherwise: values of what is not given, those of the algorithm's class
+    :return: values of the run that are not the configuration's, by name
+    """
+    known = {name: value for name, value in flat(otherwise).items() if value is not inspect.Parameter.empty}
+    mine, theirs = {**known, **flat(options)}, {**known, **flat(defaults)}
+    return {name: value for name, value in mine.items() if name not in _IGNORED and value != theirs.get(name)}
+
+
+def class_defaults(algo: str) -> dict[str, Any]:
+    """:return: the hyperparameters that it has where none are given, of its latent dynamics network too"""
+    defaults = {name: one.default for name, one in inspect.signature(get_algorithm(algo).load()).parameters.items()}
+    networks = inspect.signature(LatentDynamics).parameters if "vae_kwargs" in defaults else {}
+    defaults["vae_kwargs"] = {name: one.default for name, one in networks.items()}
+    return defaults
 
 
 @dataclass(frozen=True)
@@ -112,11 +149,9 @@ class Training(Run):
 
     def merged_hyperparameters(self) -> dict[str, Any]:
         """:return: the hyperparameters that differ; those that are mappings with what the file has in them besides"""
-        defaults = read_preset(self.config, self.env)
-        return {
-            name: {**(defaults.get(name) or {}), **value} if isinstance(value, Mapping) else value
-            for name, value in self.hyperparameters.items()
-        }
+        defaults, given = read_preset(self.config, self.env), self.hyperparameters
+        mappings = {name: value for name, value in given.items() if isinstance(value, Mapping)}
+        return {**given, **{name: {**(defaults.get(name) or {}), **value} for name, value in mappings.items()}}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.settings import class_defaults, differences, flat
+from benchmarks.experiment import class_defaults, differences, flat
 from benchmarks.statistics import n_reached_in_second_half
 from benchmarks.tables import RESULTS, kept_metadata, load_results
 from sb3_ldm.command import run_command

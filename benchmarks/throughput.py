@@ -85,19 +85,11 @@ class Config:
     threads: tuple[int, ...] = (1, 2)
     rounds: int = 7
     sample_s: float = 1.5
-    #: Values of a case at which RL2 and LDM are timed, each varied alone.
-    scaling: tuple[tuple[str, tuple[int, ...]], ...] = (
-        ("workers", (8, 16, 32, 64, 128, 256, 512)),
-        ("episodes", (1, 2, 4, 8)),
-        ("hidden", (32, 64, 128, 256)),
-    )
-    scaling_workers: int = 64
-    scaling_rounds: int = 3
     physics_rounds: int = 15
     horizon: int = 30  #: steps in an episode
 
 
-QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, scaling=(), physics_rounds=2)
+QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, physics_rounds=2)
 
 
 def hyperparameters(case: Case) -> dict[str, Any]:
@@ -151,7 +143,7 @@ def train_rollouts(model: RecurrentPPO, rollouts: int) -> tuple[float, float]:
     return time.perf_counter() - start, seconds_of_updates
 
 
-def measure(cases: Sequence[Case], rounds: int, config: Config) -> pd.DataFrame:
+def measure(cases: Sequence[Case], config: Config) -> pd.DataFrame:
     """
     :param cases: who takes turns, so that whatever else the machine does meets all of them
     :return: a row for each case in each round: ``frames``, ``seconds`` of the whole loop, and of its ``train()``
@@ -164,7 +156,7 @@ def measure(cases: Sequence[Case], rounds: int, config: Config) -> pd.DataFrame:
         seconds, _ = train_rollouts(models[case], 1)
         rollouts[case] = min(max(1, int(config.sample_s / seconds)), 100)
     rows = []
-    for taken in range(rounds):
+    for taken in range(config.rounds):
         for case in cases:
             alone = replace(case, threads=1)
             model, n_rollouts = models[alone], rollouts[alone]
@@ -215,16 +207,10 @@ def ratios(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(config: Config) -> pd.DataFrame:
-    """:return: rows of the comparison with stock, and of the scaling"""
+    """:return: rows of the comparison with stock"""
     cases = [Case(algo, workers, n) for workers in config.workers for n in config.threads for algo in config.algos]
-    samples = measure(cases, config.rounds, config)
-    tables = [ratios(samples), speeds(samples)]
-    bases = [Case(algo, config.scaling_workers, n) for n in config.threads for algo in ("rl2", "ldm")]
-    varied: list[Mapping[str, Any]] = [{name: value} for name, values in config.scaling for value in values]
-    if along := [replace(base, **one) for one in varied for base in bases]:
-        scaling = speeds(measure(list(dict.fromkeys(along)), config.scaling_rounds, config))
-        tables.append(scaling[scaling["quantity"] == "frames/s"].assign(quantity="frames/s, scaling"))
-    return pd.concat(tables).assign(env=ENV_ID)
+    samples = measure(cases, config)
+    return pd.concat([ratios(samples), speeds(samples)]).assign(env=ENV_ID)
 
 
 # Physics

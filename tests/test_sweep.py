@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.experiment import differences
 from benchmarks.experiment_file import available_experiments, load_experiment
-from benchmarks.settings import differences
 from benchmarks.sweep import changes, is_complete, main, sweep_table
 from benchmarks.tables import RESULTS, load_results
 
