@@ -16,7 +16,7 @@ from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 from sb3_ldm.evaluate import main as evaluate
 from sb3_ldm.evaluation import evaluate_meta
 from sb3_ldm.train import main as train
-from sb3_ldm.zoo import experiment
+from sb3_ldm.zoo import experiment, pretrained
 from sb3_ldm.zoo.trained import find_trained, normalized
 
 
@@ -152,3 +152,16 @@ def test_an_agent_that_cannot_be_evaluated_is_named(logs: Path, tmp_path: Path) 
         evaluate([str(run), "--algo", "ldm"])
     with pytest.raises(ValueError, match="has no use for --load-best"):
         evaluate([str(run / "GridNavi-v0.zip"), "--load-best"])
+
+
+def test_the_agent_that_comes_with_the_package_is_evaluated(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    agent = find_trained("rl2", "GridNavi-v0", str(logs))
+    pretrained.save_pretrained(agent, {"algo": "rl2", "env": "GridNavi-v0"})
+    found = told(["--pretrained", "--algo", "rl2", "--split", "test"], capsys)
+    assert Path(found["agent"]).parent == tmp_path and found["env_kwargs"]["horizon"] == 5
+    assert found["splits"] == told(["--algo", "rl2", "-f", str(logs), "--split", "test"], capsys)["splits"]
+    with pytest.raises(ValueError, match=r"algo='ldm'.*the package has no such agent; there are: rl2 on GridNavi-v0"):
+        evaluate(["--pretrained"])

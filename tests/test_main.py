@@ -80,6 +80,22 @@ def test_a_command_that_is_not_there_is_not_listed(monkeypatch, capsys):
     assert script.main(["tune"]) == 2
 
 
+def test_bad_options_end_with_a_line_in_every_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sb3-ldm"])
+    bad = {
+        "quickstart": (["--frames", "0"], "frames=0"),
+        "train": (["--frames", "0"], "--frames"),
+        "tune": (["--n-jobs", "0", "--ray-address"], "n_jobs=0"),
+        "enjoy": (["--n-envs", "0"], "n_envs=0"),
+        "evaluate": (["--n-envs", "0"], "n_envs=0"),
+        "figures": (["nowhere"], "nowhere"),
+    }
+    for command, (words, named) in bad.items():
+        assert script.main([command, *words]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and named in line and line.endswith("(--debug shows where)")
+
+
 def test_the_version_is_told(capsys):
     assert script.main(["--version"]) == 0
     assert capsys.readouterr().out == f"sb3-ldm {__version__}\n"

@@ -83,3 +83,4 @@ def test_the_wheel_trains_in_an_environment_without_extras(built, tmp_path):
     shape, version, path = done([python, "-c", FIRST_STEPS], tmp_path).strip().splitlines()[-1].rsplit(" ", 2)
     assert shape == "(27, 4)" and version in wheel.name and Path(path).is_relative_to(tmp_path / "venv")
     assert "--algo" in done([python, "-m", "sb3_ldm.train", "--help"], tmp_path)
+    assert "  train " in done([tmp_path / "venv/bin/sb3-ldm", "--help"], tmp_path)
