@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: the command line, that of the process by default
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    check_installed("tune", "optuna", "pandas")  # which writes the table of the trials at the end
+    if not {"-h", "--help"} & set(arguments):
+        check_installed("tune", "optuna", "pandas")  # which writes the table of the trials at the end
     from sb3_ldm.zoo.tuning import TuningManager
 
     words, options = with_defaults(arguments)

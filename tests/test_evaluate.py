@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -165,3 +166,27 @@ def test_the_agent_that_comes_with_the_package_is_evaluated(
     assert found["splits"] == told(["--algo", "rl2", "-f", str(logs), "--split", "test"], capsys)["splits"]
     with pytest.raises(ValueError, match=r"algo='ldm'.*the package has no such agent; there are: rl2 on GridNavi-v0"):
         evaluate(["--pretrained"])
+
+
+def test_an_agent_is_tried_on_another_family(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options of the run's own environment are not the other's; the statistics are the agent's."""
+    run = logs / "rl2" / "GridNavi-v0_1"
+    found = told([str(run), "--env", "GridNaviExtrapolation-v0", "--split", "test2", "--deterministic"], capsys)
+    env = normalized(make_meta_vec_env("GridNaviExtrapolation-v0", 16), find_trained("rl2", "GridNavi-v0", str(logs)))
+    expected = evaluate_meta(RL2.load(run / "GridNavi-v0.zip"), env, "test2", deterministic=True)
+    assert found["env_kwargs"] == {}
+    np.testing.assert_allclose(found["splits"]["test2"]["mean_returns"], expected.mean_returns)
+
+
+def test_what_the_run_s_environment_is_registered_by_is_imported(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "GridNavi-v0_1"
+    shutil.copytree(logs / "rl2" / "GridNavi-v0_1", run)
+    metadata = json.loads((run / "run.json").read_text())
+    metadata["options"]["gym_packages"] = ["registers_own"]
+    (run / "run.json").write_text(json.dumps(metadata))
+    (tmp_path / "registers_own.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told([str(run), "--split", "test"], capsys)
+    assert sys.modules.pop("registers_own")

@@ -124,6 +124,14 @@ def test_help_tells_own_options_first(command, monkeypatch, capsys):
     assert "--debug" in own and "``" not in told
 
 
+def test_help_needs_no_extras(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert script.main(["tune"]) == 1
+    assert "pip install 'sb3_ldm[tune]'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        script.main(["tune", "--help"])
+
+
 def test_help_names_the_module_where_that_was_called(monkeypatch, capsys):
     from sb3_ldm.figures.__main__ import main
 
