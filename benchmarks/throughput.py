@@ -103,6 +103,7 @@ def hyperparameters(case: Case) -> dict[str, Any]:
         own = {**GRID_LDM, "vae_kwargs": {**GRID_VAE, "encoder_hidden_size": case.hidden}}
     elif case.algo != "rl2":
         own = {name: value for name, value in read_preset("ldm", ENV_ID).items() if name not in _NOT_FROM_ZOO}
+        own |= {"imagination_starts": 0, "require_goal": False}
     if case.algo == "ldm_zoo_2":
         own["vae_updates"] = GRID_LDM["vae_updates"]
     return {**PPO, "policy_kwargs": network, **own}
@@ -240,6 +241,8 @@ def make_robot_model(algo: str, env_id: str) -> SequencePPO:
     """:return: the algorithm with its preset, which imagines from the start"""
     preset = read_preset(algo, env_id)
     parameters = {name: value for name, value in preset.items() if name not in _NOT_FOR_ROBOTS}
+    if algo == "ldm":
+        parameters["imagination_starts"] = 0
     env = VecNormalize(make_meta_vec_env(env_id, preset["n_envs"], seed=0), gamma=preset["gamma"])
     return _silent(ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters))
 

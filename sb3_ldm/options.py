@@ -66,6 +66,9 @@ def _signature(constructor: Any, parts: Collection[Callable[..., Any]], defaults
     for part in parts:
         for name, one in inspect.signature(part).parameters.items():
             merged.setdefault(name, own.get(name, one.replace(default=defaults.get(name, one.default))))
+    for name, one in own.items():
+        if one.kind is inspect.Parameter.KEYWORD_ONLY:
+            merged.setdefault(name, one)
     for name in defaults:
         assert name in merged, f"no part has the option {name}"
     return inspect.Signature([one.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for one in merged.values()])

@@ -36,7 +36,7 @@ def run_training(algo: str, frames: int, seed: int, folder: Path, runs: dict[str
     command += ["-n", str(frames), "--seed", str(seed), "-f", str(folder / "runs"), "--eval-freq", str(max(1, frames // 10))]
     begins = get_algorithm(algo).beginning(read_preset(algo, ENV_ID))
     if begins is not None:
-        command += ["-params", f"{begins.option}:{min(begins.timestep, frames // 2)}"]
+        command += ["-params", f"{begins.option}:{min(begins.timestep(frames), frames // 2)}"]
     run_folder = None
     with open(folder / f"{algo}.log", "w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -31,9 +31,16 @@ class Look(NamedTuple):
 class Beginning(NamedTuple):
     """When an algorithm begins with what it is about."""
 
-    timestep: int
+    starts: float  #: time steps, below 1 as a share of the training's
     option: str  #: which says so
     what: str  #: that it does from then on, such as "imagine a task"
+
+    def timestep(self, n_timesteps: int) -> int:
+        """
+        :param n_timesteps: of the training
+        :return: time steps before it begins
+        """
+        return int(self.starts * n_timesteps if 0.0 < self.starts < 1.0 else self.starts)
 
 
 @dataclass(frozen=True)

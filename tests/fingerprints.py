@@ -13,8 +13,23 @@ import torch as th
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD, make_meta_vec_env
 
-POLICY: dict[str, Any] = {"lstm_hidden_size": 16, "net_arch": [16]}
-PPO: dict[str, Any] = {"learning_rate": 1e-3, "ent_coef": 0.05, "gamma": 0.95, "seed": 3, "device": "cpu"}
+POLICY: dict[str, Any] = {
+    "lstm_hidden_size": 16,
+    "net_arch": [16],
+    "state_in_heads": False,
+    "log_std_init": 0.0,
+    "features_extractor_kwargs": {"state_embedding": 32, "action_embedding": 16, "reward_embedding": 8},
+}
+PPO: dict[str, Any] = {
+    "learning_rate": 1e-3,
+    "batch_size": None,
+    "ent_coef": 0.05,
+    "gamma": 0.95,
+    "gae_lambda": 0.95,
+    "target_kl": None,
+    "seed": 3,
+    "device": "cpu",
+}
 DECODER: dict[str, Any] = {"decoder_embeddings": [8, 8], "decoder_layers": [16, 16]}
 NETWORK: dict[str, Any] = {
     "latent_dim": 4,
@@ -25,6 +40,8 @@ NETWORK: dict[str, Any] = {
     "vae_buffer_size": 50,
     "vae_batch_size": 4,
     "vae_updates": 2,
+    "vae_learning_rate": 1e-3,
+    "vae_buffer_keeps": "latest",
     "vae_kwargs": {"encoder_hidden_size": 16, "encoder_embeddings": [8, 0, 4], **DECODER},
 }
 BERNOULLI: dict[str, Any] = {
@@ -40,6 +57,8 @@ IMAGINATION: dict[str, Any] = {
     "mixture_weights": "per_dimension",
     "mixed_belief": "mean",
     "mixture_time": "final",
+    "imaginary_reward": "mean",
+    "imagination_dropout": "step",
 }
 CHOSEN: dict[str, Any] = {
     "imaginary_reward": "threshold",
@@ -54,7 +73,7 @@ AGENTS: dict[str, tuple[type, tuple[str, dict[str, Any]], dict[str, Any]]] = {
     "ldm": (LDM, GRID, {**NETWORK, **BERNOULLI, **IMAGINATION, **CHOSEN}),
     "ldm_current": (LDM, GRID, {**NETWORK, **BERNOULLI, **IMAGINATION, "mixture_time": "current", "mixed_belief": "sample"}),
     "rl2": (RL2, GRID, {"batch_size": 96}),
-    "varibad": (VariBAD, GRID, {**NETWORK, **BERNOULLI, "vae_kwargs": DECODER}),
+    "varibad": (VariBAD, GRID, {**NETWORK, **BERNOULLI, "vae_kwargs": DECODER, "rl_loss_through_encoder": False}),
     "mixreg": (Mixreg, GRID, {}),
     "ldm_cheetah": (LDM, CHEETAH, {**NETWORK, **IMAGINATION, "reward_likelihood": "gaussian", "imagination_dropout": "off"}),
 }
@@ -67,7 +86,7 @@ def fingerprint(name: str) -> str:
     """
     algorithm, (env_id, env_kwargs), options = AGENTS[name]
     env = make_meta_vec_env(env_id, n_envs=8, seed=3, backend="dummy", env_kwargs=env_kwargs)
-    model = algorithm("MlpLstmPolicy", env, policy_kwargs=POLICY, **PPO, **options)
+    model = algorithm("MlpLstmPolicy", env, policy_kwargs=POLICY, **{**PPO, **options})
     model.learn(6 * 8 * model.n_steps)
     digest = hashlib.sha256(model._last_obs.tobytes())
     for _, state in sorted(model.get_parameters().items()):

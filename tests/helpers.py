@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +17,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ldm.envs import FiniteTaskDistribution, TaskEnvMixin, make_meta_vec_env
 from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
+
+#: Imaginary tasks as the paper's text has them, from the start, whatever the decoder knows.
+PAPER: dict[str, Any] = {
+    "imagination_starts": 0,
+    "n_partners": 14,
+    "mixture_weights": "per_worker",
+    "mixture_time": "current",
+    "imaginary_reward": "mean",
+    "imagination_dropout": "step",
+    "n_candidates": 1,
+    "require_goal": False,
+}
 
 
 class Drift(TaskEnvMixin, gym.Env):

@@ -620,7 +620,7 @@ def test_coverage_wants_episodes_of_full_length():
 def test_paths_hold_where_the_robot_was_before_each_step(tmp_path):
     """Also under a VecNormalize, on fewer sub-environments than tasks, and with early ends."""
     env = make_meta_vec_env("AntDirection-v0", 3, seed=0, env_kwargs={"horizon": 40})
-    model = RL2("MlpLstmPolicy", VecNormalize(env), seed=0)
+    model = RL2("MlpLstmPolicy", VecNormalize(env), seed=0, policy_kwargs={"log_std_init": 0.0})
     model.learn(3 * 80)
     eval_env = VecNormalize(make_meta_vec_env("AntDirection-v0", 3, seed=0, env_kwargs={"horizon": 40}), training=False)
     before = deepcopy(eval_env.obs_rms.mean)

@@ -415,9 +415,9 @@ def test_settings_are_compared_with_all_that_was_recorded(tmp_path):
         assert one.changed_settings({**state, "hyperparameters": {**preset, **given}}) == expected
     assert one.changed_in(tmp_path / "nothing") == []
     # Options that the preset got since then, with and without a default that is a value.
-    older = {name: value for name, value in preset.items() if name not in ("n_elbo_terms", "vae_kwargs")}
+    older = {name: value for name, value in preset.items() if name not in ("imagination_starts", "vae_kwargs")}
     sizes = {f"vae_kwargs.{name}" for name in preset["vae_kwargs"] if name != "decoder_embeddings"}  # those are the default
-    assert set(one.changed_settings({**state, "hyperparameters": {**older, "beta": 2.0}})) == {"n_elbo_terms", *sizes}
+    assert set(one.changed_settings({**state, "hyperparameters": {**older, "beta": 2.0}})) == {"imagination_starts", *sizes}
     shorter = {**state, "n_timesteps": 50, "hyperparameters": {**preset, "beta": 2.0}}
     assert one.changed_settings(shorter) == ["n_timesteps"]
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch as th
-from helpers import Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, user_warnings, vec_env
+from helpers import PAPER, Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, user_warnings, vec_env
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import set_random_seed
@@ -31,7 +31,8 @@ def drifts(n_envs=N_ENVS, seed=0, **kwargs):
 def make(env=None, **options):
     if env is None:
         env, options = bandits(), {**BANDIT, **options}
-    return LDM("MlpLstmPolicy", env, **{"seed": 0, "device": "cpu", "mixture_ratio": 0.25, **options})
+    plain = {"seed": 0, "device": "cpu", "mixture_ratio": 0.25, "reward_likelihood": "gaussian", "vae_buffer_keeps": "latest"}
+    return LDM("MlpLstmPolicy", env, **{**plain, **PAPER, **options})
 
 
 def of_policy(model):
@@ -87,7 +88,7 @@ def test_a_step_calls_every_network_once_for_all_of_its_workers(mixture_time, n_
 @pytest.mark.parametrize("vae_updates", [0, 2])
 @pytest.mark.parametrize("env", [bandits, drifts], ids=["bandit", "drift"])
 def test_without_mixture_workers_it_is_rl2_bit_for_bit(env, vae_updates):
-    ldm = make(env(), mixture_ratio=0.0, vae_updates=vae_updates)
+    ldm = make(env(), mixture_ratio=0.0, vae_updates=vae_updates, reward_likelihood="gaussian")
     before = of_network(ldm)
     ldm.learn(3 * ROLLOUT)
     rl2 = RL2("MlpLstmPolicy", env(), seed=0, device="cpu").learn(3 * ROLLOUT)
@@ -388,8 +389,8 @@ def test_the_rest_of_a_meta_episode_is_not_taken_for_a_whole_one(tmp_path, way):
 
 @pytest.mark.filterwarnings("ignore:n_steps")
 def test_learning_twice_is_like_learning_once():
-    once = make(n_steps=12).learn(4 * 12 * N_ENVS)
-    twice = make(n_steps=12).learn(2 * 12 * N_ENVS)
+    once = make(n_steps=12, learning_rate=1e-3).learn(4 * 12 * N_ENVS)
+    twice = make(n_steps=12, learning_rate=1e-3).learn(2 * 12 * N_ENVS)
     twice.learn(2 * 12 * N_ENVS, reset_num_timesteps=False)
     assert differing(parameters(once), parameters(twice)) == []
     np.testing.assert_array_equal(
@@ -521,10 +522,11 @@ def test_box_actions_end_to_end(tmp_path, wrap, end_probability):
 
 
 def test_the_gridworld_by_its_id():
-    with pytest.warns(UserWarning, match="one sub-environment"):
-        model = LDM("MlpLstmPolicy", "GridNavi-v0", seed=0, device="cpu", n_epochs=1, vae_batch_size=2)
-    model.learn(120)
-    assert len(model.replay_buffer) == 1 and model.n_mixture == 0
+    model = LDM("MlpLstmPolicy", "GridNavi-v0", n_envs=4, seed=0, device="cpu", n_epochs=1, vae_batch_size=2)
+    model.learn(4 * 120)
+    assert len(model.replay_buffer) == 2 and model.n_mixture == 2
+    with pytest.raises(ValueError, match="n_envs=4 is for an env that is an id"):
+        LDM("MlpLstmPolicy", bandits(), n_envs=4)
 
 
 def test_all_options_of_the_imagination_run_on_the_gridworld():

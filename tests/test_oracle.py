@@ -85,7 +85,14 @@ def test_ldm_without_imaginary_tasks_may_observe_the_task():
 
 
 def test_an_agent_that_is_told_the_goal_learns_to_go_there():
-    model = RL2("MlpLstmPolicy", grid_vec_env(32, episodes=1, horizon=10, observe_task=True), seed=0, device="cpu", gamma=0.9)
+    model = RL2(
+        "MlpLstmPolicy",
+        grid_vec_env(32, episodes=1, horizon=10, observe_task=True),
+        seed=0,
+        device="cpu",
+        gamma=0.9,
+        learning_rate=1e-3,
+    )
     told = grid_vec_env(8, episodes=1, horizon=10, observe_task=True)
     before = evaluate_meta(model, told, "train").mean_returns[0]
     model.learn(32 * 10 * 60)

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, vec_env
+from helpers import PAPER, Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -28,7 +28,7 @@ FINAL = {
 def make(algorithm, env, **options):
     options = {"n_epochs": 2, "batch_size": 2 * env.observation_space.layout.meta_episode_steps, **options}
     if algorithm in (LDM, VariBAD):
-        options = {**NETWORK, "n_elbo_terms": 3, "n_decoded_steps": 4, **options}
+        options = {**NETWORK, **(PAPER if algorithm is LDM else {}), "n_elbo_terms": 3, "n_decoded_steps": 4, **options}
     rates = {"learning_rate": LinearSchedule(1e-2, 0.0, 1.0), "ent_coef": LinearSchedule(0.1, 0.0, 1.0)}
     return algorithm("MlpLstmPolicy", env, seed=3, device="cpu", **{**rates, **options}, policy_kwargs={"lstm_hidden_size": 8})
 
@@ -108,7 +108,7 @@ def test_a_run_in_processes_goes_on(tmp_path):
 def run(tmp_path_factory):
     """A model whose beliefs are there, and its file."""
     path = tmp_path_factory.mktemp("run") / "model"
-    model = make(LDM, grid_vec_env(N_ENVS), **IMAGINATION, mixture_time="final")
+    model = make(LDM, grid_vec_env(N_ENVS), **IMAGINATION, mixture_time="final", reward_likelihood="gaussian")
     model.learn(2 * N_ENVS * model.n_steps)
     model.save(path)
     return model, path

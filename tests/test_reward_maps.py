@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch as th
-from helpers import Bandit, differing, grid_vec_env, parameters, vec_env
+from helpers import PAPER, Bandit, differing, grid_vec_env, parameters, vec_env
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 
@@ -21,7 +21,7 @@ N_ENVS, STEPS = 8, 12  # 2 episodes of 6 steps
 
 def make(**options) -> LDM:
     env = grid_vec_env(N_ENVS)
-    return LDM("MlpLstmPolicy", env, **{"seed": 0, "device": "cpu", "mixture_ratio": 0.25, **NETWORK, **options})
+    return LDM("MlpLstmPolicy", env, **{"seed": 0, "device": "cpu", "mixture_ratio": 0.25, **PAPER, **NETWORK, **options})
 
 
 @pytest.mark.parametrize("imagination_dropout", ["off", "step", "meta_episode"])

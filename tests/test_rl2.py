@@ -110,8 +110,9 @@ def test_one_environment_is_enough():
     env = vec_env(Bandit, 1)
     model = RL2("MlpLstmPolicy", env.envs[0], seed=0, device="cpu", n_steps=16).learn(48)
     assert model.num_timesteps == 48
-    by_id = RL2("MlpLstmPolicy", "GridNavi-v0", seed=0, device="cpu", n_epochs=1).learn(120)
+    by_id = RL2("MlpLstmPolicy", "GridNavi-v0", n_envs=1, seed=0, device="cpu", n_epochs=1).learn(120)
     assert by_id.num_timesteps == 120
+    assert RL2("MlpLstmPolicy", "GridNavi-v0", device="cpu").n_envs == 64
 
 
 def test_the_smallest_rollout_gives_no_nan():

@@ -100,7 +100,7 @@ def test_the_policys_loss_reaches_the_encoder_only_if_asked_to(rl_loss_through_e
 
 
 def test_the_elbo_trains_the_policys_encoder_and_nothing_else_of_it():
-    model = make(learning_rate=0.0)
+    model = make(learning_rate=0.0, vae_learning_rate=1e-3)
     before = parameters(model)
     model.learn(ROLLOUT)
     assert changed(before, parameters(model)) == set(ENCODER)

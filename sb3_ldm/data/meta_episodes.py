@@ -105,17 +105,25 @@ class MetaEpisodeBuffer:
 
     def _allocate_ring(self) -> dict[str, np.ndarray]:
         """Room for ``capacity`` meta-episodes, of which there may be more than memory for."""
-        one = sum(array.nbytes for array in self._allocate(1).values())
+        one = self.bytes_of_one(self.layout)
         what = f"vae_buffer_size={self.capacity}: a buffer of as many meta-episodes of {one:,} bytes"
         remedy = f"Use a vae_buffer_size of at most {fitting(one):,}."
         warn_if_too_large(what, self.capacity * one, remedy)
         try:
-            return self._allocate(self.capacity)
+            return self._allocate(self.layout, self.capacity)
         except (MemoryError, ValueError) as error:  # of NumPy, whose arrays have a largest size, too
             raise MemoryError(f"{what} needs {gigabytes(self.capacity * one)}, which there are not. {remedy}") from error
 
-    def _allocate(self, rows: int) -> dict[str, np.ndarray]:
-        layout = self.layout
+    @classmethod
+    def bytes_of_one(cls, layout: MetaEpisodeLayout) -> int:
+        """
+        :param layout: of the meta-episode observations
+        :return: memory of a stored meta-episode
+        """
+        return sum(array.nbytes for array in cls._allocate(layout, 1).values())
+
+    @staticmethod
+    def _allocate(layout: MetaEpisodeLayout, rows: int) -> dict[str, np.ndarray]:
         shape = (rows, layout.meta_episode_steps)
         actions: np.ndarray
         if layout.discrete:
@@ -144,7 +152,7 @@ class MetaEpisodeBuffer:
         :param n_workers: number of workers that add steps from now on
         """
         self.n_workers = n_workers
-        self._running = self._allocate(n_workers)
+        self._running = self._allocate(self.layout, n_workers)
 
     def running_state(self) -> dict[str, np.ndarray]:
         """:return: the meta-episodes that have not ended, which :meth:`save` leaves out"""

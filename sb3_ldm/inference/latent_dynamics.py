@@ -58,8 +58,8 @@ class LatentDynamics(nn.Module):
         latent_dim: int = 32,
         dropout_rate: float = 0.5,
         kl_weight: float = 1.0,
-        n_elbo_terms: int | None = 16,
-        n_decoded_steps: int | None = 50,
+        n_elbo_terms: int | None = 8,
+        n_decoded_steps: int | None = 128,
         reward_likelihood: str = "gaussian",
         bernoulli_rewards: Sequence[float] = (0.0, 1.0),
         decoder_inputs: Sequence[str] = DECODER_INPUTS,
@@ -109,8 +109,7 @@ class LatentDynamics(nn.Module):
         :param rewards: true rewards
         :raises ValueError: if they are not finite, or cannot come from the reward likelihood
         """
-        if not np.isfinite(rewards).all():
-            raise ValueError(f"The environment gave a reward that is not finite: {rewards[~np.isfinite(rewards)][0]}.")
+        check_finite(rewards)
         self.likelihood.check(rewards)
 
     def beliefs(self, batch: MetaEpisodeBatch) -> Belief:
@@ -264,6 +263,15 @@ class LatentDynamics(nn.Module):
         if sums and not np.isfinite(sums["elbo"]):
             raise ValueError(f"The latent dynamics network diverged (elbo={sums['elbo']}): lower its learning rate.")
         return {name: total / n_updates for name, total in sums.items()}
+
+
+def check_finite(rewards: np.ndarray) -> None:
+    """
+    :param rewards: of the environment
+    :raises ValueError: if one is not finite
+    """
+    if not np.isfinite(rewards).all():
+        raise ValueError(f"The environment gave a reward that is not finite: {rewards[~np.isfinite(rewards)][0]}.")
 
 
 def _check_sizes(name: str, sizes: Sequence[int], inputs: Sequence[str]) -> None:

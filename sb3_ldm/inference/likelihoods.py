@@ -119,7 +119,7 @@ def make_likelihood(name: str, bernoulli_rewards: Sequence[float]) -> RewardLike
     :raises ValueError: if there is no such likelihood, or the rewards are not two in their order
     """
     if name not in REWARD_LIKELIHOODS:
-        raise ValueError(f"reward_likelihood={name!r}: choose one of {list(REWARD_LIKELIHOODS)}.")
+        raise ValueError(f"reward_likelihood={name!r}: choose one of {['auto', *REWARD_LIKELIHOODS]}.")
     low, high = bernoulli_rewards if len(bernoulli_rewards) == 2 else (0.0, 0.0)
     if not low < high or not np.isfinite([low, high]).all():
         raise ValueError(f"bernoulli_rewards={list(bernoulli_rewards)}: give the lower reward first, then the higher.")

@@ -19,8 +19,17 @@ from sb3_ldm.data.array_file import with_suffix
 from sb3_ldm.data.meta_episodes import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.inference.belief_maps import belief_maps
-from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics
-from sb3_ldm.on_policy.options import PPOOptions
+from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics, check_finite
+from sb3_ldm.inference.networks import DECODER_INPUTS
+from sb3_ldm.on_policy.automatic import (
+    AUTO,
+    NETWORK_SETTINGS,
+    buffer_size,
+    decoder_settings,
+    distinct_rewards,
+    encoder_settings,
+)
+from sb3_ldm.on_policy.options import Auto, PPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy
 from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
@@ -51,25 +60,35 @@ class LatentDynamicsPPO(SequencePPO):
     :class:`~sb3_ldm.on_policy.SequencePPO` that gathers true meta-episodes while it collects rollouts, and trains a
     latent dynamics network on them after each of its own updates.
 
+    What ``reward_likelihood="auto"`` stands for is found from the rewards of the first meta-episodes, and the other options
+    that are ``"auto"`` follow from it; until then the network is not trained. As attributes they then have their values.
+    Should rewards of two values take a third one later, the network begins anew.
+
     :param policy: the policy to use
     :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
-    :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model
-    :param latent_dim: dimension of the latent model m
+    :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model; ``"auto"`` is 0.7 for rewards of
+        two values, 0.2 for others
+    :param latent_dim: dimension of the latent model m; ``"auto"`` is 32 or 5, likewise
     :param kl_weight: weight of the KL terms of the ELBO, whose reconstruction is a sum over the meta-episode
     :param n_elbo_terms: random ELBO terms per update, an unbiased estimate; None for all
     :param n_decoded_steps: random decoded steps per update, the same; with None for both, memory grows with the square of a
         meta-episode's length
-    :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any
-    :param bernoulli_rewards: the two values, lower first
-    :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``
+    :param reward_likelihood: ``"bernoulli"`` for rewards that take two values, ``"gaussian"`` for any; ``"auto"`` for what
+        they are found to be
+    :param bernoulli_rewards: the two values, lower first; ``"auto"`` for those that are found, 0 and 1 where nothing is
+    :param decoder_inputs: what the decoder sees beside m, out of ``"state"``, ``"action"``, ``"next_state"``; ``"auto"`` for
+        all, but for the next state alone where states recur, as on a grid, and are found to tell the reward
     :param vae_kwargs: the network's own options (``encoder_hidden_size``, ``encoder_embeddings``, ``decoder_embeddings``,
         ``decoder_layers``, ``dropout_place``, ``standardize_states``), see
-        :class:`~sb3_ldm.inference.LatentDynamics`
+        :class:`~sb3_ldm.inference.LatentDynamics`; sizes that they leave open follow from the state's, and with
+        ``reward_likelihood="auto"`` states are standardised where they do not recur
     :param vae_learning_rate: learning rate of the latent dynamics network, or its schedule
-    :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer
-    :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were
-    :param vae_batch_size: meta-episodes per update
-    :param vae_updates: updates per rollout; 0 freezes the network
+    :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer; ``"auto"`` for 20,000, or as many as 256 MB
+        hold
+    :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were; ``"auto"`` is
+        the first for rewards of two values, the second for others
+    :param vae_batch_size: meta-episodes per update; ``"auto"`` is 25 or 16, likewise
+    :param vae_updates: updates per rollout; 0 freezes the network; ``"auto"`` is 6 or 12, likewise
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
@@ -82,47 +101,127 @@ class LatentDynamicsPPO(SequencePPO):
         self,
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
-        dropout_rate: float = 0.5,
-        latent_dim: int = 32,
+        dropout_rate: float | Auto = AUTO,
+        latent_dim: int | Auto = AUTO,
         kl_weight: float = 1.0,
-        n_elbo_terms: int | None = 16,
-        n_decoded_steps: int | None = 50,
-        reward_likelihood: str = "gaussian",
-        bernoulli_rewards: Sequence[float] = (0.0, 1.0),
-        decoder_inputs: Sequence[str] = ("state", "action", "next_state"),
+        n_elbo_terms: int | None = 8,
+        n_decoded_steps: int | None = 128,
+        reward_likelihood: str = AUTO,
+        bernoulli_rewards: Sequence[float] | Auto = AUTO,
+        decoder_inputs: Sequence[str] | Auto = AUTO,
         vae_kwargs: dict[str, Any] | None = None,
         vae_learning_rate: float | Schedule = 1e-3,
-        vae_buffer_size: int = 10_000,
-        vae_buffer_keeps: str = "latest",
-        vae_batch_size: int = 25,
-        vae_updates: int = 2,
+        vae_buffer_size: int | Auto = AUTO,
+        vae_buffer_keeps: str = AUTO,
+        vae_batch_size: int | Auto = AUTO,
+        vae_updates: int | Auto = AUTO,
         *,
         _init_setup_model: bool = True,
         **options: Unpack[PPOOptions],
     ):
         super().__init__(policy, env, _init_setup_model=False, **options)
-        self.dropout_rate = dropout_rate
-        self.latent_dim = latent_dim
+        # What is "auto" gets its value in _choose_options.
+        self.dropout_rate: float = dropout_rate  # type: ignore[assignment]
+        self.latent_dim: int = latent_dim  # type: ignore[assignment]
         self.kl_weight = kl_weight
         self.n_elbo_terms = n_elbo_terms
         self.n_decoded_steps = n_decoded_steps
         self.reward_likelihood = reward_likelihood
-        self.bernoulli_rewards = bernoulli_rewards
-        self.decoder_inputs = decoder_inputs
+        self.bernoulli_rewards: Sequence[float] = bernoulli_rewards  # type: ignore[assignment]
+        self.decoder_inputs: Sequence[str] = decoder_inputs
         self.vae_kwargs = {} if vae_kwargs is None else vae_kwargs
         self.vae_learning_rate = vae_learning_rate
-        self.vae_buffer_size = vae_buffer_size
+        self.vae_buffer_size: int = vae_buffer_size  # type: ignore[assignment]
         self.vae_buffer_keeps = vae_buffer_keeps
-        self.vae_batch_size = vae_batch_size
-        self.vae_updates = vae_updates
+        self.vae_batch_size: int = vae_batch_size  # type: ignore[assignment]
+        self.vae_updates: int = vae_updates  # type: ignore[assignment]
         #: The env that rollouts are collected in, around the user's; None without an env.
         self.recording_env: RecordingVecEnv | None = None
         self._vae_generator: th.Generator | None = None
         self._vae_rng: np.random.Generator | None = None
         self._generator_states: dict[str, th.Tensor] = {}
+        #: Options that follow from the rewards, and the distinct rewards so far, of which two or three tell what they are.
+        self._found_options: list[str] = []
+        self._seen_rewards = np.zeros(0)
 
         if _init_setup_model:
-            self._setup_model()
+            self._set_up()
+
+    @property
+    def finds_rewards(self) -> bool:
+        """Whether it is found out, and may be found to be otherwise, what rewards there are."""
+        return "reward_likelihood" in self._found_options
+
+    @property
+    def knows_rewards(self) -> bool:
+        """Whether the latent dynamics network has the reward likelihood that was given or found."""
+        return self.reward_likelihood != AUTO
+
+    def _choose_options(self) -> None:
+        super()._choose_options()
+        if self.vae_buffer_size == AUTO:
+            self.vae_buffer_size = buffer_size(self.layout)
+        if self.reward_likelihood == AUTO:
+            self._found_options = ["reward_likelihood"]
+            for name in ("bernoulli_rewards", "decoder_inputs"):
+                if getattr(self, name) == AUTO:
+                    self._found_options.append(name)
+            if "standardize_states" not in self.vae_kwargs:
+                self._found_options.append("standardize_states")
+        # For the time being; it is not trained before rewards are known.
+        settings = self._settings_of(self.reward_likelihood if self.knows_rewards else "gaussian")
+        chosen = self._choose(settings | {"bernoulli_rewards": (0.0, 1.0), "decoder_inputs": DECODER_INPUTS})
+        if self.finds_rewards:
+            self._found_options += [name for name in chosen if name in settings]
+        self.vae_kwargs = self._encoder_settings() | self.vae_kwargs
+
+    def _encoder_settings(self) -> dict[str, Any]:
+        return encoder_settings(self.layout)
+
+    def _settings_of(self, reward_likelihood: str) -> dict[str, Any]:
+        """Options that follow from the reward likelihood."""
+        return NETWORK_SETTINGS.get(reward_likelihood, NETWORK_SETTINGS["gaussian"])
+
+    def _check_rewards(self, rewards: np.ndarray) -> None:
+        """Refuse rewards that cannot be modelled; take notice of them where it is to be found what they are."""
+        if self.finds_rewards:
+            check_finite(rewards)
+            if len(self._seen_rewards) < 3:
+                self._seen_rewards = distinct_rewards(self._seen_rewards, rewards)
+        else:
+            self.latent_dynamics.check_rewards(rewards)
+
+    def _find_rewards(self) -> None:
+        """Choose the reward likelihood, and what follows from it, by the rewards so far."""
+        if not self.finds_rewards or len(self._seen_rewards) < 2 or len(self.replay_buffer) == 0:
+            return
+        found = "bernoulli" if len(self._seen_rewards) == 2 else "gaussian"
+        if found == self.reward_likelihood:
+            return
+        if self.knows_rewards:
+            warn_user(
+                f"Rewards took two values and now a third one, {self._seen_rewards.tolist()}: the latent dynamics network "
+                "begins anew, with reward_likelihood='gaussian'."
+            )
+        self.reward_likelihood = found
+        settings = self._settings_of(found)
+        if found == "bernoulli":
+            settings = settings | {"bernoulli_rewards": tuple(float(str(np.float32(reward))) for reward in self._seen_rewards)}
+        inputs, by_states = decoder_settings(self.replay_buffer)
+        settings = settings | {"decoder_inputs": inputs}
+        for name in settings.keys() & set(self._found_options):
+            setattr(self, name, settings[name])
+        if "standardize_states" in self._found_options:
+            self.vae_kwargs = self.vae_kwargs | by_states
+        if self.verbose >= 1:
+            told = {name: getattr(self, name) for name in settings} | {"vae_kwargs": self.vae_kwargs}
+            print(f"Rewards: reward_likelihood={found!r}, {', '.join(f'{name}={value!r}' for name, value in told.items())}")
+        self.replay_buffer.keeps = self.vae_buffer_keeps
+        self._build_latent_dynamics()
+        self._renew_recording()
+
+    def _renew_recording(self) -> None:
+        """Let what is around the environments know of the latent dynamics network that has been made anew."""
 
     @property
     def n_recorded(self) -> int:
@@ -135,19 +234,23 @@ class LatentDynamicsPPO(SequencePPO):
         if not self._continues_streams:
             self._generator_states, self._vae_rng = {}, None
         self._make_generators(seeds)
+        self._network_seed = seeds.network
         for name, state in self._generator_states.items():
             generator = getattr(self, name)
             # A state saved on another kind of device has another form; the streams then start anew.
             if state.shape == generator.get_state().shape:
                 generator.set_state(state)
-        # Forked, so that the policy's random stream does not know of the latent dynamics network.
-        with th.random.fork_rng(devices=[]):
-            # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
-            th.default_generator.manual_seed(seeds.network)
-            self.latent_dynamics = self._make_latent_dynamics().to(self.device)
+        self._build_latent_dynamics()
         self._buffer_seed = seeds.buffer
         self.replay_buffer = self._make_replay_buffer()
         self._setup_recording_env()
+
+    def _build_latent_dynamics(self) -> None:
+        # Forked, so that the policy's random stream does not know of the latent dynamics network.
+        with th.random.fork_rng(devices=[]):
+            # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
+            th.default_generator.manual_seed(self._network_seed)
+            self.latent_dynamics = self._make_latent_dynamics().to(self.device)
 
     @staticmethod
     def _stream_seeds(seed: int | None) -> StreamSeeds:
@@ -183,7 +286,7 @@ class LatentDynamicsPPO(SequencePPO):
             kl_weight=self.kl_weight,
             n_elbo_terms=self.n_elbo_terms,
             n_decoded_steps=self.n_decoded_steps,
-            reward_likelihood=self.reward_likelihood,
+            reward_likelihood=self.reward_likelihood if self.knows_rewards else "gaussian",
             bernoulli_rewards=self.bernoulli_rewards,
             decoder_inputs=self.decoder_inputs,
             learning_rate=FloatSchedule(self.vae_learning_rate)(1.0),
@@ -220,7 +323,7 @@ class LatentDynamicsPPO(SequencePPO):
         return belief_maps(self.latent_dynamics, batch, probes, times)
 
     def _make_recording_env(self, env: VecEnv) -> RecordingVecEnv:
-        return RecordingVecEnv(env, self.replay_buffer, self.latent_dynamics)
+        return RecordingVecEnv(env, self.replay_buffer, self._check_rewards)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -300,6 +403,9 @@ class LatentDynamicsPPO(SequencePPO):
 
     def train(self) -> None:
         super().train()
+        self._find_rewards()
+        if not self.knows_rewards:
+            return
         assert self._vae_rng is not None
         learning_rate = FloatSchedule(self.vae_learning_rate)(self._current_progress_remaining)
         update_learning_rate(self.latent_dynamics.optimizer, learning_rate)
@@ -309,6 +415,7 @@ class LatentDynamicsPPO(SequencePPO):
         for name, value in parts.items():
             self.logger.record(f"latent_dynamics/{name}", value)
         self.logger.record("latent_dynamics/meta_episodes", len(self.replay_buffer))
+        self.logger.record("latent_dynamics/is_bernoulli", float(self.reward_likelihood == "bernoulli"))
         self.logger.record("latent_dynamics/learning_rate", learning_rate)
 
     def save(

@@ -1,6 +1,7 @@
 """A VecEnv whose meta-episodes are gathered for the latent dynamics network."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ldm.data.meta_episodes import MetaEpisodeBuffer
 from sb3_ldm.envs.meta_episode import observation_layout
 from sb3_ldm.envs.steps import Step, StepReader
-from sb3_ldm.inference.latent_dynamics import LatentDynamics
 
 
 class RecordingVecEnv(VecEnvWrapper):
@@ -21,16 +21,16 @@ class RecordingVecEnv(VecEnvWrapper):
 
     :param venv: vectorised meta-episode environments
     :param buffer: gathers their meta-episodes
-    :param latent_dynamics: the network that is trained on them, which refuses rewards that it cannot model
+    :param check_rewards: called with true rewards, refuses those that cannot be modelled
     :raises ValueError: in a step, if meta-episodes are cut short or rewards are changed around them
     """
 
-    def __init__(self, venv: VecEnv, buffer: MetaEpisodeBuffer, latent_dynamics: LatentDynamics):
+    def __init__(self, venv: VecEnv, buffer: MetaEpisodeBuffer, check_rewards: Callable[[np.ndarray], None]):
         super().__init__(venv)
         self.layout = observation_layout(venv.observation_space)
         self.reader = StepReader(self.layout, self.num_envs)
         self.buffer = buffer
-        self.latent_dynamics = latent_dynamics
+        self._check_rewards = check_rewards
         self.started = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,10 +106,10 @@ class RecordingVecEnv(VecEnvWrapper):
         step = self.reader.read(self.venv, self._actions, obs, rewards, dones, infos)
         recorded = step.first(self.buffer.n_workers)
         if dones.any() or self._is_first_step or len(self.buffer) == 0:
-            self.latent_dynamics.check_rewards(recorded.rewards)
+            self._check_rewards(recorded.rewards)
             self.reader.check_rewards(step)
             self._is_first_step = False
         for i in np.flatnonzero(recorded.dones):
-            self.latent_dynamics.check_rewards(self.buffer.running_rewards(int(i), step.at.step[i]))
+            self._check_rewards(self.buffer.running_rewards(int(i), step.at.step[i]))
         self.buffer.add(recorded)
         return step

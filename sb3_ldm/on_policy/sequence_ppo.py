@@ -35,6 +35,7 @@ from sb3_ldm.data.training_state import (
     set_normalizer_state,
     set_random_state,
 )
+from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs import vec_env_state as vec_state
 from sb3_ldm.envs.copying import CopiedEnv, is_copied_as_it_runs
 from sb3_ldm.envs.inspection import Watch, check_workers, refuse_gymnasium_vector_env
@@ -42,7 +43,8 @@ from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, observation_layout
 from sb3_ldm.envs.steps import normalization_problem, normalizes_observations
 from sb3_ldm.memory import warn_if_too_large
 from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
-from sb3_ldm.on_policy.options import RecurrentPPOOptions
+from sb3_ldm.on_policy.automatic import AUTO, LEARNING_RATE, N_ENVS, policy_settings, ppo_settings
+from sb3_ldm.on_policy.options import Auto, RecurrentPPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.ppo_loss import PPOLoss, ppo_loss
 from sb3_ldm.options import check_options, takes_options_of
@@ -53,10 +55,13 @@ _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite):
 SelfSequencePPO = TypeVar("SelfSequencePPO", bound="SequencePPO")
 
 
-@takes_options_of(RecurrentPPO)
+@takes_options_of(RecurrentPPO, gae_lambda=AUTO, target_kl=AUTO)
 class SequencePPO(RecurrentPPO):
     """
     :class:`~sb3_contrib.RecurrentPPO` on meta-episodes, with the same loss and the same API.
+
+    Options that are ``"auto"`` are chosen when the model is made, by the environment, and are attributes as those that are
+    given.
 
     Minibatches are whole worker sequences and every sequence is one fused call of the LSTM, so a rollout is best made of
     whole meta-episodes: ``n_steps`` is one meta-episode unless given. On the CPU, ``torch.get_num_threads()`` shards of a
@@ -64,24 +69,29 @@ class SequencePPO(RecurrentPPO):
 
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of :class:`MetaLstmPolicy`)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv (see :mod:`sb3_ldm.envs.meta_episode`)
-    :param learning_rate: learning rate or its schedule
+    :param learning_rate: learning rate or its schedule; by default it falls to 0 in the course of :meth:`learn`, so that short
+        calls in a loop, with ``reset_num_timesteps=False``, had better be given a number
     :param n_steps: steps per worker and rollout; None for one meta-episode
-    :param batch_size: transitions per minibatch, rounded to whole sequences; None for the whole rollout
+    :param batch_size: transitions per minibatch, rounded to whole sequences; ``"auto"`` for about 4,000, None for the whole
+        rollout
     :param n_epochs: passes over a rollout
-    :param gamma: discount factor
-    :param gae_lambda: factor of the generalised advantage estimator
+    :param gamma: discount factor; ``"auto"`` is 0.95, or 0.97 where episodes have 100 steps or more (the paper's)
+    :param gae_lambda: factor of the generalised advantage estimator; ``"auto"`` is 0.95, or 0.9 for such episodes
     :param clip_range: clipping of the probability ratio
     :param clip_range_vf: clipping of the value function, None for no clipping
     :param normalize_advantage: whether to normalise the advantage per minibatch
-    :param ent_coef: entropy coefficient or its schedule
+    :param ent_coef: entropy coefficient or its schedule; ``"auto"`` is 0.05 for discrete actions, 0.001 for Box
     :param vf_coef: value loss coefficient
     :param max_grad_norm: maximum norm of the gradient
     :param use_sde: whether to use generalised state dependent exploration
     :param sde_sample_freq: steps between new noise matrices, -1 for once a rollout
-    :param target_kl: KL divergence at which a rollout's updates stop, None for no limit
+    :param target_kl: KL divergence at which a rollout's updates stop, None for no limit; ``"auto"`` is 0.03 for Box actions
+        alone
+    :param n_envs: sub-environments that are made of an id; None for 64
     :param stats_window_size: episodes over which the logged returns are averaged
     :param tensorboard_log: folder of the TensorBoard log
-    :param policy_kwargs: keyword arguments of the policy
+    :param policy_kwargs: keyword arguments of the policy; what they leave open is chosen by the size of the state, see
+        :func:`~sb3_ldm.on_policy.automatic.policy_settings`
     :param verbose: 0 no output, 1 info, 2 debug
     :param seed: seed of the pseudo random generators
     :param device: device of the networks
@@ -99,27 +109,28 @@ class SequencePPO(RecurrentPPO):
         self,
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = LEARNING_RATE,
         n_steps: int | None = None,
-        batch_size: int | None = None,
+        batch_size: int | Auto | None = AUTO,
         n_epochs: int = 4,
-        gamma: float = 0.95,
+        gamma: float | Auto = AUTO,
         *,
-        ent_coef: float | Schedule = 0.05,
+        ent_coef: float | Auto | Schedule = AUTO,
+        n_envs: int | None = None,
         _init_setup_model: bool = True,
         **options: Unpack[RecurrentPPOOptions],
     ):
         super().__init__(
             policy,
-            env,
+            self._made(env, n_envs, options),
             learning_rate,
             n_steps,  # type: ignore[arg-type]
-            batch_size,
+            batch_size,  # type: ignore[arg-type]
             n_epochs,
-            gamma,
+            gamma,  # type: ignore[arg-type]
             ent_coef=ent_coef,  # type: ignore[arg-type]
             _init_setup_model=False,
-            **options,
+            **options,  # type: ignore[arg-type]
         )
         self._n_threads = 1
         self._watch: Watch | None = None
@@ -132,7 +143,49 @@ class SequencePPO(RecurrentPPO):
         #: The seed that random streams of subclasses began with, which is saved with the model.
         self._streams_seed: list[int | None] | None = None
         if _init_setup_model:
-            self._setup_model()
+            self._set_up()
+
+    @property
+    def policy_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
+        """Keyword arguments of the policy: those that were given, which a model is saved with, and those that were chosen."""
+        return self.__dict__["policy_kwargs"] | self.__dict__.get("_chosen_policy_kwargs", {})
+
+    @policy_kwargs.setter
+    def policy_kwargs(self, given: dict[str, Any]) -> None:
+        self.__dict__["policy_kwargs"] = given
+
+    @staticmethod
+    def _made(env: GymEnv | str, n_envs: int | None, options: RecurrentPPOOptions) -> GymEnv:
+        """The env that was given, or several of an id."""
+        if isinstance(env, str):
+            number = N_ENVS if n_envs is None else n_envs
+            return make_meta_vec_env(env, number, options.get("seed"), verbose=options.get("verbose", 0))
+        if n_envs is not None:
+            raise ValueError(f"n_envs={n_envs} is for an env that is an id: leave it out, the env has a number of its own.")
+        return env
+
+    def _set_up(self) -> None:
+        """Make the networks of a new model."""
+        if self.n_steps is None:
+            self.n_steps = self.layout.meta_episode_steps
+        self._check_n_steps()
+        self._choose_options()
+        self._setup_model()
+
+    def _choose_options(self) -> None:
+        """Put values in the place of what is ``"auto"``."""
+        self._choose(ppo_settings(self.layout, self.action_space, self.n_steps, self.n_envs))
+        self._chosen_policy_kwargs = self._policy_settings(vars(self)["policy_kwargs"])
+
+    def _choose(self, settings: dict[str, Any]) -> list[str]:
+        """Take those of the settings that are ``"auto"`` so far, and tell which these were."""
+        chosen = [name for name in settings if isinstance(getattr(self, name), str) and getattr(self, name) == AUTO]
+        for name in chosen:
+            setattr(self, name, settings[name])
+        return chosen
+
+    def _policy_settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        return policy_settings(self.layout, self.action_space, given)
 
     @property
     def layout(self) -> MetaEpisodeLayout:
@@ -146,8 +199,6 @@ class SequencePPO(RecurrentPPO):
         self._streams_seed = [self.seed]
         if self.policy_class is MetaLstmPolicy and not self.policy_kwargs.get("shared_lstm", True):
             self.policy_class = SeparateLstmPolicy
-        if self.n_steps is None:
-            self.n_steps = self.layout.meta_episode_steps
         self._check_parameters()
         super()._setup_model()
         self.rollout_buffer = self._make_rollout_buffer()
@@ -175,8 +226,7 @@ class SequencePPO(RecurrentPPO):
                 f"policy={self.policy_class}: use 'MlpLstmPolicy' or a subclass of {base.__name__}"
                 f"{'' if base.needs_elbo else ' whose encoder the policy loss trains'}."
             )
-        why = f"as a rollout needs; a meta-episode has {self.layout.meta_episode_steps}"
-        check_integer("n_steps", self.n_steps, 2, why)
+        self._check_n_steps()
         check_integer("n_epochs", self.n_epochs, 1)
         check_integer("stats_window_size", self._stats_window_size, 1)
         for name in ("gamma", "gae_lambda"):
@@ -205,6 +255,10 @@ class SequencePPO(RecurrentPPO):
                     f"batch_size={self.batch_size} does not divide a rollout of {self.n_envs} sequences of {self.n_steps} "
                     f"steps; it is cut into {n_minibatches} minibatches of whole sequences."
                 )
+
+    def _check_n_steps(self) -> None:
+        why = f"as a rollout needs; a meta-episode has {self.layout.meta_episode_steps}"
+        check_integer("n_steps", self.n_steps, 2, why)
 
     def _check_memory(self) -> None:
         """Warn of a rollout that does not fit into memory."""

@@ -165,9 +165,9 @@ class TuningManager(MetaExperimentManager):
 
     def _check_validation(self) -> None:
         begins = get_algorithm(self.algo).beginning(self._hyperparams)
-        if begins is not None and begins.timestep >= self.n_timesteps:
+        if begins is not None and begins.timestep(self.n_timesteps) >= self.n_timesteps:
             raise ValueError(
-                f"{begins.option}={begins.timestep} of n_timesteps={self.n_timesteps}: no trial would ever {begins.what}; "
+                f"{begins.option}={begins.starts:g} of n_timesteps={self.n_timesteps}: no trial would ever {begins.what}; "
                 f"give longer trials or -params {begins.option}:0."
             )
         env = self.create_envs(1, no_log=True)
@@ -244,7 +244,8 @@ class TuningManager(MetaExperimentManager):
         begins = get_algorithm(self.algo).beginning(options)
         n_spared = 1
         if begins is not None:
-            n_spared += (begins.timestep + (self.n_timesteps - begins.timestep) // 3) // self._evaluate_every
+            begin = begins.timestep(self.n_timesteps)
+            n_spared += (begin + (self.n_timesteps - begin) // 3) // self._evaluate_every
         return TrialRun(trial, folder / str(number), self._options(overrides, seed), self.config, n_spared)
 
     @property

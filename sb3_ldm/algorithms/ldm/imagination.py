@@ -11,6 +11,8 @@ from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, sample_mix
 from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.data import Transitions
 from sb3_ldm.inference import BeliefEncoder, Bernoulli, LatentDynamics
+from sb3_ldm.on_policy.automatic import AUTO
+from sb3_ldm.on_policy.options import Auto
 
 MIXTURE_WEIGHTS = ("per_worker", "per_dimension")
 MIXED_BELIEFS = ("mean", "sample")
@@ -67,7 +69,7 @@ class ImaginationConfig:
 
     def validate(self, reward_likelihood: str) -> None:
         """
-        :param reward_likelihood: of the latent dynamics network
+        :param reward_likelihood: of the latent dynamics network; ``"auto"`` if it is to be found
         :raises ValueError: if a parameter is out of its range
         """
         choices = {
@@ -84,13 +86,14 @@ class ImaginationConfig:
             raise ValueError(f"beta={self.beta}: the degree of extrapolation must be positive; 1 is a convex mixture.")
         check_integer("n_partners", self.n_partners, 1, "the normal workers that a mixture worker mixes")
         check_integer("n_candidates", self.n_candidates, 1, "the mixtures drawn for an imaginary task")
-        if self.compares and (self.mixture_time != "final" or reward_likelihood != "bernoulli"):
+        may_be_two = reward_likelihood in ("bernoulli", AUTO)
+        if self.compares and not (self.mixture_time == "final" and may_be_two):
             raise ValueError(
                 f"n_candidates={self.n_candidates} and require_goal={self.require_goal} need mixture_time='final' and "
                 f"reward_likelihood='bernoulli', not {self.mixture_time!r} and {reward_likelihood!r}: only then are goals "
                 "known in advance."
             )
-        if self.imaginary_reward != "mean" and reward_likelihood != "bernoulli":
+        if self.imaginary_reward != "mean" and not may_be_two:
             raise ValueError(
                 f"imaginary_reward={self.imaginary_reward!r} needs reward_likelihood='bernoulli', not {reward_likelihood!r}."
             )
@@ -100,17 +103,37 @@ class ImaginationOptions(TypedDict, total=False):
     """Fields of :class:`ImaginationConfig`, by name and type, for constructors that hand them on."""
 
     beta: float
-    n_partners: int
+    n_partners: int | Auto
     mixture_weights: str
     mixed_belief: str
     mixture_time: str
     imaginary_reward: str
     imagination_dropout: str
-    n_candidates: int
-    require_goal: bool
+    n_candidates: int | Auto
+    require_goal: bool | Auto
 
 
 IMAGINATION_OPTIONS = tuple(option.name for option in fields(ImaginationConfig))
+
+#: What ``"auto"`` stands for where rewards take two values, or any.
+IMAGINATION_SETTINGS: dict[str, dict[str, Any]] = {
+    "bernoulli": {
+        "n_partners": 3,
+        "mixture_weights": "per_dimension",
+        "imaginary_reward": "threshold",
+        "imagination_dropout": "meta_episode",
+        "n_candidates": 8,
+        "require_goal": True,
+    },
+    "gaussian": {
+        "n_partners": 14,
+        "mixture_weights": "per_worker",
+        "imaginary_reward": "mean",
+        "imagination_dropout": "off",
+        "n_candidates": 1,
+        "require_goal": False,
+    },
+}
 
 
 class ImaginaryTasks(NamedTuple):

@@ -10,11 +10,18 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Unpack
 
-from sb3_ldm.algorithms.ldm.imagination import IMAGINATION_OPTIONS, Imagination, ImaginationConfig, ImaginationOptions
+from sb3_ldm.algorithms.ldm.imagination import (
+    IMAGINATION_OPTIONS,
+    IMAGINATION_SETTINGS,
+    Imagination,
+    ImaginationConfig,
+    ImaginationOptions,
+)
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
 from sb3_ldm.checks import is_number, warn_user
 from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
+from sb3_ldm.on_policy.automatic import AUTO
 from sb3_ldm.options import takes_options_of
 
 
@@ -22,7 +29,9 @@ class LDMOptions(LatentDynamicsOptions, ImaginationOptions, total=False):
     """What :class:`LDM` hands on."""
 
 
-@takes_options_of(ImaginationConfig, LatentDynamicsPPO)
+@takes_options_of(
+    ImaginationConfig, LatentDynamicsPPO, mixture_time="final", **dict.fromkeys(IMAGINATION_SETTINGS["bernoulli"], AUTO)
+)
 class LDM(LatentDynamicsPPO):
     """
     Latent Dynamics Mixture (Lee and Chung, NeurIPS 2021, https://arxiv.org/abs/2105.13524).
@@ -31,15 +40,21 @@ class LDM(LatentDynamicsPPO):
     fed with mixtures of the other, *normal* workers' beliefs. The policy is thereby prepared for tasks outside of the training
     tasks; the latent dynamics network itself is trained on the normal workers' meta-episodes alone and is not used to act.
 
-    How imaginary tasks are made is read when a model is made or loaded: assigning another ``beta`` later has no effect. A task
+    How imaginary tasks are made follows by default (``"auto"``) from the rewards, as the latent dynamics network does: where
+    they take two values, 3 partners are mixed with weights per dimension, one of 8 candidates is kept that promises a new
+    goal, and the more likely reward is given; elsewhere 14 partners are mixed with a weight each, and the decoder's mean is
+    given.
+
+    Options are read when a model is made or loaded: assigning another ``beta`` later has no effect. A task
     is chosen where the meta-episode before it ends, so in the last step of a rollout by default: before the network's updates,
     after which the decoder may judge it in another way.
 
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
     :param mixture_ratio: share of the sub-environments that are mixture workers, in [0, 1); at least one if above 0
-    :param imagination_starts: time steps before mixture workers get imaginary rewards; until then they get the true ones, so
-        that the policy and the decoder first learn what the training tasks have in common
+    :param imagination_starts: time steps before mixture workers get imaginary rewards, below 1 as a share of those that
+        :meth:`learn` is called for; until then they get the true ones, so that the policy and the decoder first learn what the
+        training tasks have in common
     :param dropout_rate: p_drop, dropout in the decoder, but for the latent model: on embeddings of its inputs, or with
         ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
@@ -51,8 +66,8 @@ class LDM(LatentDynamicsPPO):
         self,
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
-        mixture_ratio: float = 0.125,
-        imagination_starts: int = 0,
+        mixture_ratio: float = 0.375,
+        imagination_starts: float = 0.15,
         *,
         _init_setup_model: bool = True,
         **options: Unpack[LDMOptions],
@@ -62,11 +77,17 @@ class LDM(LatentDynamicsPPO):
         super().__init__(policy, env, _init_setup_model=False, **inherited)
         self.mixture_ratio = mixture_ratio
         self.imagination_starts = imagination_starts
-        vars(self).update(asdict(ImaginationConfig(**imagination)))
+        vars(self).update(asdict(ImaginationConfig()) | imagination)
         self._imagination_generator: th.Generator | None = None
 
         if _init_setup_model:
-            self._setup_model()
+            self._set_up()
+
+    def _settings_of(self, reward_likelihood: str) -> dict[str, Any]:
+        imagination = IMAGINATION_SETTINGS.get(reward_likelihood, IMAGINATION_SETTINGS["gaussian"])
+        if vars(self)["mixture_time"] != "final":  # else goals are not known in advance
+            imagination = imagination | {"n_candidates": 1, "require_goal": False}
+        return super()._settings_of(reward_likelihood) | imagination
 
     @property
     def n_mixture(self) -> int:
@@ -107,12 +128,21 @@ class LDM(LatentDynamicsPPO):
         if self.mixture_env is not None:
             self.mixture_env.restart_stream()
 
-    def _make_recording_env(self, env: VecEnv) -> MixtureVecEnv:
+    def _make_imagination(self) -> Imagination:
         assert self._imagination_generator is not None
-        imagination = Imagination(
-            self.latent_dynamics, self.n_normal, self.n_mixture, self.imagination_config, self._imagination_generator
+        config = self.imagination_config
+        return Imagination(self.latent_dynamics, self.n_normal, self.n_mixture, config, self._imagination_generator)
+
+    def _make_recording_env(self, env: VecEnv) -> MixtureVecEnv:
+        imagination = self._make_imagination()
+        return MixtureVecEnv(
+            env, imagination, self.replay_buffer, self._stats_window_size, self._may_imagine, self._check_rewards
         )
-        return MixtureVecEnv(env, imagination, self.replay_buffer, self._stats_window_size, self._may_imagine)
+
+    def _renew_recording(self) -> None:
+        self.imagination_config.validate(self.reward_likelihood)
+        if self.mixture_env is not None:
+            self.mixture_env.set_imagination(self._make_imagination())
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -162,10 +192,10 @@ class LDM(LatentDynamicsPPO):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         prepared = super()._setup_learn(*args, **kwargs)
         rollout, meta_episode = self.n_steps * self.n_envs, self.layout.meta_episode_steps * self.n_envs
-        begins = meta_episode * ceil(self.imagination_starts / meta_episode)  # imaginary tasks, as others, last to their end
+        begins = meta_episode * ceil(self.imagination_begins / meta_episode)  # imaginary tasks, as others, last to their end
         if self.n_mixture > 0 and begins >= rollout * ceil(self._total_timesteps / rollout):
             warn_user(
-                f"imagination_starts={self.imagination_starts:.0f} is not reached in {self._total_timesteps} time steps: LDM "
+                f"imagination_starts={self.imagination_starts} is not reached in {self._total_timesteps} time steps: LDM "
                 "trains as RL2. Train longer, or let imagination start earlier."
             )
         return prepared
@@ -180,7 +210,13 @@ class LDM(LatentDynamicsPPO):
 
     def _may_imagine(self, timesteps: int) -> bool:
         """Whether meta-episodes that begin after some more time steps are imaginary."""
-        return self.num_timesteps + timesteps >= self.imagination_starts
+        return self.knows_rewards and self.num_timesteps + timesteps >= self.imagination_begins
+
+    @property
+    def imagination_begins(self) -> float:
+        """Time steps before mixture workers get imaginary rewards, of the present or last call of :meth:`learn`."""
+        is_share = 0.0 < self.imagination_starts < 1.0
+        return self.imagination_starts * self._total_timesteps if is_share else self.imagination_starts
 
     def train(self) -> None:
         super().train()

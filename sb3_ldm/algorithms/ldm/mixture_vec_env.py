@@ -33,6 +33,7 @@ class MixtureVecEnv(RecordingVecEnv):
     :param stats_window_size: imaginary meta-episodes over which the logged returns are averaged
     :param may_imagine: whether meta-episodes that begin are imaginary, a given number of time steps of all workers together
         after those that the caller has counted; None if they always are
+    :param check_rewards: called with true rewards; None for what the latent dynamics network can model
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class MixtureVecEnv(RecordingVecEnv):
         buffer: MetaEpisodeBuffer,
         stats_window_size: int = 100,
         may_imagine: Callable[[int], bool] | None = None,
+        check_rewards: Callable[[np.ndarray], None] | None = None,
     ):
-        super().__init__(venv, buffer, imagination.latent_dynamics)
+        super().__init__(venv, buffer, check_rewards or imagination.latent_dynamics.check_rewards)
         self.imagination = imagination
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
@@ -51,6 +53,16 @@ class MixtureVecEnv(RecordingVecEnv):
         self._may_imagine = may_imagine
         self.final_tasks: list[Any] = [None] * self.n_normal
         self.restart_stream()
+
+    def set_imagination(self, imagination: Imagination) -> None:
+        """
+        Imagine in another way, from the next meta-episodes on.
+
+        :param imagination: of as many workers
+        """
+        self.imagination = imagination
+        imagination.start()
+        self.imagining = np.zeros(self.n_mixture, dtype=bool)
 
     def restart_stream(self) -> None:
         """Draw what imaginary tasks are compared with as if nothing had been drawn yet, by the seed of the imagination."""

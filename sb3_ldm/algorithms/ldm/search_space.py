@@ -23,4 +23,4 @@ def imagination_begins(hyperparameters: Mapping[str, Any]) -> Beginning | None:
     """
     if hyperparameters.get("mixture_ratio") == 0.0:
         return None
-    return Beginning(int(hyperparameters.get("imagination_starts", 0)), "imagination_starts", "imagine a task")
+    return Beginning(hyperparameters.get("imagination_starts", 0.15), "imagination_starts", "imagine a task")

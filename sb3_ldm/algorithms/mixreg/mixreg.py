@@ -11,7 +11,7 @@ from sb3_ldm.on_policy import MetaLstmPolicy, PPOOptions, SequencePPO
 from sb3_ldm.options import takes_options_of
 
 
-@takes_options_of(SequencePPO)
+@takes_options_of(SequencePPO, target_kl=None)
 class Mixreg(SequencePPO):
     """
     Mixreg (Wang et al. 2020, https://arxiv.org/abs/2010.10814) on RL2, a baseline of the paper (section 5).
@@ -45,7 +45,7 @@ class Mixreg(SequencePPO):
         self.mixreg_alpha = mixreg_alpha
         self._mixreg_rng: np.random.Generator | None = None
         if _init_setup_model:
-            self._setup_model()
+            self._set_up()
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

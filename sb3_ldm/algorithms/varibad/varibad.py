@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from sb3_ldm.algorithms.varibad.policies import BeliefPolicy, MlpLstmPolicy, PolicyEncoder
 from sb3_ldm.inference import LatentDynamics
 from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, MetaLstmPolicy
+from sb3_ldm.on_policy.automatic import LEARNING_RATE, embedding_settings
 from sb3_ldm.options import takes_options_of
 
 _SHARED = ("latent_dim", "rl_loss_through_encoder")  #: options that the policy has in common with the algorithm
@@ -31,7 +32,8 @@ class AgentView:
         return normalized
 
 
-@takes_options_of(LatentDynamicsPPO, dropout_rate=0.0, latent_dim=5, kl_weight=0.01, vae_updates=3)  # the original's
+# A decaying rate, as the policy's, whose encoder this is too.
+@takes_options_of(LatentDynamicsPPO, dropout_rate=0.0, latent_dim=32, vae_learning_rate=LEARNING_RATE)
 class VariBAD(LatentDynamicsPPO):
     """
     VariBAD (Zintgraf et al. 2020, https://arxiv.org/abs/1910.08348), a baseline of the paper (section 5).
@@ -47,6 +49,8 @@ class VariBAD(LatentDynamicsPPO):
     :param env: a meta-episode environment: a registered id, an env or a VecEnv, normalised or not
     :param rl_loss_through_encoder: whether the policy's loss trains the encoder too; not in the original, but in the baseline
         that LDM's paper reports
+    :param latent_dim: dimension of the belief
+    :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model; the original has none
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
@@ -58,7 +62,7 @@ class VariBAD(LatentDynamicsPPO):
         self,
         policy: str | type[BeliefPolicy],
         env: GymEnv | str,
-        rl_loss_through_encoder: bool = False,
+        rl_loss_through_encoder: bool = True,
         *,
         _init_setup_model: bool = True,
         **options: Unpack[LatentDynamicsOptions],
@@ -66,12 +70,20 @@ class VariBAD(LatentDynamicsPPO):
         super().__init__(policy, env, _init_setup_model=False, **options)
         self.rl_loss_through_encoder = rl_loss_through_encoder
         if _init_setup_model:
-            self._setup_model()
+            self._set_up()
+
+    def _policy_settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        state_embedding = embedding_settings(self.layout)["state_embedding"]  # for the heads, in place of the state
+        sizes = {"lstm_hidden_size": 128, "state_embedding": state_embedding, "belief_embedding": 64, "state_in_heads": False}
+        return super()._policy_settings(sizes | given)
+
+    def _encoder_settings(self) -> dict[str, Any]:
+        return {}
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
         """Keyword arguments of the policy: those that were given, which a model is saved with, and those that are its own."""
-        return self.__dict__["policy_kwargs"] | {name: self.__dict__[name] for name in _SHARED if name in self.__dict__}
+        return super().policy_kwargs | {name: self.__dict__[name] for name in _SHARED if name in self.__dict__}
 
     @policy_kwargs.setter
     def policy_kwargs(self, given: dict[str, Any]) -> None:
