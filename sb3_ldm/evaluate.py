@@ -90,13 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _find(options: argparse.Namespace) -> "TrainedAgent":
     """The agent, by whatever it is named; the options get its algorithm and its environment."""
-    from dataclasses import replace
-
     from sb3_ldm.zoo.options import DEFAULTS, OF_RUNS, refuse_given
     from sb3_ldm.zoo.pretrained import find_pretrained
     from sb3_ldm.zoo.trained import find_saved, find_trained
 
-    which = {"best": options.load_best, "last_checkpoint": options.load_last_checkpoint}
+    which = {"best": options.load_best, "last_checkpoint": options.load_last_checkpoint, "statistics": options.statistics}
     if options.statistics is not None and not options.statistics.is_file():
         raise ValueError(f"statistics={str(options.statistics)!r}: there is no such file.")
     if options.AGENT is not None:
@@ -107,11 +105,11 @@ def _find(options: argparse.Namespace) -> "TrainedAgent":
     else:
         options.algo, options.env = options.algo or DEFAULTS["--algo"], options.env or DEFAULTS["--env"]
         if options.pretrained:
-            refuse_given(options, OF_RUNS, "--pretrained")
+            refuse_given(options, {**OF_RUNS, "statistics": None}, "--pretrained")
             agent = find_pretrained(options.algo, options.env)
         else:
             agent = find_trained(options.algo, options.env, options.folder, options.exp_id, **which)
-    return agent if options.statistics is None else replace(agent, statistics=options.statistics)
+    return agent
 
 
 def _evaluate(options: argparse.Namespace, agent: "TrainedAgent") -> "dict[str, MetaEvaluation]":

@@ -120,6 +120,12 @@ def test_an_agent_without_a_run_takes_its_statistics_from_a_file(
         evaluate(words)
     found = told([*words, "--statistics", str(tmp_path / "a.pkl")], capsys)
     assert found["splits"] == told([str(run), "--split", "test"], capsys)["splits"]
+    cut = tmp_path / "GridNavi-v0_1"  # also where a run has lost its own
+    shutil.copytree(run, cut)
+    (cut / "GridNavi-v0" / "vecnormalize.pkl").unlink()
+    with pytest.raises(ValueError, match=r"vecnormalize\.pkl is missing"):
+        evaluate([str(cut)])
+    assert told([str(cut), "--split", "test", "--statistics", str(tmp_path / "a.pkl")], capsys)["splits"] == found["splits"]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,13 @@ class TrainedAgent:
 
 
 def find_trained(
-    algo: str, env_id: str, folder: str, exp_id: int = 0, best: bool = False, last_checkpoint: bool = False
+    algo: str,
+    env_id: str,
+    folder: str,
+    exp_id: int = 0,
+    best: bool = False,
+    last_checkpoint: bool = False,
+    statistics: Path | None = None,
 ) -> TrainedAgent:
     """
     :param algo: name of the algorithm
@@ -45,6 +51,7 @@ def find_trained(
     :param exp_id: number of the run, 0 for the latest that has an agent, -1 for the folder of the algorithm itself
     :param best: the best model of the evaluations instead of the last
     :param last_checkpoint: the checkpoint of a run that has not ended, or else its best model
+    :param statistics: of its ``VecNormalize``, in place of the run's
     :return: the agent
     :raises ValueError: if there is no such run or agent, saying what there is, or it lacks the statistics that its
         observations were normalised by
@@ -55,10 +62,10 @@ def find_trained(
     if run is None:
         number = f" with number {exp_id}" if exp_id > 0 else ""
         raise ValueError(f"folder={folder!r} has no trained {algo} for {env_id}{number}: looked for {algo}/{name}_*/{last}.")
-    return _agent_of(run, name, best, last_checkpoint)
+    return _agent_of(run, name, best, last_checkpoint, statistics)
 
 
-def _agent_of(run: Path, name: str, best: bool, last_checkpoint: bool) -> TrainedAgent:
+def _agent_of(run: Path, name: str, best: bool, last_checkpoint: bool, statistics: Path | None) -> TrainedAgent:
     """The agent of a run's folder; ValueError if it has not the one that is asked for."""
     last = f"{name}.zip"
     has_checkpoint = (run / CHECKPOINT_FILE).is_file()
@@ -67,11 +74,16 @@ def _agent_of(run: Path, name: str, best: bool, last_checkpoint: bool) -> Traine
         options = {last: "neither of them", CHECKPOINT_FILE: "--load-last-checkpoint", _BEST_FILE: "--load-best"}
         there = [f"{file} ({option})" for file, option in options.items() if (run / file).is_file()]
         raise ValueError(f"{run} has no {wanted}, but {' and '.join(there) or 'nothing else either'}.")
-    return _with_statistics(run / wanted, name, _metadata(run))
+    return _with_statistics(run / wanted, name, _metadata(run), statistics)
 
 
 def find_saved(
-    path: Path, algo: str | None = None, env_id: str | None = None, best: bool = False, last_checkpoint: bool = False
+    path: Path,
+    algo: str | None = None,
+    env_id: str | None = None,
+    best: bool = False,
+    last_checkpoint: bool = False,
+    statistics: Path | None = None,
 ) -> tuple[str, str, TrainedAgent, list[str]]:
     """
     :param path: folder of a run, or file of an agent
@@ -79,6 +91,7 @@ def find_saved(
     :param env_id: id of the environment; None for what the run says
     :param best: of a folder, the best model of the evaluations instead of the last
     :param last_checkpoint: of a folder, the checkpoint of a run that has not ended, or else its best model
+    :param statistics: of its ``VecNormalize``, in place of the run's
     :return: the algorithm, the environment, the agent, and modules that register what it was trained with
     :raises ValueError: if there is none, or nothing says how it was trained, or it lacks the statistics that its observations
         were normalised by
@@ -96,11 +109,11 @@ def find_saved(
         )
     name = EnvironmentName(of_run or env_id)
     if path.is_dir():
-        agent = _agent_of(path, name, best, last_checkpoint)
+        agent = _agent_of(path, name, best, last_checkpoint, statistics)
     elif best or last_checkpoint:
         raise ValueError(f"{path} has no use for {'--load-best' if best else '--load-last-checkpoint'}, which choose a file.")
     else:
-        agent = _with_statistics(path, name, metadata)
+        agent = _with_statistics(path, name, metadata, statistics)
     if of_run not in (None, env_id):  # whose options are others
         agent = replace(agent, env_kwargs={})
     return algo, env_id, agent, metadata.get("options", {}).get("gym_packages", [])
@@ -110,8 +123,8 @@ def _metadata(run: Path) -> dict[str, Any]:
     return load_metadata(run / RUN_FILE) if (run / RUN_FILE).is_file() else {}
 
 
-def _with_statistics(model: Path, name: str, metadata: dict[str, Any]) -> TrainedAgent:
-    statistics = model.parent / (BEST_NORMALIZER_FILE if model.name == _BEST_FILE else f"{name}/vecnormalize.pkl")
+def _with_statistics(model: Path, name: str, metadata: dict[str, Any], given: Path | None) -> TrainedAgent:
+    statistics = given or model.parent / (BEST_NORMALIZER_FILE if model.name == _BEST_FILE else f"{name}/vecnormalize.pkl")
     if (metadata.get("hyperparameters") or {}).get("normalize") and not statistics.is_file():
         raise ValueError(f"{statistics} is missing: the agent was trained on normalised observations")
     return TrainedAgent(model, statistics if statistics.is_file() else None, metadata.get("env_kwargs") or {})
