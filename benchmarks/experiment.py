@@ -141,10 +141,8 @@ class Training(Run):
     def command(self, folder: Path, checkpoint: Path | None = None) -> list[str]:
         command = [sys.executable, "-m", "sb3_ldm.train", "--algo", self.algo, "--env", self.env, "--conf-file", self.config]
         command += ["--seed", str(self.seed), "-n", str(self.n_timesteps), "-f", str(folder), "--verbose", "0"]
-        if self.env_kwargs:
-            command += ["--env-kwargs", *(f"{name}:{value!r}" for name, value in self.env_kwargs.items())]
-        if self.hyperparameters:
-            command += ["--hyperparams", *(f"{name}:{value!r}" for name, value in self.merged_hyperparameters().items())]
+        for option, given in (("--env-kwargs", self.env_kwargs), ("--hyperparams", self.merged_hyperparameters())):
+            command += [option, *(f"{name}:{value!r}" for name, value in given.items())] if given else []
         return command if checkpoint is None else [*command, "-i", str(checkpoint)]
 
     def merged_hyperparameters(self) -> dict[str, Any]:

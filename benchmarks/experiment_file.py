@@ -63,20 +63,12 @@ def load_experiment(name: str, folder: Path = FOLDER) -> Experiment:
     with _naming(str(path)):
         runs = [run for variant, given in data["variants"].items() for run in _runs_of(name, variant, given, data, folder)]
         runs.sort(key=lambda run: run.seed)
-        experiment = Experiment(
-            name,
-            data["title"],
-            data["source"],
-            runs,
-            learned=data.get("learned"),
-            expectations=[Expectation(**given) for given in data.get("expectations", ())],
-            about=data.get("about", "").strip(),
-            labels={variant: given["label"] for variant, given in data["variants"].items() if "label" in given},
-            baseline=data.get("baseline"),
-        )
+        expected = [_expectation(given, runs) for given in data.get("expectations", ())]
+        labels = {variant: given["label"] for variant, given in data["variants"].items() if "label" in given}
+        told = {key: data[key].strip() for key in ("title", "source", "about") if key in data}
+        limits: dict[str, Any] = {key: data.get(key) for key in ("learned", "baseline")}
+        experiment = Experiment(name=name, runs=runs, expectations=expected, labels=labels, **told, **limits)
         _check_kind(experiment)
-        for given, expectation in zip(data.get("expectations", ()), experiment.expectations, strict=True):
-            _check_expectation(expectation, given, runs)
     return experiment
 
 
@@ -108,8 +100,9 @@ def _check_kind(experiment: Experiment) -> None:
             raise ValueError(f"baseline={experiment.baseline!r} has no seeds {lacking}, with which others are compared")
 
 
-def _check_expectation(expectation: Expectation, given: Mapping[str, Any], runs: Sequence[Run]) -> None:
-    """Refuse to expect something of which the results will not tell."""
+def _expectation(given: Mapping[str, Any], runs: Sequence[Run]) -> Expectation:
+    """An expectation of which the results will tell."""
+    expectation = Expectation(**given)
     if {*given} - {"claim", "paper"} not in map(set, _EXPECTED):
         known = "; or ".join(", ".join(names) for names in _EXPECTED)
         raise ValueError(f"{given!r} needs a claim and either {known}")
@@ -130,6 +123,7 @@ def _check_expectation(expectation: Expectation, given: Mapping[str, Any], runs:
         if expectation.reached is not None and run.env in DOMAINS:
             asked = f"reached={expectation.reached} of {claim!r}"
             raise ValueError(f"{asked}: {run.env} does not tell success, use returned")
+    return expectation
 
 
 def _told_by(run: Run) -> Collection[str] | None:

@@ -19,17 +19,7 @@ from sb3_ldm.results import RunResult
 from sb3_ldm.results.summary import format_frames, markdown_table
 from sb3_ldm.zoo.configs import read_preset
 
-_COLUMNS = (
-    "run",
-    "seed",
-    "frames",
-    "other than the default",
-    "train",
-    "unseen",
-    "unseen solved",
-    "second half",
-    "imagined unseen",
-)
+_COLUMNS = "run, seed, frames, other than the default, train, unseen, unseen solved, second half, imagined unseen".split(", ")
 
 
 def changes(run: RunResult) -> dict[str, Any]:

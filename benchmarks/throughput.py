@@ -42,18 +42,11 @@ SPEED_FILE = RESULTS / "speed.csv"
 QUICK_FILE = Path("runs", "speed.csv")  #: of glimpses, which must not be among results that are kept
 
 #: ``stock_two`` has the critic's LSTM that is stock's default, ``ldm`` the paper's choices, ``ldm_zoo`` the preset's.
-ALGORITHMS: dict[str, type[RecurrentPPO]] = {
-    "stock": RecurrentPPO,
-    "stock_two": RecurrentPPO,
-    "rl2": RL2,
-    "ldm": LDM,
-    "ldm_zoo_2": LDM,
-    "ldm_zoo": LDM,
-}
+ALGORITHMS: dict[str, type[RecurrentPPO]] = dict.fromkeys(("stock", "stock_two"), RecurrentPPO)
+ALGORITHMS |= {"rl2": RL2, "ldm": LDM, "ldm_zoo_2": LDM, "ldm_zoo": LDM}
 #: Of all, and what LDM does besides with the paper's choices at the sizes of the gridworld. They are not read from presets, so
 #: that results stay comparable.
-GIVEN: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
-PPO, GRID_LDM, GRID_VAE = GIVEN["ppo"], GIVEN["ldm"], GIVEN["vae_kwargs"]
+PPO, GRID_LDM, GRID_VAE = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8")).values()
 N_MINIBATCHES = 2
 #: Values of zoo_configs that are of no matter here or must be the same for all; and imagination, which costs time, is measured
 #: from the start and in all mixture workers, whatever the decoder knows.
@@ -113,9 +106,8 @@ def make_model(case: Case, horizon: int) -> RecurrentPPO:
     """:return: its algorithm, with an env of its own"""
     env = make_meta_vec_env(ENV_ID, case.workers, 0, env_kwargs={"episodes_per_task": case.episodes, "horizon": horizon})
     n_steps = observation_layout(env.observation_space).meta_episode_steps
-    batch_size = max(1, case.workers // N_MINIBATCHES) * n_steps
-    given = hyperparameters(case)
-    return _silent(ALGORITHMS[case.algo]("MlpLstmPolicy", env, n_steps=n_steps, batch_size=batch_size, **given))
+    sizes: dict[str, Any] = {"n_steps": n_steps, "batch_size": max(1, case.workers // N_MINIBATCHES) * n_steps}
+    return _silent(ALGORITHMS[case.algo]("MlpLstmPolicy", env, **sizes, **hyperparameters(case)))
 
 
 def _silent(model: Any) -> Any:
@@ -300,17 +292,14 @@ def add_rows(path: Path, rows: pd.DataFrame, where: Mapping[str, Any]) -> None:
     new = rows.assign(**where).reindex(columns=[*columns, "rounds", "median", "low", "high"])
     new = new.astype({"episodes": "Int64", "hidden": "Int64"})
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = not path.is_file()
-    new.to_csv(path, mode="a", header=header, index=False, float_format="%.5g", lineterminator="\n")
+    new.to_csv(path, mode="a", header=not path.is_file(), index=False, float_format="%.5g", lineterminator="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """:param arguments: of the command line, those of the process if None"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"a glimpse, in a minute, that goes to {QUICK_FILE}")
-    parser.add_argument(
-        "--physics", nargs="*", choices=list(DOMAINS), metavar="ENV", help="these or all MuJoCo domains instead"
-    )
+    parser.add_argument("--physics", nargs="*", choices=list(DOMAINS), metavar="ENV", help="these or all MuJoCo domains")
     parser.add_argument("--out", type=Path, help=f"table that rows are added to (default: {SPEED_FILE})")
     options = parser.parse_args(arguments)
     config, where = QUICK if options.quick else Config(), machine()
