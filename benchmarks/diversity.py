@@ -10,10 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
 from benchmarks.experiment import Experiment, Training
-from benchmarks.statistics import n_reached
 from benchmarks.verdicts import Variants
 from sb3_ldm.figures import MUTED, STYLE, Plan
 from sb3_ldm.results import RunResult
+from sb3_ldm.results.statistics import n_reached
 from sb3_ldm.results.summary import format_frames
 
 ENV_ID = "GridNavi-v0"

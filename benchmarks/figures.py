@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from benchmarks.experiment import Experiment
 from benchmarks.experiment_file import available_experiments, load_experiment
-from benchmarks.statistics import iqm_interval, last_episode, task_scores
 from benchmarks.tables import RESULTS, load_results
 from sb3_ldm.command import run_command
 from sb3_ldm.envs.registration import TASKS
@@ -27,6 +26,7 @@ from sb3_ldm.figures.curves import draw_curve, frames_label, show_frames, smooth
 from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.figures.plan import evaluations_of
 from sb3_ldm.results import RunResult
+from sb3_ldm.results.statistics import iqm_interval, last_episode, task_scores
 from sb3_ldm.results.summary import markdown_table, ordered_splits, split_name
 
 FIGURES = Path(__file__).parent / "figures"

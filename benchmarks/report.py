@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks import diversity, statistics
+from benchmarks import diversity
 from benchmarks.experiment import Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import FIGURES, SHOWN, SHOWN_OF_ABLATIONS, draw_experiment, load_variants, remove_figures
@@ -23,7 +23,7 @@ from benchmarks.verdicts import Outcome, Variants, Verdict, judge
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures import STYLE
 from sb3_ldm.figures.draw import save_figure
-from sb3_ldm.results import RunResult
+from sb3_ldm.results import RunResult, statistics
 from sb3_ldm.results.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"

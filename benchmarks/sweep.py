@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.experiment import class_defaults, differences, flat
-from benchmarks.statistics import n_reached_in_second_half
 from benchmarks.tables import RESULTS, kept_metadata, load_results
 from sb3_ldm.command import run_command
 from sb3_ldm.results import RunResult
+from sb3_ldm.results.statistics import n_reached_in_second_half
 from sb3_ldm.results.summary import format_frames, markdown_table
 from sb3_ldm.zoo.configs import read_preset
 

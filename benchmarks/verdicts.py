@@ -7,8 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.experiment import Expectation
-from benchmarks.statistics import Interval, failed_seeds, found_by_studies, iqm_interval, last_episode, n_reached, task_scores
 from sb3_ldm.results import RunResult
+from sb3_ldm.results.statistics import (
+    Interval,
+    failed_seeds,
+    found_by_studies,
+    iqm_interval,
+    last_episode,
+    n_reached,
+    task_scores,
+)
 
 #: With fewer seeds intervals say little: two of two that do not overlap come about by chance in a third of the cases.
 FEW_SEEDS = 3

@@ -19,12 +19,12 @@ from benchmarks import experiment_file, imagination, report, run, tables
 from benchmarks.experiment import Expectation, Experiment, Study, Training
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import comparison, curves_against_baseline, draw_experiment, load_variants, task_table
-from benchmarks.statistics import against_baseline, failed_seeds, iqm_interval, task_scores
 from benchmarks.verdicts import Outcome, Verdict, judge
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.results import newest_file
 from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS, EvaluationTable
+from sb3_ldm.results.statistics import against_baseline, failed_seeds, iqm_interval, task_scores
 from sb3_ldm.zoo.configs import config_path
 from sb3_ldm.zoo.experiment import evaluation_splits
 
