@@ -19,7 +19,7 @@ from benchmarks.experiment import Experiment, Run
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import FIGURES, SHOWN, SHOWN_OF_ABLATIONS, draw_experiment, load_variants, remove_figures
 from benchmarks.tables import RESULTS
-from benchmarks.verdicts import Outcome, Variants, Verdict, judge
+from benchmarks.verdicts import Outcome, Variants, Verdict, found_by_studies, judge
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures import STYLE
 from sb3_ldm.figures.draw import save_figure
@@ -123,7 +123,7 @@ def _solved_in_second_half(split: str, runs: Sequence[RunResult]) -> str:
 def _share(name: str, runs: Sequence[RunResult]) -> str:
     if any(name not in run.metadata["result"] for run in runs):
         return "-"
-    return mean_and_std((100 * statistics.found_by_studies(runs, name)[:, 0]).tolist(), 0) + "%"
+    return mean_and_std((100 * found_by_studies(runs, name)[:, 0]).tolist(), 0) + "%"
 
 
 def has_own_results(experiment: Experiment, variants: Variants) -> bool:

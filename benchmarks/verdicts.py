@@ -8,15 +8,7 @@ import numpy as np
 
 from benchmarks.experiment import Expectation
 from sb3_ldm.results import RunResult
-from sb3_ldm.results.statistics import (
-    Interval,
-    failed_seeds,
-    found_by_studies,
-    iqm_interval,
-    last_episode,
-    n_reached,
-    task_scores,
-)
+from sb3_ldm.results.statistics import Interval, failed_seeds, iqm_interval, last_episode, n_reached, task_scores
 
 #: With fewer seeds intervals say little: two of two that do not overlap come about by chance in a third of the cases.
 FEW_SEEDS = 3
@@ -89,6 +81,14 @@ def _decide(expectation: Expectation, holds: bool, fails: bool, n_seeds: int, do
     if fails:
         return Verdict(Outcome.FAILS, f"{disagrees}{few}: {numbers}")
     return Verdict(Outcome.OPEN, f"undecided, {doubt}: {numbers}")
+
+
+def found_by_studies(studies: Sequence[RunResult], name: str) -> np.ndarray:
+    """
+    :param studies: of imagination, which differ in their seed
+    :return: that number, shape ``(n_seeds, 1)``
+    """
+    return np.array([[study.metadata["result"][name]] for study in studies])
 
 
 def _scores(expectation: Expectation, runs: Sequence[RunResult]) -> np.ndarray:

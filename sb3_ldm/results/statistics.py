@@ -1,5 +1,6 @@
 """
-Aggregates over seeds, with bootstrap intervals (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), by rliable.
+Aggregates over seeds, with bootstrap intervals (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264) by rliable, which is
+needed for these alone.
 
 One agent plays all tasks, so what a seed is lucky with it is lucky with on many of them. Tasks are therefore averaged first
 and whole seeds are resampled: to resample seeds for each task on its own would average that luck away.
@@ -9,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from rliable import library, metrics
 
+from sb3_ldm.checks import check_installed
 from sb3_ldm.results import RunResult
 
 REPETITIONS = 2000  #: of the bootstrap
@@ -37,6 +38,8 @@ class Interval(NamedTuple):
 
 def task_scores(runs: Sequence[RunResult], split: str, episode: int, deterministic: bool = False) -> np.ndarray:
     """
+    :param runs: that differ in their seeds
+    :param split: of the tasks
     :param episode: index of the episode in its meta-episode, from 1
     :param deterministic: whether actions are the most likely ones
     :return: mean return of each seed on each task, ``(n_seeds, n_tasks)``
@@ -57,8 +60,13 @@ def iqm_interval(scores: np.ndarray, repetitions: int = REPETITIONS, seed: int =
     """
     :param scores: ``(n_seeds, n_tasks)``
     :param repetitions: of the bootstrap
+    :param seed: of the bootstrap; NumPy's own random state is left as it was
     :return: the interquartile mean of the seeds' mean scores, whose interval comes from resampling seeds
+    :raises ImportError: if rliable is not installed
     """
+    check_installed("benchmarks", "rliable")
+    from rliable import library, metrics
+
     by_seed = scores.mean(axis=1, keepdims=True)
     # Of fewer than four numbers none is cut off: the mean is the same, and much faster.
     aggregate = np.mean if len(scores) < 4 else metrics.aggregate_iqm
@@ -143,11 +151,3 @@ def n_reached(runs: Sequence[RunResult], split: str) -> list[float] | None:
         run.final_evaluation.select(split, False, last_episode(runs)) for run in runs if run.final_evaluation is not None
     ]
     return [table.n_reached for table in tables] if all(table.has_successes for table in tables) else None
-
-
-def found_by_studies(studies: Sequence[RunResult], name: str) -> np.ndarray:
-    """
-    :param studies: of imagination, which differ in their seed
-    :return: that number, shape ``(n_seeds, 1)``
-    """
-    return np.array([[study.metadata["result"][name]] for study in studies])
