@@ -24,7 +24,7 @@ from sb3_ldm.envs.factory import check_env_kwargs
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.envs.registration import TASKS
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
-from sb3_ldm.inference.latent_dynamics import LatentDynamics
+from sb3_ldm.inference.vae import LatentDynamics
 from sb3_ldm.registry import meta_learners
 from sb3_ldm.zoo.configs import available_configs, read_preset
 from sb3_ldm.zoo.options import check_hyperparameters

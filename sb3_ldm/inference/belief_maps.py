@@ -5,7 +5,7 @@ import torch as th
 
 from sb3_ldm.data import MetaEpisodeBatch
 from sb3_ldm.envs.tasks import TaskProbes
-from sb3_ldm.inference.latent_dynamics import LatentDynamics
+from sb3_ldm.inference.vae import LatentDynamics
 
 
 @th.no_grad()

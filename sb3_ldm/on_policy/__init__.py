@@ -1,11 +1,11 @@
 """The base of recurrent on-policy algorithms: PPO on whole sequences, without and with a latent dynamics network."""
 
 from sb3_ldm.on_policy.export import PolicyStep, export_onnx
-from sb3_ldm.on_policy.latent_dynamics_ppo import LatentDynamicsPPO, StreamSeeds
 from sb3_ldm.on_policy.options import LatentDynamicsOptions, PPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
+from sb3_ldm.on_policy.vae_ppo import LatentDynamicsPPO, StreamSeeds
 
 __all__ = [
     "LatentDynamicsOptions",

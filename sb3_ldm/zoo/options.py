@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_ldm.checks import check_integer, check_names, check_positive, nearest
 from sb3_ldm.command import CommandParser
-from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS
+from sb3_ldm.inference.vae import NETWORK_OPTIONS
 from sb3_ldm.registry import DEFAULT, algorithms, get_algorithm, meta_learners
 from sb3_ldm.zoo.configs import SCHEDULES, ZOO_KEYS, available_configs, initial_value
 from sb3_ldm.zoo.registration import register

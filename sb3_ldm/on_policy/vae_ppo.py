@@ -19,8 +19,8 @@ from sb3_ldm.data.array_file import with_suffix
 from sb3_ldm.data.meta_episodes import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.inference.belief_maps import belief_maps
-from sb3_ldm.inference.latent_dynamics import NETWORK_OPTIONS, LatentDynamics, check_finite
 from sb3_ldm.inference.networks import DECODER_INPUTS
+from sb3_ldm.inference.vae import NETWORK_OPTIONS, LatentDynamics, check_finite
 from sb3_ldm.on_policy.automatic import (
     AUTO,
     NETWORK_SETTINGS,
