@@ -49,10 +49,10 @@ def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, 
 
 def comparable(points: Sequence[Point]) -> dict[str, list[Point]]:
     """:return: those with the same seed and number of frames, by both, shorter runs first"""
-    groups: dict[tuple[int, int], list[Point]] = {}
-    for point in points:
-        groups.setdefault((point.run.frames, point.run.seed), []).append(point)
-    return {f"{format_frames(frames)}, seed {seed}": groups[frames, seed] for frames, seed in sorted(groups)}
+    groups: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda point: (point.run.frames, point.run.seed)):
+        groups.setdefault(f"{format_frames(point.run.frames)}, seed {point.run.seed}", []).append(point)
+    return groups
 
 
 def draw(points: Sequence[Point]) -> Figure:

@@ -99,8 +99,8 @@ class Run(ABC):
 
     def has_ended_in(self, folder: Path) -> bool:
         """:return: whether it came to its end in a folder, with the settings that it has now"""
-        has_ended = (folder / RUN_FILE).is_file() and self.has_ended(load_metadata(folder / RUN_FILE))
-        return has_ended and not self.changed_in(folder)
+        has_run = (folder / RUN_FILE).is_file()
+        return has_run and self.has_ended(load_metadata(folder / RUN_FILE)) and not self.changed_in(folder)
 
     @abstractmethod
     def attempts(self, folder: Path) -> list[Path]:

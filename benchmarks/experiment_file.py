@@ -34,12 +34,7 @@ _SCHEMA = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="
 _TYPES = Draft202012Validator.TYPE_CHECKER.redefine("number", lambda _, value: is_number(value))  # infinity is none
 _VALIDATOR = extend(Draft202012Validator, type_checker=_TYPES)(_SCHEMA)
 #: What an expectation has besides its claim.
-_EXPECTED = (
-    ("split", "better", "worse"),
-    ("result", "better", "worse"),
-    ("split", "variant", "returned"),
-    ("split", "variant", "reached"),
-)
+_EXPECTED = ("split, better, worse", "result, better, worse", "split, variant, returned", "split, variant, reached")
 
 
 def available_experiments(folder: Path = FOLDER) -> list[str]:
@@ -103,9 +98,8 @@ def _check_kind(experiment: Experiment) -> None:
 def _expectation(given: Mapping[str, Any], runs: Sequence[Run]) -> Expectation:
     """An expectation of which the results will tell."""
     expectation = Expectation(**given)
-    if {*given} - {"claim", "paper"} not in map(set, _EXPECTED):
-        known = "; or ".join(", ".join(names) for names in _EXPECTED)
-        raise ValueError(f"{given!r} needs a claim and either {known}")
+    if {*given} - {"claim", "paper"} not in [set(names.split(", ")) for names in _EXPECTED]:
+        raise ValueError(f"{given!r} needs a claim and either {'; or '.join(_EXPECTED)}")
     claim, first_runs = expectation.claim, {run.variant: run for run in runs[::-1]}
     if expectation.variant is None and expectation.better == expectation.worse:
         raise ValueError(f"better and worse of {claim!r} are both {expectation.worse!r}, use two variants")

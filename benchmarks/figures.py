@@ -171,11 +171,7 @@ def draw_experiment(experiment: Experiment, results: Path = RESULTS, out: Path =
 
 
 def remove_figures(folder: Path, keep: Collection[Path] = ()) -> None:
-    """
-    Remove figures and tables of results that are no more.
-
-    :param keep: those that have just been made
-    """
+    """Remove figures and tables of results that are no more, but those that have just been made."""
     for path in {*folder.glob("*.png"), *folder.glob("*.md")} - set(keep):
         path.unlink()
 

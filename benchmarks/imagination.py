@@ -38,18 +38,9 @@ ENV_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
 N_TIMESTEPS = 4096 * 120
 N_NORMAL = 48  #: workers whose beliefs are mixed
 UPDATES, MAPS = 2000, 400  #: gradient steps of the network, and mixtures to look at
-NETWORK = {
-    "latent_dim": 32,
-    "dropout_rate": 0.7,
-    "kl_weight": 10.0,
-    "n_elbo_terms": 24,
-    "n_decoded_steps": None,
-    "reward_likelihood": "bernoulli",
-    "bernoulli_rewards": (-0.1, 1.0),
-    "decoder_inputs": ("next_state",),
-    "encoder_embeddings": (32, 0, 8),
-    "decoder_layers": (32, 32),
-}
+NETWORK: dict[str, Any] = {"latent_dim": 32, "dropout_rate": 0.7, "kl_weight": 10.0, "n_elbo_terms": 24}
+NETWORK |= {"n_decoded_steps": None, "reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0)}
+NETWORK |= {"decoder_inputs": ("next_state",), "encoder_embeddings": (32, 0, 8), "decoder_layers": (32, 32)}
 
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,19 +99,13 @@ class ScriptedAgents:
 
 
 def collect(
-    buffer: MetaEpisodeBuffer,
-    n_envs: int,
-    n_meta_episodes: int,
-    seed: int,
-    imagination: Imagination | None,
-    split: str = "train",
-    env_id: str = ENV_IDS[0],
+    buffer: MetaEpisodeBuffer, n_meta_episodes: int, seed: int, imagination: Imagination | None, split: str, env_id: str
 ) -> list:
     """Fill the buffer with scripted meta-episodes; ``imagination`` follows them if given. Returns the last tasks."""
+    n_envs, layout = buffer.n_workers, buffer.layout
     env = make_meta_vec_env(env_id, n_envs, seed=seed, env_kwargs={"task_split": split})
     tasks = env.get_attr("task_distribution", 0)[0].tasks(split)
     agents = ScriptedAgents(n_envs, tasks, np.random.default_rng(seed))
-    layout = buffer.layout
     obs: Any = env.reset()
     reader = StepReader(layout, n_envs)
     reader.start(env, obs)
@@ -179,7 +164,7 @@ def train_network(
     """
     n_meta_episodes = -(-n_timesteps // model.layout.meta_episode_steps)
     buffer, rng = MetaEpisodeBuffer(n_meta_episodes, model.layout, 64), np.random.default_rng(seed)
-    collect(buffer, 64, n_meta_episodes, seed, None, env_id=env_id)
+    collect(buffer, n_meta_episodes, seed, None, "train", env_id)
     parts: dict[str, float] = {}
     for done in range(0, updates, 100):
         parts = model.update(buffer, 25, min(100, updates - done), rng, generator)
@@ -193,7 +178,7 @@ def follow_agents(imagination: Imagination, seed: int, split: str, env_id: str) 
     """
     imagination.start()
     buffer = MetaEpisodeBuffer(imagination.n_normal, imagination.latent_dynamics.layout, imagination.n_normal)
-    return collect(buffer, imagination.n_normal, imagination.n_normal, seed, imagination, split, env_id)
+    return collect(buffer, imagination.n_normal, seed, imagination, split, env_id)
 
 
 def where_rewards_are(decoded: RewardMaps, goals: Mapping[str, np.ndarray]) -> dict[str, Any]:

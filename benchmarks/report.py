@@ -206,7 +206,7 @@ def results_page(results: Path = RESULTS, figures: Path = FIGURES, page: Path = 
         elif draw:
             remove_figures(figures / experiment.name)
         parts.append(section(experiment, variants, verdicts[experiment.name], figures / experiment.name, page, results))
-    parts += [_diversity_section(experiments, found, figures, page, draw), budget_section(experiments, found)]
+    parts.append(_diversity_section(experiments, found, figures, page, draw))
     return "\n".join(part for part in parts if part)
 
 
@@ -224,7 +224,7 @@ def _diversity_section(
 def overview(
     experiments: Sequence[Experiment], found: Mapping[str, Variants], verdicts: Mapping[str, Sequence[Verdict]]
 ) -> str:
-    """:return: how far each is and how many of its expectations hold, as Markdown"""
+    """:return: how far each is, what its own runs took, and how many of its expectations hold, as Markdown"""
     decided = [one for one in Outcome if one is not Outcome.NOT_RUN]
     rows = []
     for one in experiments:
@@ -233,9 +233,11 @@ def overview(
         )
         counts = [became[paper, outcome] for paper in (True, False) for outcome in decided]
         counts.append(became[True, Outcome.NOT_RUN] + became[False, Outcome.NOT_RUN])
-        n_runs = sum(map(len, found[one.name].values()))
-        rows.append([f"[{one.title}](#{anchor(one.title)})", f"{n_runs} of {len(one.runs)}", *map(str, counts)])
-    header = ["experiment", "runs finished"]
+        n_runs, own = sum(map(len, found[one.name].values())), {(run.variant, run.seed) for run in one.own_runs}
+        ended = [run for variant, runs in found[one.name].items() for run in runs if (variant, run.seed) in own]
+        hours = f"{sum(core_hours(run.metadata) for run in ended):.1f}"
+        rows.append([f"[{one.title}](#{anchor(one.title)})", f"{n_runs} of {len(one.runs)}", hours, *map(str, counts)])
+    header = ["experiment", "runs finished", "core hours"]
     for whose in ("the paper's claims", "ours"):
         header += [f"{whose}: {decided[0].value}", *(outcome.value for outcome in decided[1:])]
     header.append(Outcome.NOT_RUN.value)
@@ -246,22 +248,6 @@ def core_hours(metadata: Mapping[str, Any]) -> float:
     """:return: what a run took of a processor core, where that was not counted the wall time of its threads; 0 if not told"""
     wall_time_s = metadata.get("wall_time_s", 0.0) * metadata.get("threads", 1)
     return metadata.get("cpu_time_s", wall_time_s) / 3600
-
-
-def budget_section(experiments: Sequence[Experiment], found: Mapping[str, Variants]) -> str:
-    """:return: what each experiment's own runs took so far, as Markdown"""
-    rows = []
-    for one in experiments:
-        own = {(run.variant, run.seed) for run in one.own_runs}
-        ended = [run for name, members in found[one.name].items() for run in members if (name, run.seed) in own]
-        hours = sum(core_hours(run.metadata) for run in ended)
-        rows.append([one.title, f"{len(ended)} of {len(own)}", f"{hours:.1f}"])
-    text = (
-        "In the order in which `python -m benchmarks.run all` trains them, the most valuable ones first. More would first "
-        "add seeds (`seeds` in an experiment's file, eight in the paper's main results) and the paper's budgets of 50 to 200 "
-        "million frames."
-    )
-    return "\n\n".join(["## Budget", text, markdown_table(["experiment", "runs finished", "core hours so far"], rows, "lrr")])
 
 
 def anchor(title: str) -> str:

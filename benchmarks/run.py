@@ -105,18 +105,6 @@ class Job:
                 return True
         return False
 
-    def terminate(self) -> None:
-        """Ask it to end. It saves a checkpoint first; on a cluster or Windows, what it did since the last one is lost."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-
-    def wait(self) -> None:
-        """Wait for its end, after :meth:`terminate`."""
-        if self.process is not None and self.log is not None and self.state == "running":
-            self.process.wait()
-            self.log.close()
-            self.state = "waiting"
-
     def last_evaluation(self) -> EvaluationTable | None:
         """:return: the last one of its kept results, or else of the latest attempt, None without any"""
         if self.state in ("done", "changed"):
@@ -215,11 +203,20 @@ def run_jobs(jobs: Sequence[Job], n_jobs: int, launch: Launch = launch_here) -> 
             _tell_changes(jobs, before)
             time.sleep(_POLL_S)
     finally:
-        for job in jobs:
-            job.terminate()
-        for job in jobs:
-            job.wait()
+        _stop([job for job in jobs if job.state == "running"])
     return [job for job in jobs if job.state == "failed"]
+
+
+def _stop(jobs: Sequence[Job]) -> None:
+    """They save checkpoints first; on a cluster or Windows, what they did since the last ones is lost."""
+    for job in jobs:
+        if job.process is not None and job.process.poll() is None:
+            job.process.terminate()
+    for job in jobs:
+        if job.process is not None and job.log is not None:
+            job.process.wait()
+            job.log.close()
+            job.state = "waiting"
 
 
 def _tell_changes(jobs: Sequence[Job], before: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """
 A table of many runs, one row each, with what their hyperparameters have that the defaults have not:
-``python -m benchmarks.sweep gridworld dropout --out FILE``.
+``python -m benchmarks.sweep gridworld dropout``.
 """
 
 import argparse
@@ -73,12 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", help="names of folders in the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where all results are")
-    parser.add_argument("--out", type=Path, help="markdown file to write besides")
     options = parser.parse_args(arguments)
-    table = sweep_table(options.experiments, options.results)
-    print(table)
-    if options.out is not None:
-        options.out.write_text(table, encoding="utf-8")
+    print(sweep_table(options.experiments, options.results), end="")
 
 
 if __name__ == "__main__":

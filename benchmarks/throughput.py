@@ -78,11 +78,10 @@ class Config:
     threads: tuple[int, ...] = (1, 2)
     rounds: int = 7
     sample_s: float = 1.5
-    physics_rounds: int = 15
     horizon: int = 30  #: steps in an episode
 
 
-QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2, physics_rounds=2)
+QUICK = Config(("stock", "rl2", "ldm"), threads=(2,), rounds=2, sample_s=0.2)
 
 
 def hyperparameters(case: Case) -> dict[str, Any]:
@@ -280,7 +279,7 @@ def machine() -> dict[str, Any]:
     """:return: what the figures depend on besides the configuration"""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cpu = models[0] if models else platform.processor() or platform.machine()
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     return {"date": time.strftime("%Y-%m-%d"), "commit": current_commit(), "cpu": cpu, "load": load}
@@ -310,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = compare(config)
     else:
         th.set_num_threads(2)
-        rows = pd.concat([measure_physics(env, config.physics_rounds) for env in options.physics or DOMAINS])
+        rows = pd.concat([measure_physics(env, 2 * config.rounds + 1) for env in options.physics or DOMAINS])
     out = options.out or (QUICK_FILE if options.quick else SPEED_FILE)
     add_rows(out, rows, where)
     print(f"{rows.to_string(index=False, na_rep='', float_format='{:,.4g}'.format)}\nThis is in {out}, too.")

@@ -694,7 +694,7 @@ def test_the_overview_counts_what_became_of_expectations(made_up):
     verdicts = [Verdict(outcome, "") for outcome in (*outcomes, Outcome.HOLDS, Outcome.HOLDS)]
     experiment = replace(experiment, expectations=claims)
     text = report.overview([experiment], {experiment.name: variants}, {experiment.name: verdicts})
-    row = "| [The paper's (own) choice](#the-papers-own-choice) | 6 of 9 | 1 | 1 | 0 | 2 | 0 | 1 | 1 |"
+    row = "| [The paper's (own) choice](#the-papers-own-choice) | 6 of 9 | 0.2 | 1 | 1 | 0 | 2 | 0 | 1 | 1 |"
     titles = "| the paper's claims: hold | do not hold | undecided | ours: hold | do not hold | undecided | not run yet |"
     assert titles in text and row in text
 
@@ -823,8 +823,8 @@ def test_cost_is_the_processor_s_time_where_it_was_counted():
 def test_the_budget_is_that_of_an_experiment_s_own_runs(made_up):
     experiment, variants = made_up
     own = [replace(one, experiment="another") if one.variant == "rl2" else one for one in experiment.runs]
-    for one, told in ((experiment, "6 of 9 | 0.2"), (replace(experiment, runs=own), "3 of 6 | 0.1")):
-        assert f"| {experiment.title} | {told} |" in report.budget_section([one], {"tiny": variants})
+    for one, told in ((experiment, "0.2"), (replace(experiment, runs=own), "0.1")):
+        assert f"| 6 of 9 | {told} |" in report.overview([one], {"tiny": variants}, {"tiny": []})
 
 
 def test_runs_of_another_experiment_alone_are_no_results(made_up, tmp_path):
