@@ -56,9 +56,7 @@ def comparable(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def draw(points: Sequence[Point]) -> Figure:
-    """
-    :return: what is imagined against what is reached, a kind of marker for each budget and seed, a colour for each experiment
-    """
+    """:return: what is reached against what is imagined, a marker for each budget and seed, a colour for each experiment"""
     titles = list(dict.fromkeys(point.title for point in points))
     colours = Plan({title: [point.run for point in points if point.title == title] for title in titles}, None, False, 1, {})
     with mpl.rc_context(STYLE):

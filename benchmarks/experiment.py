@@ -240,10 +240,7 @@ class Experiment:
         return list(dict.fromkeys(run.variant for run in self.runs))
 
     def label(self, variant: str) -> str:
-        """
-        :param variant: name of a variant
-        :return: its name for people
-        """
+        """:return: the name of a variant for people"""
         return self.labels.get(variant) or display_name(variant)
 
     @property

@@ -209,11 +209,7 @@ def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, genera
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
-    Study one configuration and print the result as JSON.
-
-    :param arguments: the command line, that of the process by default
-    """
+    """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
     parser.add_argument("--env", choices=ENV_IDS, default=ENV_IDS[0], help="(default: %(default)s)")

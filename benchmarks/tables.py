@@ -79,7 +79,7 @@ def keep_run(folder: Path, results: Path, name: str, recordings: bool = True) ->
         told |= {"longest_episode": int(final.lengths.max()), "final_timesteps": int(final.timesteps.max())}
         told["returned"] = {split: float(sampled.select(split).returns.mean()) for split in sampled.splits}
     results.mkdir(parents=True, exist_ok=True)
-    with _alone_in(results):
+    with filelock.FileLock(results.with_name(LOCK_FILE)):  # no other process changes the tables meanwhile
         for file, table in tables.items():
             _replace_rows(results / file, name, table)
         if recordings:
@@ -91,16 +91,11 @@ def forget_run(results: Path, name: str) -> None:
     """:raises ValueError: if there is no such run"""
     if name not in (known := kept_metadata(results)):
         raise ValueError(f"{results} has no run {name!r}, but {', '.join(known) or 'none'}")
-    with _alone_in(results):
+    with filelock.FileLock(results.with_name(LOCK_FILE)):
         _replace_line(results / RUNS_FILE, name, None)
         for file in (EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE):
             _replace_rows(results / file, name, pd.DataFrame())
         _remove_recordings(results, name)
-
-
-def _alone_in(folder: Path) -> filelock.BaseFileLock:
-    """No other process changes the tables meanwhile."""
-    return filelock.FileLock(folder.with_name(LOCK_FILE))
 
 
 def _rows(table: EvaluationTable | None) -> pd.DataFrame:

@@ -73,21 +73,16 @@ def _judge_threshold(expectation: Expectation, found: Interval) -> Verdict:
 
 def _decide(expectation: Expectation, holds: bool, fails: bool, n_seeds: int, doubt: str, numbers: str) -> Verdict:
     few = f", but {n_seeds} seeds tell little" if n_seeds < FEW_SEEDS else ""
-    agrees, disagrees = (
-        ("agrees with the paper", "DISAGREES with the paper") if expectation.paper else ("as expected", "NOT as expected")
-    )
     if holds:
-        return Verdict(Outcome.HOLDS, f"{agrees}{few}: {numbers}")
+        return Verdict(Outcome.HOLDS, f"{'agrees with the paper' if expectation.paper else 'as expected'}{few}: {numbers}")
     if fails:
+        disagrees = "DISAGREES with the paper" if expectation.paper else "NOT as expected"
         return Verdict(Outcome.FAILS, f"{disagrees}{few}: {numbers}")
     return Verdict(Outcome.OPEN, f"undecided, {doubt}: {numbers}")
 
 
 def found_by_studies(studies: Sequence[RunResult], name: str) -> np.ndarray:
-    """
-    :param studies: of imagination, which differ in their seed
-    :return: that number, shape ``(n_seeds, 1)``
-    """
+    """:return: that number of studies of imagination, which differ in their seed, shape ``(n_seeds, 1)``"""
     return np.array([[study.metadata["result"][name]] for study in studies])
 
 
