@@ -46,7 +46,8 @@ ALGORITHMS: dict[str, type[RecurrentPPO]] = dict.fromkeys(("stock", "stock_two")
 ALGORITHMS |= {"rl2": RL2, "ldm": LDM, "ldm_zoo_2": LDM, "ldm_zoo": LDM}
 #: Of all, and what LDM does besides with the paper's choices at the sizes of the gridworld. They are not read from presets, so
 #: that results stay comparable.
-PPO, GRID_LDM, GRID_VAE = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8")).values()
+GIVEN: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
+PPO, GRID_LDM, GRID_VAE = GIVEN["ppo"], GIVEN["ldm"], GIVEN["vae_kwargs"]
 N_MINIBATCHES = 2
 #: Values of zoo_configs that are of no matter here or must be the same for all; and imagination, which costs time, is measured
 #: from the start and in all mixture workers, whatever the decoder knows.
