@@ -13,7 +13,6 @@ import yaml
 from optuna.trial import TrialState
 
 import sb3_ldm
-from benchmarks import experiment as experiments
 from benchmarks import run
 from benchmarks.experiment_file import load_experiment
 from sb3_ldm import cluster
@@ -174,7 +173,6 @@ def test_an_experiment_survives_the_loss_of_a_node(two_nodes, tmp_path, monkeypa
     variants = {"rl2": {"hyperparameters": {"policy_kwargs": {"lstm_hidden_size": 16}}}}
     data = {"title": "t", "source": "s", "env": "GridNavi-v0", "n_timesteps": 6.0e5, "seeds": [0, 1], "variants": variants}
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(data))
-    monkeypatch.setattr(experiments, "FOLDER", tmp_path)
     jobs = run.make_jobs(load_experiment("tiny", tmp_path), tmp_path / "runs", tmp_path / "results")
     update, removed = run.Job.update, []
 
