@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.imagination import settings
 from benchmarks.tables import RESULTS, kept_metadata
-from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.inference import RewardVAE
 from sb3_ldm.registry import display_name, get_algorithm
 from sb3_ldm.results import FINAL_FILE, RUN_FILE, files_of_attempts, load_metadata
 from sb3_ldm.zoo.configs import read_preset
@@ -47,7 +47,7 @@ def differences(options: Mapping[str, Any], defaults: Mapping[str, Any], otherwi
 def class_defaults(algo: str) -> dict[str, Any]:
     """:return: the hyperparameters that it has where none are given, of its latent dynamics network too"""
     defaults = {name: one.default for name, one in inspect.signature(get_algorithm(algo).load()).parameters.items()}
-    networks = inspect.signature(LatentDynamics).parameters if "vae_kwargs" in defaults else {}
+    networks = inspect.signature(RewardVAE).parameters if "vae_kwargs" in defaults else {}
     defaults["vae_kwargs"] = {name: one.default for name, one in networks.items()}
     return defaults
 

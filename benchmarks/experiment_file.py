@@ -24,7 +24,7 @@ from sb3_ldm.envs.factory import check_env_kwargs
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.envs.registration import TASKS
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION, unseen_split
-from sb3_ldm.inference.vae import LatentDynamics
+from sb3_ldm.inference.vae import RewardVAE
 from sb3_ldm.registry import meta_learners
 from sb3_ldm.zoo.configs import available_configs, read_preset
 from sb3_ldm.zoo.options import check_hyperparameters
@@ -181,7 +181,7 @@ def _check_borrowed(experiment: str, variant: str, folder: Path) -> None:
 
 def _check_hyperparameters(algo: str, hyperparameters: Mapping[str, Any]) -> None:
     if algo == IMAGINATION:
-        networks = [name for name in inspect.signature(LatentDynamics).parameters if name not in ("layout", "encoder")]
+        networks = [name for name in inspect.signature(RewardVAE).parameters if name not in ("layout", "encoder")]
         known = ["updates", "maps", *networks, *(one.name for one in fields(ImaginationConfig))]
         check_names("hyperparameters", hyperparameters, known)
     else:

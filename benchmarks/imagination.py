@@ -26,7 +26,7 @@ from sb3_ldm.envs.gridworld import MOVES, SIZE
 from sb3_ldm.envs.steps import StepReader
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.files import replacing
-from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.inference import RewardVAE
 from sb3_ldm.nets.sharding import one_thread_per_operation
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
 from sb3_ldm.version import current_commit
@@ -138,7 +138,7 @@ def study(
     chosen = {name: given.pop(name) for name in ImaginationConfig.__dataclass_fields__ if name in given}
     env = make_meta_vec_env(env_id, 1)
     layout, probes, tasks = env.get_attr("layout")[0], get_probes(env), env.get_attr("task_distribution", 0)[0]
-    model = LatentDynamics(layout, **given)
+    model = RewardVAE(layout, **given)
     generator = th.Generator().manual_seed(seed)
     parts = train_network(model, updates, n_timesteps, seed, generator, env_id)
 
@@ -155,7 +155,7 @@ def study(
 
 
 def train_network(
-    model: LatentDynamics, updates: int, n_timesteps: int, seed: int, generator: th.Generator, env_id: str
+    model: RewardVAE, updates: int, n_timesteps: int, seed: int, generator: th.Generator, env_id: str
 ) -> dict[str, float]:
     """
     :param updates: gradient steps
@@ -177,7 +177,7 @@ def follow_agents(imagination: Imagination, seed: int, split: str, env_id: str) 
     :return: their tasks
     """
     imagination.start()
-    buffer = MetaEpisodeBuffer(imagination.n_normal, imagination.latent_dynamics.layout, imagination.n_normal)
+    buffer = MetaEpisodeBuffer(imagination.n_normal, imagination.vae.layout, imagination.n_normal)
     return collect(buffer, imagination.n_normal, seed, imagination, split, env_id)
 
 
@@ -202,7 +202,7 @@ def where_rewards_are(decoded: RewardMaps, goals: Mapping[str, np.ndarray]) -> d
 
 def task_right(imagination: Imagination, probes: TaskProbes, tasks: list, generator: th.Generator) -> float:
     """:return: share of the normal workers for whose own goal the network predicts most after their final belief"""
-    network = imagination.latent_dynamics
+    network = imagination.vae
     transitions = (probes.states, network.layout.encode_actions(probes.actions), probes.next_states)
     own = network.predict(imagination.final_means, transitions, generator).cpu().numpy()
     return float((probes.tasks[own.argmax(1)] == np.array(tasks)).all(-1).mean())

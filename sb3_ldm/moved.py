@@ -51,6 +51,10 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
+#: What is called otherwise now in modules that have moved.
+RENAMED = {"LatentDynamics": "RewardVAE", "LatentDynamicsPPO": "VAEPPO"}
+
+
 class _MovedModules(MetaPathFinder, Loader):
     """Finds a module by its former name and hands out the present one's names."""
 
@@ -61,6 +65,8 @@ class _MovedModules(MetaPathFinder, Loader):
         for name in reversed(MOVED[module.__name__]):
             present = importlib.import_module(name)
             module.__dict__.update({key: value for key, value in vars(present).items() if not key.startswith("__")})
+        held = vars(module)
+        held.update({former: held[name] for former, name in RENAMED.items() if name in held})
         if MOVED[module.__name__]:
             warnings.warn(
                 f"{module.__name__} has moved to {' and '.join(MOVED[module.__name__])}.", DeprecationWarning, stacklevel=2

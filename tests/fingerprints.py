@@ -89,7 +89,9 @@ def fingerprint(name: str) -> str:
     model = algorithm("MlpLstmPolicy", env, policy_kwargs=POLICY, **{**PPO, **options})
     model.learn(6 * 8 * model.n_steps)
     digest = hashlib.sha256(model._last_obs.tobytes())
-    for _, state in sorted(model.get_parameters().items()):
+    # In the order of the names that they have now; "vae" was "latent_dynamics".
+    networks = {name.replace("latent_dynamics", "vae"): state for name, state in model.get_parameters().items()}
+    for _, state in sorted(networks.items()):
         for tensor in _tensors(state):
             digest.update(tensor.detach().numpy().tobytes())
     return digest.hexdigest()

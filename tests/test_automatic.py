@@ -79,7 +79,7 @@ def test_two_rewards_and_recurring_states_are_found():
     model.learn(2 * 16 * model.n_steps)
     found = (model.reward_likelihood, model.bernoulli_rewards, model.decoder_inputs)
     assert found == ("bernoulli", (-0.1, 1.0), ["next_state"])
-    assert model.vae_kwargs["standardize_states"] is False and model.latent_dim == model.latent_dynamics.latent_dim == 32
+    assert model.vae_kwargs["standardize_states"] is False and model.latent_dim == model.vae.latent_dim == 32
     config = model.mixture_env.imagination.config
     assert (config.n_partners, config.mixture_weights, config.n_candidates, config.require_goal) == (
         3,
@@ -143,13 +143,13 @@ class LateBonus(Bandit):
 def test_a_third_reward_makes_the_network_begin_anew(monkeypatch):
     monkeypatch.setattr(LateBonus, "steps", 0)
     model = make(vec_env(LateBonus, 4), imagination_starts=0).learn(4 * 4 * 8)
-    network = model.latent_dynamics
+    network = model.vae
     assert model.reward_likelihood == "bernoulli"
     with user_warnings() as told:
         model.learn(3 * 4 * 8, reset_num_timesteps=False)
     assert sum("a third one" in str(one.message) for one in told) == 1
-    assert model.reward_likelihood == "gaussian" and model.latent_dynamics is not network
-    assert model.mixture_env.imagination.latent_dynamics is model.latent_dynamics and model.imaginary_reward == "mean"
+    assert model.reward_likelihood == "gaussian" and model.vae is not network
+    assert model.mixture_env.imagination.vae is model.vae and model.imaginary_reward == "mean"
 
 
 class Unrewarded(Bandit):

@@ -8,6 +8,7 @@ import torch as th
 from helpers import PAPER, Bandit, Drift, assert_same_optimizer, differing, grid_vec_env, parameters, user_warnings, vec_env
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, ConvertCallback, EvalCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.save_util import save_to_zip_file
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
@@ -40,7 +41,7 @@ def of_policy(model):
 
 
 def of_network(model):
-    return {name: value for name, value in parameters(model).items() if name.startswith("latent_dynamics/")}
+    return {name: value for name, value in parameters(model).items() if name.startswith("vae/")}
 
 
 def test_standardised_states_and_a_uniform_buffer_are_saved_and_loaded(tmp_path):
@@ -54,7 +55,7 @@ def test_standardised_states_and_a_uniform_buffer_are_saved_and_loaded(tmp_path)
     loaded.load_replay_buffer(tmp_path / "buffer")
     assert loaded.replay_buffer.keeps == "uniform" and loaded.replay_buffer.n_seen == model.replay_buffer.n_seen
     batch = model.replay_buffer.get(np.arange(5))
-    assert th.equal(loaded.latent_dynamics.beliefs(batch)[0], model.latent_dynamics.beliefs(batch)[0])
+    assert th.equal(loaded.vae.beliefs(batch)[0], model.vae.beliefs(batch)[0])
     # The model's options hold, not those that the buffer was made with.
     other = make(drifts(), vae_buffer_size=5)
     other.load_replay_buffer(tmp_path / "buffer")
@@ -72,7 +73,7 @@ def test_a_step_calls_every_network_once_for_all_of_its_workers(mixture_time, n_
     model = make(bandits(8), **BANDIT, mixture_time=mixture_time, n_partners=2, vae_updates=0).learn(8 * STEPS)
     calls = {"policy": [], "encoder": [], "decoder": []}
     model.policy.register_forward_hook(lambda module, inputs, outputs: calls["policy"].append(len(inputs[0])))
-    network = model.latent_dynamics
+    network = model.vae
     network.encoder.register_forward_hook(lambda module, inputs, outputs: calls["encoder"].append(inputs[0].shape[:-1]))
     network.decoder.register_forward_hook(lambda module, inputs, outputs: calls["decoder"].append(inputs[0].shape))
     model.train = lambda: None
@@ -159,7 +160,7 @@ def test_mixture_workers_change_the_policy():
     assert differing(of_policy(ldm), parameters(rl2))
 
 
-def test_imagination_leaves_the_first_rollout_of_the_latent_dynamics_network_alone():
+def test_imagination_leaves_the_first_rollout_of_the_vae_alone():
     """Before the policy has changed, the normal workers do the same with and without mixture workers beside them."""
     buffers = []
     for ratio in (0.25, 0.0):
@@ -266,13 +267,13 @@ def test_saving_and_loading(tmp_path):
     model.save(tmp_path / "model")
     loaded = LDM.load(tmp_path / "model", device="cpu")  # without an environment: to predict
     assert differing(parameters(model), parameters(loaded)) == []
-    for one, two in ((model.policy, loaded.policy), (model.latent_dynamics, loaded.latent_dynamics)):
+    for one, two in ((model.policy, loaded.policy), (model.vae, loaded.vae)):
         assert one.optimizer.state_dict()["state"]
         assert_same_optimizer(one.optimizer.state_dict(), two.optimizer.state_dict())
     assert states_of_generators(loaded) == states_of_generators(model)
     assert all(one != two for one, two in zip(states_of_generators(model), fresh, strict=True))
     assert loaded.imagination_config == model.imagination_config
-    assert loaded.latent_dynamics.kl_weight == 0.5
+    assert loaded.vae.kl_weight == 0.5
     obs = np.random.default_rng(0).normal(size=(3, *model.observation_space.shape)).astype(np.float32)
     state = None
     for _ in range(3):
@@ -410,11 +411,24 @@ def test_learning_anew_discards_what_had_not_ended():
 
 def test_parameters_can_be_moved_to_another_model():
     one, two = make().learn(ROLLOUT), make(seed=5)
-    assert {"policy", "policy.optimizer", "latent_dynamics", "latent_dynamics.optimizer"} == set(one.get_parameters())
+    assert {"policy", "policy.optimizer", "vae", "vae.optimizer"} == set(one.get_parameters())
     assert differing(of_network(one), of_network(two))
     two.set_parameters(one.get_parameters())
     assert differing(parameters(one), parameters(two)) == []
-    assert_same_optimizer(one.latent_dynamics.optimizer.state_dict(), two.latent_dynamics.optimizer.state_dict())
+    assert_same_optimizer(one.vae.optimizer.state_dict(), two.vae.optimizer.state_dict())
+
+
+def test_parameters_are_taken_by_the_names_of_earlier_versions_too(tmp_path):
+    one, two, three = make().learn(ROLLOUT), make(seed=5), make(seed=6)
+    former = {name.replace("vae", "latent_dynamics"): state for name, state in one.get_parameters().items()}
+    save_to_zip_file(tmp_path / "former.zip", {}, former)
+    two.set_parameters(former)
+    three.set_parameters(tmp_path / "former.zip", device="cpu")
+    for other in (two, three):
+        assert differing(parameters(one), parameters(other)) == []
+        assert_same_optimizer(one.vae.optimizer.state_dict(), other.vae.optimizer.state_dict())
+    with pytest.warns(DeprecationWarning, match="called vae"):
+        assert one.latent_dynamics is one.vae
 
 
 def test_the_buffer_is_saved_to_its_own_file(tmp_path):
@@ -484,15 +498,13 @@ def test_logs(tmp_path):
     model.learn(3 * ROLLOUT)
     with open(tmp_path / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    names = {f"latent_dynamics/{name}" for name in ("elbo", "reconstruction", "kl", "final_kl", "accuracy", "meta_episodes")}
+    names = {f"vae/{name}" for name in ("elbo", "reconstruction", "kl", "final_kl", "accuracy", "meta_episodes")}
     names |= {"imagination/return_1", "imagination/return_2", "rollout/ep_rew_mean", "rollout/success_rate", "train/loss"}
     assert names <= set(rows[-1]) and len(rows) == 3
     values = {name: float(rows[-1][name]) for name in names}
     assert all(np.isfinite(value) for value in values.values())
-    assert 0.0 < values["imagination/return_1"] < 4.0 and 0.0 <= values["latent_dynamics/accuracy"] <= 1.0
-    assert values["latent_dynamics/elbo"] == pytest.approx(
-        values["latent_dynamics/reconstruction"] - values["latent_dynamics/kl"], rel=1e-3
-    )
+    assert 0.0 < values["imagination/return_1"] < 4.0 and 0.0 <= values["vae/accuracy"] <= 1.0
+    assert values["vae/elbo"] == pytest.approx(values["vae/reconstruction"] - values["vae/kl"], rel=1e-3)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -503,8 +515,8 @@ def test_squared_errors_have_no_accuracy_and_no_mixtures_no_imaginary_return():
     model = make(reward_likelihood="gaussian", mixture_ratio=0.0)
     model.learn(2 * ROLLOUT, log_interval=10)
     names = set(model.logger.name_to_value)
-    assert "latent_dynamics/elbo" in names
-    assert "latent_dynamics/accuracy" not in names and not any(name.startswith("imagination/") for name in names)
+    assert "vae/elbo" in names
+    assert "vae/accuracy" not in names and not any(name.startswith("imagination/") for name in names)
 
 
 @pytest.mark.parametrize("wrap", [lambda env: env, VecNormalize], ids=["plain", "normalised"])

@@ -94,7 +94,7 @@ def test_options_that_cannot_be_meant_are_named_before_work_starts(algorithm, op
         ({"latent_dim": 3}, "vae_kwargs has latent_dim: use some of encoder_hidden_size"),
     ],
 )
-def test_options_of_the_latent_dynamics_network_that_cannot_be_meant(options, message):
+def test_options_of_the_vae_that_cannot_be_meant(options, message):
     with pytest.raises(ValueError, match=message):
         make(vae_kwargs=options)
 
@@ -127,7 +127,7 @@ def test_an_agent_that_diverges_stops(algorithm):
 
 def test_a_network_that_diverges_stops():
     model = make(vae_learning_rate=1e20)
-    with pytest.raises(ValueError, match=r"latent dynamics network diverged"):
+    with pytest.raises(ValueError, match=r"VAE diverged"):
         model.learn(10 * 32)
 
 
@@ -182,13 +182,13 @@ def test_frozen_parameters_stay_and_the_others_are_trained():
         model = make(algorithm)
         model.policy.features_extractor.requires_grad_(False)
         if algorithm is LDM:
-            model.latent_dynamics.encoder.requires_grad_(False)
+            model.vae.encoder.requires_grad_(False)
         before = parameters(model)
         model.learn(2 * 32)
         changed = differing(before, parameters(model))
         assert any("lstm" in name for name in changed) and not any("features_extractor" in name for name in changed)
         assert any("decoder" in name for name in changed) == (algorithm is LDM)
-        assert not any("latent_dynamics/encoder" in name for name in changed)
+        assert not any("vae/encoder" in name for name in changed)
 
 
 class DropoutExtractor(FlattenExtractor):
@@ -419,17 +419,17 @@ def test_a_learning_rate_that_is_given_at_loading_is_used(tmp_path):
     make().learn(32).save(tmp_path / "model")
     model = LDM.load(tmp_path / "model", env=vec_env(Bandit, 4), device="cpu", vae_learning_rate=1e-5)
     model.learn(32)
-    assert [group["lr"] for group in model.latent_dynamics.optimizer.param_groups] == [1e-5]
+    assert [group["lr"] for group in model.vae.optimizer.param_groups] == [1e-5]
 
 
 @pytest.mark.parametrize("algorithm", [LDM, VariBAD])
-def test_the_latent_dynamics_network_s_learning_rate_may_follow_a_schedule(algorithm, tmp_path):
+def test_the_vae_s_learning_rate_may_follow_a_schedule(algorithm, tmp_path):
     class Watch(BaseCallback):
         def _on_training_start(self):
             self.rates = []
 
         def _on_rollout_start(self):
-            self.rates += [group["lr"] for group in self.model.latent_dynamics.optimizer.param_groups]
+            self.rates += [group["lr"] for group in self.model.vae.optimizer.param_groups]
 
         def _on_step(self):
             return True
@@ -437,7 +437,7 @@ def test_the_latent_dynamics_network_s_learning_rate_may_follow_a_schedule(algor
     model, watch = make(algorithm, vae_learning_rate=LinearSchedule(1e-2, 0.0, 1.0)), Watch()
     model.learn(3 * 32, watch)
     assert watch.rates == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3])
-    assert model.latent_dynamics.optimizer.param_groups[0]["lr"] == 0.0
+    assert model.vae.optimizer.param_groups[0]["lr"] == 0.0
     model.save(tmp_path / "model")
     assert algorithm.load(tmp_path / "model", device="cpu").vae_learning_rate(0.5) == pytest.approx(5e-3)
 

@@ -16,7 +16,7 @@ from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, mixture_we
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.data import MetaEpisodeBuffer, Transitions
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout
-from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.inference import RewardVAE
 
 LAYOUT = MetaEpisodeLayout(state_dim=2, action_dim=3, discrete=True, episodes_per_task=2, max_episode_steps=4)
 GRID_REWARDS = (-0.1, 1.0)
@@ -87,11 +87,11 @@ def test_beliefs_are_mixed_by_the_weights():
 
 
 def network(layout=LAYOUT, seed=0, **options):
-    """A latent dynamics network whose beliefs and decoder outputs differ a lot from each other."""
+    """A VAE whose beliefs and decoder outputs differ a lot from each other."""
     options = {"latent_dim": 6, "encoder_hidden_size": 16, "decoder_layers": (16,), **options}
     with th.random.fork_rng():
         th.manual_seed(seed)
-        model = LatentDynamics(layout, **options)
+        model = RewardVAE(layout, **options)
     with th.no_grad():
         for layer in (model.encoder.mu, model.decoder.latent_layer, model.decoder.step_layer, model.decoder.head[-1]):
             layer.weight.mul_(5.0)
@@ -137,7 +137,7 @@ def test_weights_stay_for_a_meta_episode_and_are_redrawn_at_its_start():
 def test_current_mixtures_follow_the_beliefs(kind):
     imagined, rng = imagination(mixture_weights=kind), np.random.default_rng(0)
     before = imagined.mixed_latents()
-    prior = imagined.latent_dynamics.encoder.belief(th.zeros(16))[0]
+    prior = imagined.vae.encoder.belief(th.zeros(16))[0]
     th.testing.assert_close(before, prior.expand(3, -1))  # all partners know nothing yet, and the weights sum to 1
     observe(imagined, rng)
     after = imagined.mixed_latents()
@@ -406,7 +406,7 @@ def test_imaginary_rewards_are_decoded_from_the_beliefs_before_the_transition(na
     make, act = ENVS[name]
     n, n_mixture, n_normal = 5, 2, 3
     env, spy = mixture_env(make(n, 5), n_mixture, mixture_weights=kind, beta=1.5, n_partners=2)
-    layout, model, rng = env.layout, env.imagination.latent_dynamics, np.random.default_rng(4)
+    layout, model, rng = env.layout, env.imagination.vae, np.random.default_rng(4)
     obs = env.reset()
     histories = [[] for _ in range(n_normal)]
 
@@ -588,8 +588,8 @@ def test_without_a_goal_a_mixture_worker_gets_a_true_task(logit, imagining):
     env = grid_vec_env(4)
     model = LDM("MlpLstmPolicy", env, mixture_ratio=0.5, require_goal=True, vae_updates=0, seed=0, device="cpu", **options)
     with th.no_grad():
-        model.latent_dynamics.decoder.head[-1].weight.zero_()
-        model.latent_dynamics.decoder.head[-1].bias.fill_(logit)
+        model.vae.decoder.head[-1].weight.zero_()
+        model.vae.decoder.head[-1].bias.fill_(logit)
     meta_episode = 4 * model.layout.meta_episode_steps
     model.learn(meta_episode)
     assert model.mixture_env.mean_imaginary_returns() is None  # nothing is known at first
@@ -604,7 +604,7 @@ def test_goals_are_looked_for_with_the_dropout_of_imagination(dropout, imagining
     options = {"mixture_time": "final", "reward_likelihood": "bernoulli", "bernoulli_rewards": (-0.1, 1.0), "vae_updates": 0}
     options |= {"require_goal": True, "imagination_dropout": dropout, "dropout_rate": 0.7, "decoder_inputs": ["next_state"]}
     model = LDM("MlpLstmPolicy", grid_vec_env(4), 0.5, vae_kwargs={"decoder_layers": [8]}, seed=0, device="cpu", **options)
-    decoder = model.latent_dynamics.decoder
+    decoder = model.vae.decoder
     with th.no_grad():
         for parameter in decoder.parameters():
             parameter.zero_()

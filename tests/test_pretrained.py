@@ -62,7 +62,7 @@ def test_an_agent_acts_and_believes_as_in_its_run(runs, package, capsys, algo):
     expected, found = (evaluate_meta(one, where, seed=3) for one, where in ((original, wrapped), (model, model.get_env())))
     np.testing.assert_array_equal(found.returns, expected.returns)
     if algo == "ldm":
-        assert all(map(th.equal, model.latent_dynamics.state_dict().values(), original.latent_dynamics.state_dict().values()))
+        assert all(map(th.equal, model.vae.state_dict().values(), original.vae.state_dict().values()))
 
 
 def test_an_agent_has_weights_alone_and_can_train_on(runs, package):

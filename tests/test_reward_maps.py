@@ -47,7 +47,7 @@ def test_maps_of_sampled_mixtures(imagination_dropout, mixture_weights):
 def test_a_mixture_of_one_partner_is_what_that_worker_believes():
     """With one partner the map is the decoder's on that worker's final belief, and on no other."""
     model = make(n_partners=1, imagination_dropout="off", dropout_rate=0.0, vae_updates=0)
-    network = model.latent_dynamics
+    network = model.vae
     with th.no_grad():  # else all beliefs of a new network are about the same
         for layer in (network.encoder.mu, network.encoder.logvar, network.decoder.latent_layer, network.decoder.head[-1]):
             layer.weight.mul_(10.0)
@@ -65,7 +65,7 @@ def test_a_mixture_of_one_partner_is_what_that_worker_believes():
 def test_what_the_decoder_knows_is_its_mean_over_the_dropout_of_training():
     """Without any it sees inputs that it was not trained on, with one mask it lacks what that mask drops."""
     model = make(imagination_dropout="meta_episode", dropout_rate=0.7, n_partners=1).learn(2 * N_ENVS * STEPS)
-    network, imagination, probes = model.latent_dynamics, model.mixture_env.imagination, get_probes(model.env)
+    network, imagination, probes = model.vae, model.mixture_env.imagination, get_probes(model.env)
     transitions = (probes.states, network.layout.encode_actions(probes.actions), probes.next_states)
     means = imagination.final_means
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import sb3_ldm
+from sb3_ldm.inference import RewardVAE
 from sb3_ldm.moved import MOVED
+from sb3_ldm.on_policy import VAEPPO
 
 PACKAGE = Path(sb3_ldm.__file__).parent
 #: The rooms in the order of the data's way; those of one line know nothing of each other.
@@ -82,3 +84,10 @@ def test_results_need_no_torch():
 def test_former_names_can_be_imported(name):
     code = f"import warnings; warnings.simplefilter('ignore'); import {name}"
     exec(code)
+
+
+def test_former_names_of_classes_can_be_imported():
+    with pytest.warns(DeprecationWarning, match="has moved"):
+        sys.modules.pop("sb3_ldm.common.latent_dynamics", None)
+        from sb3_ldm.common.latent_dynamics import LatentDynamics, LatentDynamicsPPO
+    assert (LatentDynamics, LatentDynamicsPPO) == (RewardVAE, VAEPPO)

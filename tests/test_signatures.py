@@ -11,7 +11,7 @@ from helpers import Bandit, vec_env
 import sb3_ldm
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
 from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig, ImaginationOptions
-from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, PPOOptions, SequencePPO
+from sb3_ldm.on_policy import VAEPPO, PPOOptions, SequencePPO, VAEOptions
 from sb3_ldm.on_policy.options import Auto
 from sb3_ldm.options import takes_options_of
 
@@ -22,7 +22,7 @@ SMALL = {"device": "cpu", "policy_kwargs": {"lstm_hidden_size": 8}}
 
 @pytest.mark.parametrize(
     ("options", "owner"),
-    [(PPOOptions, SequencePPO), (LatentDynamicsOptions, LatentDynamicsPPO), (ImaginationOptions, ImaginationConfig)],
+    [(PPOOptions, SequencePPO), (VAEOptions, VAEPPO), (ImaginationOptions, ImaginationConfig)],
 )
 def test_options_that_editors_know_are_those_that_there_are(options, owner):
     parameters = inspect.signature(owner).parameters
@@ -94,7 +94,7 @@ def test_a_class_of_ones_own_may_hand_options_on():
 def test_a_gradient_step_is_at_most_five_frames_below_learn(algorithm):
     package, stacks = Path(sb3_ldm.__file__).parent, []
     model = algorithm("MlpLstmPolicy", vec_env(Bandit, 4), **SMALL)
-    optimizers = [model.policy.optimizer, *([model.latent_dynamics.optimizer] if hasattr(model, "latent_dynamics") else [])]
+    optimizers = [model.policy.optimizer, *([model.vae.optimizer] if hasattr(model, "vae") else [])]
 
     def look(*_):
         frame, names = sys._getframe(), []

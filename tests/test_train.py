@@ -26,7 +26,7 @@ from sb3_ldm import LDM, RL2, Mixreg, VariBAD
 from sb3_ldm.algorithms.ldm.imagination import ImaginationConfig
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
-from sb3_ldm.inference import LatentDynamics
+from sb3_ldm.inference import RewardVAE
 from sb3_ldm.on_policy import SequencePPO
 from sb3_ldm.results import load_run
 from sb3_ldm.train import DEFAULTS, main, options_of_run, with_defaults
@@ -246,9 +246,9 @@ def test_options_have_one_default() -> None:
     for algorithm in (RL2, Mixreg, LDM, VariBAD):
         assert differing(algorithm, SequencePPO) == ({"target_kl"} if algorithm is Mixreg else set())
     assert differing(LDM, ImaginationConfig) == {"mixture_time"}  # the paper's, and what works
-    assert differing(LDM, LatentDynamics) == {"learning_rate"}  # of another network
+    assert differing(LDM, RewardVAE) == {"learning_rate"}  # of another network
     # as its authors have them
-    assert differing(VariBAD, LatentDynamics) == {"dropout_rate", "learning_rate"}
+    assert differing(VariBAD, RewardVAE) == {"dropout_rate", "learning_rate"}
 
 
 @pytest.mark.parametrize(

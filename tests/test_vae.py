@@ -1,4 +1,4 @@
-"""The latent dynamics network: its objective, its networks and its buffer of meta-episodes."""
+"""The VAE, the latent dynamics network: its objective, its networks and its buffer of meta-episodes."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from sb3_ldm.envs.clock import MetaEpisodeClock
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper
 from sb3_ldm.envs.steps import Step, StepReader
 from sb3_ldm.inference import Bernoulli as TwoRewards
-from sb3_ldm.inference import LatentDynamics, RewardDecoder, elbo, kl_to_previous
+from sb3_ldm.inference import RewardDecoder, RewardVAE, elbo, kl_to_previous
 from sb3_ldm.inference.elbo import bernoulli_log_likelihood, gaussian_log_likelihood
 from sb3_ldm.inference.networks import Standardize, dropout_mask
 
@@ -39,7 +39,7 @@ def network(layout=LAYOUT, seed=0, **options):
     options = {"latent_dim": LATENT, "encoder_hidden_size": 8, "decoder_layers": (8,), **options}
     with th.random.fork_rng():
         th.manual_seed(seed)
-        return LatentDynamics(layout, **options)
+        return RewardVAE(layout, **options)
 
 
 def without_noise(model, logvar=-20.0):

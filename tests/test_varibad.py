@@ -80,7 +80,7 @@ def test_the_buffer_holds_what_the_agent_observed(make_env, normalize):
 def test_the_policy_acts_on_the_beliefs_that_the_elbo_trains():
     model = make().learn(2 * ROLLOUT)
     batch = model.replay_buffer.get(np.arange(len(model.replay_buffer)))
-    mu, logvar = model.latent_dynamics.beliefs(batch)
+    mu, logvar = model.vae.beliefs(batch)
     assert mu.shape == logvar.shape == (STEPS + 1, len(model.replay_buffer), 4)
     n = len(model.replay_buffer)
     states = (th.zeros(1, n, 16), th.zeros(1, n, 16))
@@ -128,7 +128,7 @@ def test_saving_and_loading(tmp_path):
     assert differing(parameters(model), parameters(loaded)) == []
     assert loaded.rl_loss_through_encoder
     # One encoder, not two that happen to be equal.
-    encoder = loaded.latent_dynamics.encoder
+    encoder = loaded.vae.encoder
     assert isinstance(encoder, PolicyEncoder) and encoder.shared[1] is loaded.policy.lstm_actor
     obs = np.random.default_rng(0).normal(size=(3, *model.observation_space.shape)).astype(np.float32)
     one, _ = model.predict(obs, deterministic=True)
@@ -144,7 +144,7 @@ def test_meta_episodes_are_recorded_for_a_model_without_an_environment(tmp_path)
     loaded = VariBAD.load(tmp_path / "model", device="cpu")
     elsewhere = VecNormalize.load(str(tmp_path / "statistics.pkl"), bandits(2))
     tasks = np.array([[0], [1]])
-    beliefs = [one.latent_dynamics.beliefs(record_meta(one, elsewhere, tasks))[0].detach().numpy() for one in (model, loaded)]
+    beliefs = [one.vae.beliefs(record_meta(one, elsewhere, tasks))[0].detach().numpy() for one in (model, loaded)]
     assert beliefs[0].shape[0] == STEPS + 1
     np.testing.assert_allclose(*beliefs)
 

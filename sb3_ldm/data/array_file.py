@@ -14,8 +14,8 @@ import numpy as np
 _DIGEST_LENGTH = 64  #: hexadecimal digits of SHA-256, the zip-file's comment
 _CHUNK = 2**20
 _DAMAGED = (
-    "{path} is damaged ({reason}): load the buffer of an earlier checkpoint, or go on without one: the latent dynamics "
-    "network then is trained on new meta-episodes alone."
+    "{path} is damaged ({reason}): load the buffer of an earlier checkpoint, or go on without one: the VAE then is "
+    "trained on new meta-episodes alone."
 )
 
 

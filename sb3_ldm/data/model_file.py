@@ -10,6 +10,8 @@ from stable_baselines3.common.save_util import open_path
 
 #: Parameters that only one algorithm has. They were saved before there was a word for the algorithm itself.
 TELLING = {"mixture_ratio": "LDM", "rl_loss_through_encoder": "VariBAD", "mixreg_alpha": "Mixreg", "_streams_seed": "RL2"}
+#: Parameters' names in models that were saved by earlier versions.
+_FORMER_NAMES = {"latent_dynamics": "vae", "latent_dynamics.optimizer": "vae.optimizer"}
 #: Packages of other algorithms, by the module of a policy.
 _SHARED_POLICIES = {
     "stable_baselines3.common.policies": "stable_baselines3's PPO or A2C",
@@ -34,6 +36,14 @@ def check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: ty
     if None not in (saved_by, wanted) and saved_by != wanted:
         raise ValueError(f"{path} holds a model of {saved_by}: load it with {saved_by}, not with {algorithm.__name__}.")
     return told
+
+
+def with_present_names(parameters: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param parameters: of a model's networks and optimisers, by name
+    :return: the same, those of earlier versions by the names that they have now
+    """
+    return {_FORMER_NAMES.get(name, name): value for name, value in parameters.items()}
 
 
 def _told(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:

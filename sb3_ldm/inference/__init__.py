@@ -1,9 +1,9 @@
-"""Inference of the task: the latent dynamics network and its objective."""
+"""Inference of the task: the latent dynamics network, a VAE, and its objective."""
 
 from sb3_ldm.inference.elbo import elbo, kl_to_previous
 from sb3_ldm.inference.likelihoods import Bernoulli, Gaussian, RewardLikelihood
 from sb3_ldm.inference.networks import Belief, BeliefEncoder, Encoder, RewardDecoder
-from sb3_ldm.inference.vae import LatentDynamics
+from sb3_ldm.inference.vae import RewardVAE
 
 __all__ = [
     "Belief",
@@ -11,9 +11,9 @@ __all__ = [
     "Bernoulli",
     "Encoder",
     "Gaussian",
-    "LatentDynamics",
     "RewardDecoder",
     "RewardLikelihood",
+    "RewardVAE",
     "elbo",
     "kl_to_previous",
 ]

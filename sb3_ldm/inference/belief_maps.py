@@ -1,19 +1,19 @@
-"""What a latent dynamics network believes, as maps of rewards (paper, Figure 8a)."""
+"""What a VAE believes, as maps of rewards (paper, Figure 8a)."""
 
 import numpy as np
 import torch as th
 
 from sb3_ldm.data import MetaEpisodeBatch
 from sb3_ldm.envs.tasks import TaskProbes
-from sb3_ldm.inference.vae import LatentDynamics
+from sb3_ldm.inference.vae import RewardVAE
 
 
 @th.no_grad()
-def belief_maps(network: LatentDynamics, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
+def belief_maps(network: RewardVAE, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
     """
     What the decoder expects of every possible task given the online context, as in Figure 8a.
 
-    :param network: the agent's latent dynamics network
+    :param network: the agent's VAE
     :param batch: meta-episodes
     :param probes: typical transitions of the tasks
     :param times: after how many transitions to look, ``(n_times,)``

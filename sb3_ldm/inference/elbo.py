@@ -1,4 +1,4 @@
-"""The evidence lower bound of the latent dynamics network, as pure functions (paper section 3.2; variBAD, section 3)."""
+"""The evidence lower bound of the VAE, as pure functions (paper section 3.2; variBAD, section 3)."""
 
 import torch as th
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""The latent dynamics network: encoder-v and reward decoder, trained on whole meta-episodes by the ELBO."""
+"""The VAE of rewards, the paper's latent dynamics network: encoder-v and reward decoder, trained by the ELBO."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from sb3_ldm.inference.likelihoods import make_likelihood
 from sb3_ldm.inference.networks import DECODER_INPUTS, Belief, BeliefEncoder, Encoder, RewardDecoder, Standardize, dropout_mask
 from sb3_ldm.nets.sharding import backward_in_shards, even_slices, n_shards
 
-#: Arguments of :class:`LatentDynamics` that are the network's own, so that algorithms take them together.
+#: Arguments of :class:`RewardVAE` that are the network's own, so that algorithms take them together.
 NETWORK_OPTIONS = (
     "encoder_hidden_size",
     "encoder_embeddings",
@@ -26,9 +26,9 @@ NETWORK_OPTIONS = (
 )
 
 
-class LatentDynamics(nn.Module):
+class RewardVAE(nn.Module):
     """
-    A variational model of the reward dynamics of a task (paper section 3.2).
+    The latent dynamics network (the paper's name), a VAE: a variational model of the reward dynamics of a task (section 3.2).
 
     :param layout: layout of the meta-episodes
     :param latent_dim: dimension of the latent model m
@@ -261,7 +261,7 @@ class LatentDynamics(nn.Module):
                     sums[name] = sums.get(name, 0.0) + value / per_term
             self.optimizer.step()
         if sums and not np.isfinite(sums["elbo"]):
-            raise ValueError(f"The latent dynamics network diverged (elbo={sums['elbo']}): lower its learning rate.")
+            raise ValueError(f"The VAE diverged (elbo={sums['elbo']}): lower its learning rate.")
         return {name: total / n_updates for name, total in sums.items()}
 
 

@@ -1,15 +1,14 @@
-"""The base of recurrent on-policy algorithms: PPO on whole sequences, without and with a latent dynamics network."""
+"""The base of recurrent on-policy algorithms: PPO on whole sequences, without and with a VAE of rewards."""
 
 from sb3_ldm.on_policy.export import PolicyStep, export_onnx
-from sb3_ldm.on_policy.options import LatentDynamicsOptions, PPOOptions
+from sb3_ldm.on_policy.options import PPOOptions, VAEOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
-from sb3_ldm.on_policy.vae_ppo import LatentDynamicsPPO, StreamSeeds
+from sb3_ldm.on_policy.vae_ppo import VAEPPO, StreamSeeds
 
 __all__ = [
-    "LatentDynamicsOptions",
-    "LatentDynamicsPPO",
+    "VAEPPO",
     "MetaLstmPolicy",
     "PPOOptions",
     "PolicyStep",
@@ -17,5 +16,6 @@ __all__ = [
     "SeparateLstmPolicy",
     "SequencePPO",
     "StreamSeeds",
+    "VAEOptions",
     "export_onnx",
 ]

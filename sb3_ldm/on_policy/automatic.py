@@ -25,7 +25,7 @@ _MINIBATCH = 4000  # transitions
 _BUFFER_BYTES = 2**28
 _BUFFER_SIZE = 20_000
 
-#: Options of the latent dynamics network that follow from the rewards: whether they take two values, or any.
+#: Options of the VAE that follow from the rewards: whether they take two values, or any.
 NETWORK_SETTINGS: dict[str, dict[str, Any]] = {
     "bernoulli": {
         "dropout_rate": 0.7,

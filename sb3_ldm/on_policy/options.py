@@ -42,8 +42,8 @@ class PPOOptions(RecurrentPPOOptions, total=False):
     n_envs: int | None
 
 
-class LatentDynamicsOptions(PPOOptions, total=False):
-    """Of :class:`~sb3_ldm.on_policy.LatentDynamicsPPO`, which documents them."""
+class VAEOptions(PPOOptions, total=False):
+    """Of :class:`~sb3_ldm.on_policy.VAEPPO`, which documents them."""
 
     dropout_rate: float | Auto
     latent_dim: int | Auto

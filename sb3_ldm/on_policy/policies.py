@@ -52,7 +52,7 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         or lacks biases
     """
 
-    needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a latent dynamics network
+    needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a VAE
     _process_sequence = staticmethod(process_sequence)  # type: ignore[assignment]
 
     def __init__(

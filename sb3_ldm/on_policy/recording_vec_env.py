@@ -1,4 +1,4 @@
-"""A VecEnv whose meta-episodes are gathered for the latent dynamics network."""
+"""A VecEnv whose meta-episodes are gathered for the VAE."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What Optuna may vary of PPO in whole meta-episodes, and of a latent dynamics network."""
+"""What Optuna may vary of PPO in whole meta-episodes, and of a VAE of rewards."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ PPO: dict[str, Suggest] = {
     "meta_episodes_per_rollout": lambda trial: trial.suggest_int("meta_episodes_per_rollout", 1, 2),
     "sequences_per_minibatch": lambda trial: trial.suggest_categorical("sequences_per_minibatch", [4, 8, 16, 32]),
 }
-LATENT_DYNAMICS: dict[str, Suggest] = {
+VAE: dict[str, Suggest] = {
     "dropout_rate": lambda trial: trial.suggest_float("dropout_rate", 0.0, 0.9, step=0.1),
     "latent_dim": lambda trial: trial.suggest_categorical("latent_dim", [2, 5, 10, 32]),
     "kl_weight": lambda trial: trial.suggest_float("kl_weight", 0.1, 100.0, log=True),

@@ -15,7 +15,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
@@ -23,7 +23,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from sb3_ldm.checks import check_integer, check_number, check_positive, warn_user
-from sb3_ldm.data.model_file import check_model_file
+from sb3_ldm.data.model_file import check_model_file, with_present_names
 from sb3_ldm.data.rollouts import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.data.training_state import (
     ENTRY,
@@ -343,9 +343,11 @@ class SequencePPO(RecurrentPPO):
         :param device: that they are loaded to
         :raises ValueError: if the file is damaged, or the model of another algorithm, which is named
         """
-        if exact_match and not isinstance(load_path_or_dict, dict):
-            check_model_file(load_path_or_dict, type(self))
-        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[arg-type]
+        if not isinstance(load_path_or_dict, dict):
+            if exact_match:
+                check_model_file(load_path_or_dict, type(self))
+            _, load_path_or_dict, _ = load_from_zip_file(load_path_or_dict, load_data=False, device=device)
+        super().set_parameters(with_present_names(load_path_or_dict), exact_match, device)
 
     def save(
         self,

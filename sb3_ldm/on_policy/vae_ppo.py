@@ -1,7 +1,8 @@
-"""Recurrent PPO with an auxiliary latent dynamics network: what LDM and variBAD have in common."""
+"""Recurrent PPO with a VAE beside it, the latent dynamics network: what LDM and variBAD have in common."""
 
 import io
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +21,7 @@ from sb3_ldm.data.meta_episodes import MetaEpisodeBatch, MetaEpisodeBuffer
 from sb3_ldm.envs.tasks import TaskProbes
 from sb3_ldm.inference.belief_maps import belief_maps
 from sb3_ldm.inference.networks import DECODER_INPUTS
-from sb3_ldm.inference.vae import NETWORK_OPTIONS, LatentDynamics, check_finite
+from sb3_ldm.inference.vae import NETWORK_OPTIONS, RewardVAE, check_finite
 from sb3_ldm.on_policy.automatic import (
     AUTO,
     NETWORK_SETTINGS,
@@ -43,7 +44,7 @@ class StreamSeeds(NamedTuple):
     :param imagination: of LDM's imaginary tasks
     :param vae: of samples and dropout in the ELBO
     :param batches: of the meta-episodes that updates are made of
-    :param network: of the latent dynamics network's parameters
+    :param network: of the VAE's parameters
     :param buffer: of which meta-episodes the buffer keeps
     """
 
@@ -55,10 +56,10 @@ class StreamSeeds(NamedTuple):
 
 
 @takes_options_of(SequencePPO)
-class LatentDynamicsPPO(SequencePPO):
+class VAEPPO(SequencePPO):
     """
     :class:`~sb3_ldm.on_policy.SequencePPO` that gathers true meta-episodes while it collects rollouts, and trains a
-    latent dynamics network on them after each of its own updates.
+    latent dynamics network (the paper's name) on them after each of its own updates: a VAE, which its options call it.
 
     What ``reward_likelihood="auto"`` stands for is found from the rewards of the first meta-episodes, and the other options
     that are ``"auto"`` follow from it; until then the network is not trained. As attributes they then have their values.
@@ -80,10 +81,10 @@ class LatentDynamicsPPO(SequencePPO):
         all, but for the next state alone where states recur, as on a grid, and are found to tell the reward
     :param vae_kwargs: the network's own options (``encoder_hidden_size``, ``encoder_embeddings``, ``decoder_embeddings``,
         ``decoder_layers``, ``dropout_place``, ``standardize_states``), see
-        :class:`~sb3_ldm.inference.LatentDynamics`; sizes that they leave open follow from the state's, and with
+        :class:`~sb3_ldm.inference.RewardVAE`; sizes that they leave open follow from the state's, and with
         ``reward_likelihood="auto"`` states are standardised where they do not recur
-    :param vae_learning_rate: learning rate of the latent dynamics network, or its schedule
-    :param vae_buffer_size: meta-episodes in the latent dynamics network's buffer; ``"auto"`` for 20,000, or as many as 256 MB
+    :param vae_learning_rate: learning rate of the VAE, or its schedule
+    :param vae_buffer_size: meta-episodes in the VAE's buffer; ``"auto"`` for 20,000, or as many as 256 MB
         hold
     :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were; ``"auto"`` is
         the first for rewards of two values, the second for others
@@ -94,7 +95,7 @@ class LatentDynamicsPPO(SequencePPO):
 
     #: Attributes that hold random streams of their own, which are saved with the model.
     generators: ClassVar[tuple[str, ...]] = ("_vae_generator",)
-    latent_dynamics: LatentDynamics
+    vae: RewardVAE
     replay_buffer: MetaEpisodeBuffer
 
     def __init__(
@@ -148,13 +149,19 @@ class LatentDynamicsPPO(SequencePPO):
             self._set_up()
 
     @property
+    def latent_dynamics(self) -> RewardVAE:
+        """The former name of ``vae``."""
+        warnings.warn(f"{type(self).__name__}.latent_dynamics is called vae now.", DeprecationWarning, stacklevel=2)
+        return self.vae
+
+    @property
     def finds_rewards(self) -> bool:
         """Whether it is found out, and may be found to be otherwise, what rewards there are."""
         return "reward_likelihood" in self._found_options
 
     @property
     def knows_rewards(self) -> bool:
-        """Whether the latent dynamics network has the reward likelihood that was given or found."""
+        """Whether the VAE has the reward likelihood that was given or found."""
         return self.reward_likelihood != AUTO
 
     def _choose_options(self) -> None:
@@ -189,7 +196,7 @@ class LatentDynamicsPPO(SequencePPO):
             if len(self._seen_rewards) < 3:
                 self._seen_rewards = distinct_rewards(self._seen_rewards, rewards)
         else:
-            self.latent_dynamics.check_rewards(rewards)
+            self.vae.check_rewards(rewards)
 
     def _find_rewards(self) -> None:
         """Choose the reward likelihood, and what follows from it, by the rewards so far."""
@@ -200,7 +207,7 @@ class LatentDynamicsPPO(SequencePPO):
             return
         if self.knows_rewards:
             warn_user(
-                f"Rewards took two values and now a third one, {self._seen_rewards.tolist()}: the latent dynamics network "
+                f"Rewards took two values and now a third one, {self._seen_rewards.tolist()}: the VAE "
                 "begins anew, with reward_likelihood='gaussian'."
             )
         self.reward_likelihood = found
@@ -217,15 +224,15 @@ class LatentDynamicsPPO(SequencePPO):
             told = {name: getattr(self, name) for name in settings} | {"vae_kwargs": self.vae_kwargs}
             print(f"Rewards: reward_likelihood={found!r}, {', '.join(f'{name}={value!r}' for name, value in told.items())}")
         self.replay_buffer.keeps = self.vae_buffer_keeps
-        self._build_latent_dynamics()
+        self._build_vae()
         self._renew_recording()
 
     def _renew_recording(self) -> None:
-        """Let what is around the environments know of the latent dynamics network that has been made anew."""
+        """Let what is around the environments know of the VAE that has been made anew."""
 
     @property
     def n_recorded(self) -> int:
-        """Number of workers, the first ones, whose meta-episodes the latent dynamics network is trained on."""
+        """Number of workers, the first ones, whose meta-episodes the VAE is trained on."""
         return self.n_envs
 
     def _setup_model(self) -> None:
@@ -240,17 +247,17 @@ class LatentDynamicsPPO(SequencePPO):
             # A state saved on another kind of device has another form; the streams then start anew.
             if state.shape == generator.get_state().shape:
                 generator.set_state(state)
-        self._build_latent_dynamics()
+        self._build_vae()
         self._buffer_seed = seeds.buffer
         self.replay_buffer = self._make_replay_buffer()
         self._setup_recording_env()
 
-    def _build_latent_dynamics(self) -> None:
-        # Forked, so that the policy's random stream does not know of the latent dynamics network.
+    def _build_vae(self) -> None:
+        # Forked, so that the policy's random stream does not know of the VAE.
         with th.random.fork_rng(devices=[]):
             # Not th.manual_seed, which would seed the GPUs' streams too: the policy samples its actions from them.
             th.default_generator.manual_seed(self._network_seed)
-            self.latent_dynamics = self._make_latent_dynamics().to(self.device)
+            self.vae = self._make_vae().to(self.device)
 
     @staticmethod
     def _stream_seeds(seed: int | None) -> StreamSeeds:
@@ -278,8 +285,8 @@ class LatentDynamicsPPO(SequencePPO):
         if self._vae_rng is None:
             self._vae_rng = np.random.default_rng(seeds.batches)
 
-    def _make_latent_dynamics(self, **kwargs: Any) -> LatentDynamics:
-        return LatentDynamics(
+    def _make_vae(self, **kwargs: Any) -> RewardVAE:
+        return RewardVAE(
             self.layout,
             latent_dim=self.latent_dim,
             dropout_rate=self.dropout_rate,
@@ -320,7 +327,7 @@ class LatentDynamicsPPO(SequencePPO):
 
     def belief_maps(self, batch: MetaEpisodeBatch, probes: TaskProbes, times: np.ndarray) -> np.ndarray:
         """What is expected of every possible task, see :func:`~sb3_ldm.inference.belief_maps.belief_maps`."""
-        return belief_maps(self.latent_dynamics, batch, probes, times)
+        return belief_maps(self.vae, batch, probes, times)
 
     def _make_recording_env(self, env: VecEnv) -> RecordingVecEnv:
         return RecordingVecEnv(env, self.replay_buffer, self._check_rewards)
@@ -408,15 +415,15 @@ class LatentDynamicsPPO(SequencePPO):
             return
         assert self._vae_rng is not None
         learning_rate = FloatSchedule(self.vae_learning_rate)(self._current_progress_remaining)
-        update_learning_rate(self.latent_dynamics.optimizer, learning_rate)
-        parts = self.latent_dynamics.update(
+        update_learning_rate(self.vae.optimizer, learning_rate)
+        parts = self.vae.update(
             self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
         )
         for name, value in parts.items():
-            self.logger.record(f"latent_dynamics/{name}", value)
-        self.logger.record("latent_dynamics/meta_episodes", len(self.replay_buffer))
-        self.logger.record("latent_dynamics/is_bernoulli", float(self.reward_likelihood == "bernoulli"))
-        self.logger.record("latent_dynamics/learning_rate", learning_rate)
+            self.logger.record(f"vae/{name}", value)
+        self.logger.record("vae/meta_episodes", len(self.replay_buffer))
+        self.logger.record("vae/is_bernoulli", float(self.reward_likelihood == "bernoulli"))
+        self.logger.record("vae/learning_rate", learning_rate)
 
     def save(
         self,
@@ -468,8 +475,8 @@ class LatentDynamicsPPO(SequencePPO):
         self._setup_recording_env()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "latent_dynamics", "recording_env", *self.generators]
+        return [*super()._excluded_save_params(), "vae", "recording_env", *self.generators]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
-        return [*state_dicts, "latent_dynamics", "latent_dynamics.optimizer"], variables
+        return [*state_dicts, "vae", "vae.optimizer"], variables

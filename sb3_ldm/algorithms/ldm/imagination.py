@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
 from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.data import Transitions
-from sb3_ldm.inference import BeliefEncoder, Bernoulli, LatentDynamics
+from sb3_ldm.inference import BeliefEncoder, Bernoulli, RewardVAE
 from sb3_ldm.on_policy.automatic import AUTO
 from sb3_ldm.on_policy.options import Auto
 
@@ -69,7 +69,7 @@ class ImaginationConfig:
 
     def validate(self, reward_likelihood: str) -> None:
         """
-        :param reward_likelihood: of the latent dynamics network; ``"auto"`` if it is to be found
+        :param reward_likelihood: of the VAE; ``"auto"`` if it is to be found
         :raises ValueError: if a parameter is out of its range
         """
         choices = {
@@ -164,24 +164,24 @@ class Imagination:
     """
     The state of the imaginary tasks: beliefs of the normal workers, mixture weights of the mixture workers.
 
-    :param latent_dynamics: encoder-v and reward decoder
+    :param vae: the latent dynamics network: encoder-v and reward decoder
     :param n_normal: number of normal workers
     :param n_mixture: number of mixture workers
     :param config: how imaginary tasks are made
-    :param generator: source of randomness, on the device of ``latent_dynamics``
+    :param generator: source of randomness, on the device of ``vae``
     """
 
     def __init__(
         self,
-        latent_dynamics: LatentDynamics,
+        vae: RewardVAE,
         n_normal: int,
         n_mixture: int,
         config: ImaginationConfig,
         generator: th.Generator,
     ):
-        assert isinstance(latent_dynamics.encoder, BeliefEncoder), f"{latent_dynamics.encoder} does not encode transitions"
-        self.latent_dynamics = latent_dynamics
-        self.encoder = latent_dynamics.encoder
+        assert isinstance(vae.encoder, BeliefEncoder), f"{vae.encoder} does not encode transitions"
+        self.vae = vae
+        self.encoder = vae.encoder
         self.n_normal, self.n_mixture = n_normal, n_mixture
         self.config = config
         self.generator = generator
@@ -214,7 +214,7 @@ class Imagination:
 
     @property
     def _made(self) -> list[Any]:
-        return [self.n_normal, self.n_mixture, self.latent_dynamics.latent_dim, *map(str, astuple(self.config))]
+        return [self.n_normal, self.n_mixture, self.vae.latent_dim, *map(str, astuple(self.config))]
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
@@ -283,7 +283,7 @@ class Imagination:
         """Dropout factors for meta-episodes, where they are drawn once for each."""
         if self.config.imagination_dropout != "meta_episode":
             return None
-        return self.latent_dynamics.dropout_mask((number,), generator)
+        return self.vae.dropout_mask((number,), generator)
 
     def _choose(self, candidates: ImaginaryTasks, experience: Transitions) -> tuple[ImaginaryTasks, np.ndarray]:
         """One of every ``n_candidates`` tasks, and whether it promises the high reward for anything that was experienced."""
@@ -306,7 +306,7 @@ class Imagination:
         :param next_states: s_{t+1}, ``(n_mixture, state_dim)``
         :return: r^_{t+1}, ``(n_mixture,)``
         """
-        model, mask = self.latent_dynamics, self.tasks.mask
+        model, mask = self.vae, self.tasks.mask
         if self.config.imagination_dropout == "step":
             mask = model.dropout_mask((self.n_mixture,), self.generator)
         outputs = model.decoder(self.mixed_latents(), self._encode_steps((states, actions, next_states), mask))
@@ -318,7 +318,7 @@ class Imagination:
 
     @property
     def _two_rewards(self) -> Bernoulli:
-        likelihood = self.latent_dynamics.likelihood
+        likelihood = self.vae.likelihood
         assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
         return likelihood
 
@@ -382,7 +382,7 @@ class Imagination:
         :param n_masks: of these, how many to average over
         :return: rewards that the latent models promise, ``(n_latents, n_transitions)``
         """
-        model = self.latent_dynamics
+        model = self.vae
         if self.config.imagination_dropout == "step":
             return model.predict(latents, transitions, generator, n_masks)
         steps = self._encode_steps(transitions, None if mask is None else mask.unsqueeze(1))
@@ -390,7 +390,7 @@ class Imagination:
 
     def _encode_steps(self, transitions: Arrays, mask: th.Tensor | None) -> th.Tensor:
         states, actions, next_states = (th.as_tensor(array, device=self.device) for array in transitions)
-        return self.latent_dynamics.decoder.encode_steps(states, actions, next_states, mask)
+        return self.vae.decoder.encode_steps(states, actions, next_states, mask)
 
     @th.no_grad()
     def observe(self, next_states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:
@@ -435,7 +435,7 @@ class Imagination:
             min(self.config.n_partners, self.n_normal),
             self.config.beta,
             generator,
-            n_dimensions=self.latent_dynamics.latent_dim if per_dimension else 1,
+            n_dimensions=self.vae.latent_dim if per_dimension else 1,
             device=self.device,
         )
 

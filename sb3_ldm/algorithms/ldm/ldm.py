@@ -20,27 +20,26 @@ from sb3_ldm.algorithms.ldm.imagination import (
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
 from sb3_ldm.checks import is_number, warn_user
-from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, MetaLstmPolicy, StreamSeeds
+from sb3_ldm.on_policy import VAEPPO, MetaLstmPolicy, StreamSeeds, VAEOptions
 from sb3_ldm.on_policy.automatic import AUTO
 from sb3_ldm.options import takes_options_of
 
 
-class LDMOptions(LatentDynamicsOptions, ImaginationOptions, total=False):
+class LDMOptions(VAEOptions, ImaginationOptions, total=False):
     """What :class:`LDM` hands on."""
 
 
-@takes_options_of(
-    ImaginationConfig, LatentDynamicsPPO, mixture_time="final", **dict.fromkeys(IMAGINATION_SETTINGS["bernoulli"], AUTO)
-)
-class LDM(LatentDynamicsPPO):
+@takes_options_of(ImaginationConfig, VAEPPO, mixture_time="final", **dict.fromkeys(IMAGINATION_SETTINGS["bernoulli"], AUTO))
+class LDM(VAEPPO):
     """
     Latent Dynamics Mixture (Lee and Chung, NeurIPS 2021, https://arxiv.org/abs/2105.13524).
 
-    RL2 in which some sub-environments are *mixture workers*: their rewards come from the decoder of a latent dynamics network,
-    fed with mixtures of the other, *normal* workers' beliefs. The policy is thereby prepared for tasks outside of the training
-    tasks; the latent dynamics network itself is trained on the normal workers' meta-episodes alone and is not used to act.
+    RL2 in which some sub-environments are *mixture workers*: their rewards come from the decoder of the latent dynamics
+    network (the paper's name), a VAE, fed with mixtures of the other, *normal* workers' beliefs. The policy is thereby
+    prepared for tasks outside of the training tasks; the VAE itself is trained on the normal workers' meta-episodes alone and
+    is not used to act.
 
-    How imaginary tasks are made follows by default (``"auto"``) from the rewards, as the latent dynamics network does: where
+    How imaginary tasks are made follows by default (``"auto"``) from the rewards, as the VAE does: where
     they take two values, 3 partners are mixed with weights per dimension, one of 8 candidates is kept that promises a new
     goal, and the more likely reward is given; elsewhere 14 partners are mixed with a weight each, and the decoder's mean is
     given.
@@ -60,7 +59,7 @@ class LDM(LatentDynamicsPPO):
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
-    generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *LatentDynamicsPPO.generators)
+    generators: ClassVar[tuple[str, ...]] = ("_imagination_generator", *VAEPPO.generators)
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class LDM(LatentDynamicsPPO):
 
     @property
     def n_recorded(self) -> int:
-        """Number of workers whose meta-episodes the latent dynamics network is trained on: the normal ones."""
+        """Number of workers whose meta-episodes the VAE is trained on: the normal ones."""
         return self.n_normal
 
     @property
@@ -131,7 +130,7 @@ class LDM(LatentDynamicsPPO):
     def _make_imagination(self) -> Imagination:
         assert self._imagination_generator is not None
         config = self.imagination_config
-        return Imagination(self.latent_dynamics, self.n_normal, self.n_mixture, config, self._imagination_generator)
+        return Imagination(self.vae, self.n_normal, self.n_mixture, config, self._imagination_generator)
 
     def _make_recording_env(self, env: VecEnv) -> MixtureVecEnv:
         imagination = self._make_imagination()

@@ -22,7 +22,7 @@ class MixtureVecEnv(RecordingVecEnv):
     The last ``n_mixture`` sub-environments are mixture workers: their reward, and the reward slot of their observations, come
     from the decoder. Transitions of the other, normal workers update the beliefs and enter the buffer.
 
-    A ``VecNormalize`` below is looked through: the latent dynamics network sees original states and rewards, imaginary rewards
+    A ``VecNormalize`` below is looked through: the VAE sees original states and rewards, imaginary rewards
     are normalised with its running statistics, which they do not update. A mixture worker's true reward stays in
     ``info["true_reward"]``, its Monitor record in ``info["true_episode"]`` and its success in ``info["true_is_success"]``;
     no network is trained on them, but a ``VecNormalize`` below counts them in its statistics.
@@ -33,7 +33,7 @@ class MixtureVecEnv(RecordingVecEnv):
     :param stats_window_size: imaginary meta-episodes over which the logged returns are averaged
     :param may_imagine: whether meta-episodes that begin are imaginary, a given number of time steps of all workers together
         after those that the caller has counted; None if they always are
-    :param check_rewards: called with true rewards; None for what the latent dynamics network can model
+    :param check_rewards: called with true rewards; None for what the VAE can model
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MixtureVecEnv(RecordingVecEnv):
         may_imagine: Callable[[int], bool] | None = None,
         check_rewards: Callable[[np.ndarray], None] | None = None,
     ):
-        super().__init__(venv, buffer, check_rewards or imagination.latent_dynamics.check_rewards)
+        super().__init__(venv, buffer, check_rewards or imagination.vae.check_rewards)
         self.imagination = imagination
         self.n_normal = imagination.n_normal
         self.n_mixture = imagination.n_mixture
@@ -124,7 +124,7 @@ class MixtureVecEnv(RecordingVecEnv):
 
     def _experience(self) -> Transitions | None:
         """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
-        config, likelihood = self.imagination.config, self.imagination.latent_dynamics.likelihood
+        config, likelihood = self.imagination.config, self.imagination.vae.likelihood
         if not config.compares or len(self.buffer) == 0 or self.n_mixture == 0:
             return None
         assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"

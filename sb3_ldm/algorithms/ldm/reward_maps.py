@@ -73,7 +73,7 @@ def decode_mixtures(
     :return: the maps
     """
     weights, latents = imagination.sample_final_mixtures(n_maps, generator)
-    features = imagination.latent_dynamics.layout.encode_actions(probes.actions)
+    features = imagination.vae.layout.encode_actions(probes.actions)
     maps = imagination.expected_rewards(latents, probes.states, features, probes.next_states, generator)
     tasks, index = np.unique(np.array(worker_tasks), axis=0, return_inverse=True)
     per_task = np.zeros((n_maps, len(tasks)))

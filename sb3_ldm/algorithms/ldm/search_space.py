@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sb3_ldm.on_policy.search_space import LATENT_DYNAMICS, PPO, Suggest
+from sb3_ldm.on_policy.search_space import PPO, VAE, Suggest
 from sb3_ldm.registry import Beginning
 
 _MIXTURE: dict[str, Suggest] = {
@@ -13,7 +13,7 @@ _MIXTURE: dict[str, Suggest] = {
     "beta": lambda trial: trial.suggest_float("beta", 1.0, 2.5, step=0.25),
     "n_partners": lambda trial: trial.suggest_int("n_partners", 2, 16, log=True),
 }
-SEARCH_SPACE: dict[str, Suggest] = {**_MIXTURE, **LATENT_DYNAMICS, **PPO}
+SEARCH_SPACE: dict[str, Suggest] = {**_MIXTURE, **VAE, **PPO}
 
 
 def imagination_begins(hyperparameters: Mapping[str, Any]) -> Beginning | None:

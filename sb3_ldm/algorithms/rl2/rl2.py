@@ -11,5 +11,5 @@ class RL2(SequencePPO):
 
     It sees the state, the previous action, the previous reward and the inner done flag; its recurrent state lasts over the N
     episodes of a task, and the return of the whole meta-episode is what it maximises. All of that is in the environment's
-    meta-episodes, so RL2 is recurrent PPO on them: LDM without mixture workers and without a latent dynamics network.
+    meta-episodes, so RL2 is recurrent PPO on them: LDM without mixture workers and without a VAE.
     """

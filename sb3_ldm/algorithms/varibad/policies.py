@@ -103,7 +103,7 @@ class BeliefPolicy(MetaLstmPolicy):
 
 class PolicyEncoder(nn.Module):
     """
-    The policy's encoder, as the encoder of a latent dynamics network.
+    The policy's encoder, as the encoder of a VAE.
 
     :param policy: whose modules are shared
     """

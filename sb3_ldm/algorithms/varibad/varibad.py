@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from typing_extensions import Unpack
 
 from sb3_ldm.algorithms.varibad.policies import BeliefPolicy, MlpLstmPolicy, PolicyEncoder
-from sb3_ldm.inference import LatentDynamics
-from sb3_ldm.on_policy import LatentDynamicsOptions, LatentDynamicsPPO, MetaLstmPolicy
+from sb3_ldm.inference import RewardVAE
+from sb3_ldm.on_policy import VAEPPO, MetaLstmPolicy, VAEOptions
 from sb3_ldm.on_policy.automatic import LEARNING_RATE, embedding_settings
 from sb3_ldm.options import takes_options_of
 
@@ -33,13 +33,14 @@ class AgentView:
 
 
 # A decaying rate, as the policy's, whose encoder this is too.
-@takes_options_of(LatentDynamicsPPO, dropout_rate=0.0, latent_dim=32, vae_learning_rate=LEARNING_RATE)
-class VariBAD(LatentDynamicsPPO):
+@takes_options_of(VAEPPO, dropout_rate=0.0, latent_dim=32, vae_learning_rate=LEARNING_RATE)
+class VariBAD(VAEPPO):
     """
     VariBAD (Zintgraf et al. 2020, https://arxiv.org/abs/1910.08348), a baseline of the paper (section 5).
 
-    Policy and latent dynamics network share the encoder: the policy acts on the state and the belief N(mu, sigma^2) about the
-    task, which the ELBO trains. ELBO, decoder and buffer are those of LDM; every worker's task is true.
+    Policy and VAE (LDM's latent dynamics network) share the encoder: the policy acts on the state and the belief
+    N(mu, sigma^2) about the task, which the ELBO trains. ELBO, decoder and buffer are those of LDM; every worker's task is
+    true.
 
     The encoder sees what the agent sees: observations with the previous action, the previous reward and the inner done flag,
     normalised where a ``VecNormalize`` does so (with its present statistics, for meta-episodes of the buffer too). The decoder
@@ -65,7 +66,7 @@ class VariBAD(LatentDynamicsPPO):
         rl_loss_through_encoder: bool = True,
         *,
         _init_setup_model: bool = True,
-        **options: Unpack[LatentDynamicsOptions],
+        **options: Unpack[VAEOptions],
     ):
         super().__init__(policy, env, _init_setup_model=False, **options)
         self.rl_loss_through_encoder = rl_loss_through_encoder
@@ -102,8 +103,8 @@ class VariBAD(LatentDynamicsPPO):
                 "lstm_hidden_size and features_extractor_kwargs."
             )
 
-    def _make_latent_dynamics(self, **kwargs: Any) -> LatentDynamics:
-        return super()._make_latent_dynamics(encoder=PolicyEncoder(self.policy), **kwargs)
+    def _make_vae(self, **kwargs: Any) -> RewardVAE:
+        return super()._make_vae(encoder=PolicyEncoder(self.policy), **kwargs)
 
     def agent_view(self, env: VecEnv) -> AgentView:
         return AgentView(unwrap_vec_normalize(env))
