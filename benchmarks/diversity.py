@@ -14,7 +14,7 @@ from benchmarks.verdicts import Variants
 from sb3_ldm.figures import MUTED, STYLE, Plan
 from sb3_ldm.results import RunResult
 from sb3_ldm.results.statistics import n_reached
-from sb3_ldm.results.summary import format_frames
+from sb3_ldm.results.summary import format_timesteps
 
 ENV_ID = "GridNavi-v0"
 N_UNSEEN = 27  #: unseen goals of it
@@ -40,7 +40,7 @@ def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, 
         own = {run.variant for run in experiment.own_runs if isinstance(run, Training) and run.config == CONFIG}
         for run in [run for variant, members in found[experiment.name].items() if variant in own for run in members]:
             steps, imagined = run.logged("imagination/distinct_unseen")
-            late = imagined[steps > run.frames / 2]
+            late = imagined[steps > run.timesteps / 2]
             reached = n_reached([run], "test") if run.env == ENV_ID and len(late) else None
             if reached:
                 points.append(Point(run, experiment.title, float(late.mean()), reached[0]))
@@ -50,8 +50,8 @@ def imagined_and_reached(experiments: Sequence[Experiment], found: Mapping[str, 
 def comparable(points: Sequence[Point]) -> dict[str, list[Point]]:
     """:return: those with the same seed and number of frames, by both, shorter runs first"""
     groups: dict[str, list[Point]] = {}
-    for point in sorted(points, key=lambda point: (point.run.frames, point.run.seed)):
-        groups.setdefault(f"{format_frames(point.run.frames)}, seed {point.run.seed}", []).append(point)
+    for point in sorted(points, key=lambda point: (point.run.timesteps, point.run.seed)):
+        groups.setdefault(f"{format_timesteps(point.run.timesteps)}, seed {point.run.seed}", []).append(point)
     return groups
 
 

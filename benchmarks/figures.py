@@ -22,7 +22,7 @@ from sb3_ldm.command import run_command
 from sb3_ldm.envs.registration import TASKS
 from sb3_ldm.envs.tasks import DOING_NOTHING
 from sb3_ldm.figures import MUTED, STYLE, Plan, draw_figures, references_of
-from sb3_ldm.figures.curves import draw_curve, frames_label, show_frames, smoothing_window
+from sb3_ldm.figures.curves import draw_curve, show_timesteps, smoothing_window, timesteps_label
 from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.figures.plan import evaluations_of
 from sb3_ldm.results import RunResult
@@ -116,10 +116,10 @@ def curves_against_baseline(experiment: Experiment, variants: Mapping[str, list[
                 tables = [evaluations_of(run, split, plan) for run in drawn]
                 draw_curve(axis, [table.over_time(table.returns) for table in tables if len(table)], window, colour)
             axis.set_title("\n".join(wrap(f"{plan.name(variant)} ({len(shared)})", 32)), fontsize=8)
-            show_frames(axis)
+            show_timesteps(axis)
             axis.tick_params(labelbottom=True, labelsize=7)
         axes[0, 0].set_xlim(left=0.0)
-        figure.supxlabel(frames_label(window), fontsize=8)
+        figure.supxlabel(timesteps_label(window), fontsize=8)
         figure.supylabel(f"{split_name(split)} return, episode {last_episode(runs)}", fontsize=8)
         figure.suptitle(
             f"grey: {plan.name(experiment.baseline)}, the same seeds; in brackets how many; shaded: standard deviation",

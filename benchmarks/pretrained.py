@@ -81,7 +81,7 @@ def told(run: RunResult, runs: Sequence[RunResult]) -> dict[str, Any]:
         "algo": run.algo,
         "env": run.env,
         "seed": run.seed,
-        "timesteps": run.frames,
+        "timesteps": run.timesteps,
         "chosen_from": {"what": "return on unseen tasks in the last episode, of which the median", "seeds": seeds},
         "results": {
             split: {kind: _results(table.select(split, deterministic)) for kind, deterministic in kinds.items()}

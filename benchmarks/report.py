@@ -24,7 +24,7 @@ from sb3_ldm.envs.tasks import SPLITS, VALIDATION
 from sb3_ldm.figures import STYLE
 from sb3_ldm.figures.draw import save_figure
 from sb3_ldm.results import RunResult, statistics
-from sb3_ldm.results.summary import format_frames, markdown_table, mean_and_std, ordered_splits, split_name
+from sb3_ldm.results.summary import format_timesteps, markdown_table, mean_and_std, ordered_splits, split_name
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 
@@ -60,7 +60,7 @@ def variants_tables(experiment: Experiment, variants: Variants) -> str:
         last[f"{splits[split]} tasks solved, second half of training"] = partial(_solved_in_second_half, split)
     further: dict[str, Cell] = {
         **{f"first episode, {name} return": partial(_return_in, split, 1) for split, name in splits.items()},
-        "frames": lambda runs: format_frames(max(run.frames for run in runs)),
+        "frames": lambda runs: format_timesteps(max(run.timesteps for run in runs)),
         "core minutes": partial(_minutes, "cpu_time_s"),
         "wall minutes": partial(_minutes, "wall_time_s"),
     }

@@ -30,7 +30,7 @@ from sb3_ldm.command import run_command
 from sb3_ldm.evaluation.callbacks import CHECKPOINT_FILE
 from sb3_ldm.results import EvaluationTable, files_of_attempts, load_evaluations, newest_file
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
-from sb3_ldm.results.summary import format_frames, markdown_table
+from sb3_ldm.results.summary import format_timesteps, markdown_table
 from sb3_ldm.zoo.script import exit_when_terminated
 
 RUNS = Path("runs")  #: where agents are trained
@@ -170,9 +170,9 @@ def status_table(jobs: Sequence[Job]) -> str:
     for job in jobs:
         table = job.last_evaluation()
         sampled = None if table is None else table.select(deterministic=False)
-        row = {"run": f"{job.run.experiment}/{job.run.name}", "state": job.state, "of": format_frames(job.run.n_timesteps)}
+        row = {"run": f"{job.run.experiment}/{job.run.name}", "state": job.state, "of": format_timesteps(job.run.n_timesteps)}
         if sampled is not None and len(sampled):
-            row["frames"] = format_frames(sampled.timesteps.max())
+            row["frames"] = format_timesteps(sampled.timesteps.max())
             row |= {one: f"{sampled.select(one).last_returns()[1][-1]:.2f}" for one in sampled.splits}
             splits |= dict.fromkeys(sampled.splits)
         rows.append(row)

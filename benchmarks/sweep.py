@@ -16,7 +16,7 @@ from benchmarks.tables import RESULTS, kept_metadata, load_results
 from sb3_ldm.command import run_command
 from sb3_ldm.results import RunResult
 from sb3_ldm.results.statistics import n_reached_in_second_half
-from sb3_ldm.results.summary import format_frames, markdown_table
+from sb3_ldm.results.summary import format_timesteps, markdown_table
 from sb3_ldm.zoo.configs import read_preset
 
 _COLUMNS = "run, seed, frames, other than the default, train, unseen, unseen solved, second half, imagined unseen".split(", ")
@@ -38,7 +38,7 @@ def row(run: RunResult, name: str) -> list[str]:
     """:return: its row of the table; returns are those of the last episode, actions sampled"""
     changed = ", ".join(f"{key}: {value}" for key, value in changes(run).items())
     shown = (f"`{changed}`" if changed else "-") + ("" if is_complete(run) else " (others were not recorded)")
-    cells = [name, str(run.seed), format_frames(run.frames), shown]
+    cells = [name, str(run.seed), format_timesteps(run.timesteps), shown]
     table = run.last_evaluation
     if table is None:
         return [*cells, *["-"] * (len(_COLUMNS) - len(cells))]

@@ -53,7 +53,7 @@ class KeptRewardMaps(SavedRewardMaps):
     kept_peaks: np.ndarray
 
     def peaks(self) -> np.ndarray:
-        """:return: the cell of the maximum of each map that there was, shape [k, 2]"""
+        """:return: the cell of the maximum of each map that there was, ``(k, 2)``"""
         return self.kept_peaks
 
 

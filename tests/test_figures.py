@@ -25,7 +25,7 @@ from sb3_ldm.figures.plan import Plan, evaluations_of
 from sb3_ldm.registry import display_name
 from sb3_ldm.results import group_runs, load_paths, load_run
 from sb3_ldm.results.evaluation_table import EVALUATION_COLUMNS
-from sb3_ldm.results.summary import format_frames, summary_table
+from sb3_ldm.results.summary import format_timesteps, summary_table
 
 TASKS = gridworld.grid_navi_tasks()
 EXTRAPOLATION = "GridNaviExtrapolation-v0"
@@ -487,7 +487,7 @@ def test_goals_that_were_held_out_are_no_training_goals(tmp_path):
 
 def test_load_run_reads_everything(ldm_run):
     run = load_run(ldm_run)
-    assert (run.algo, run.env, run.seed, run.frames, run.episodes_per_task) == ("ldm", "GridNavi-v0", 0, 10_000_000, 4)
+    assert (run.algo, run.env, run.seed, run.timesteps, run.episodes_per_task) == ("ldm", "GridNavi-v0", 0, 10_000_000, 4)
     assert run.hyperparameters == {"beta": 1.0}
     assert run.evaluations is not None and run.evaluations.splits == ("train", "test")
     last = run.evaluations.select("test", episode=4).last()
@@ -524,9 +524,9 @@ def test_broken_files_are_named(ldm_run, tmp_path):
         load_run(ldm_run)
 
 
-@pytest.mark.parametrize(("frames", "text"), [(0, "0"), (960, "960"), (61_440, "61.4k"), (999_999, "1M"), (1e7, "10M")])
-def test_format_frames(frames, text):
-    assert format_frames(frames) == text
+@pytest.mark.parametrize(("timesteps", "text"), [(0, "0"), (960, "960"), (61_440, "61.4k"), (999_999, "1M"), (1e7, "10M")])
+def test_format_timesteps(timesteps, text):
+    assert format_timesteps(timesteps) == text
 
 
 @pytest.mark.parametrize("env_id", list(DOMAINS))

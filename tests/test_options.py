@@ -124,7 +124,7 @@ def test_a_finished_run_says_what_would_continue_it(tmp_path: Path) -> None:
         train(["-i", str(run / "GridNavi-v0.zip")])
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"} == before
     train(["-i", str(run / "GridNavi-v0.zip"), "-n", "80"])
-    assert load_run(run).frames == 80
+    assert load_run(run).timesteps == 80
 
 
 def test_what_tensorboard_needs_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ class FiniteTaskDistribution(TaskDistribution):
         dims = {listed.shape[1:] for listed in tasks.values()}
         if len(dims) != 1 or any(listed.ndim != 2 or len(listed) == 0 for listed in tasks.values()):
             shapes = {name: listed.shape for name, listed in tasks.items()}
-            raise ValueError(f"splits have shapes {shapes}, expected [n_tasks > 0, task_dim] with one task_dim")
+            raise ValueError(f"splits have shapes {shapes}, expected (n_tasks > 0, task_dim) with one task_dim")
         dtype = np.result_type(*tasks.values())  # one that holds every split: no task may be rounded to another
         tasks = {name: listed.astype(dtype) for name, listed in tasks.items()}
         for name in {"test", VALIDATION} & tasks.keys():
@@ -241,7 +241,7 @@ def _numbers(split: str, tasks: Any) -> np.ndarray:
     try:
         listed = np.array(tasks)
     except ValueError as error:  # rows of several lengths
-        raise ValueError(f"split {split!r} has tasks that are no array of shape [n_tasks, task_dim]: {error}") from None
+        raise ValueError(f"split {split!r} has tasks that are no array of shape (n_tasks, task_dim): {error}") from None
     if listed.size > 0 and (listed.dtype.kind not in "buif" or not np.isfinite(listed).all()):
         raise ValueError(
             f"split {split!r} has tasks such as {listed.flat[0]!r} of type {listed.dtype}, expected finite numbers: number "

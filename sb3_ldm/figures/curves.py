@@ -14,17 +14,17 @@ from sb3_ldm.figures.plan import (
     Drawing,
     NothingToDraw,
     Plan,
+    evaluated_groups,
     evaluations_of,
     folders,
     has_successes,
-    having,
     number,
     parts_of_test,
     references_of,
 )
 from sb3_ldm.results import PROGRESS_FILE, RunResult
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
-from sb3_ldm.results.summary import format_frames, ordered_splits, split_name
+from sb3_ldm.results.summary import format_timesteps, ordered_splits, split_name
 
 #: Share of the longest curve that a moving average may span; short runs are shown as they are.
 _MOST_SMOOTHED = 0.25
@@ -50,7 +50,7 @@ def learning_curves(plan: Plan) -> Drawing:
     :param plan: what to draw
     :return: one figure
     """
-    groups = having(plan, lambda run: run.evaluations, EVALUATIONS_FILE)
+    groups = evaluated_groups(plan, lambda run: run.evaluations, EVALUATIONS_FILE)
     runs = [run for members in groups.values() for run in members]
     named = dict.fromkeys([*ordered_splits(runs), *parts_of_test(plan)])
     splits = [split for split in named if any(len(evaluations_of(run, split, plan)) for run in runs)]
@@ -96,26 +96,26 @@ def _panels(count: int, window: float) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(3.2 * count, _PANEL_HEIGHT), layout="constrained")
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     for axis in axes:
-        axis.set_xlabel(frames_label(window))
-        show_frames(axis)
+        axis.set_xlabel(timesteps_label(window))
+        show_timesteps(axis)
     return figure, axes
 
 
-def frames_label(window: float) -> str:
+def timesteps_label(window: float) -> str:
     """
     :param window: training steps that moving averages span
     :return: what stands below an axis of training steps
     """
-    return "frames" + (f" (means of the last {format_frames(window)})" if window else "")
+    return "frames" + (f" (means of the last {format_timesteps(window)})" if window else "")
 
 
-def show_frames(axis: Axes) -> None:
+def show_timesteps(axis: Axes) -> None:
     """
     Write training steps below an axis as people do.
 
     :param axis: whose x are training steps
     """
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_frames(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_timesteps(value)))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.margins(x=0.02)
 

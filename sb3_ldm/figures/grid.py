@@ -16,7 +16,18 @@ from matplotlib.patches import Patch
 from sb3_ldm.envs import gridworld
 from sb3_ldm.envs.gridworld import GridNaviTasks
 from sb3_ldm.envs.tasks import SPLITS, VALIDATION
-from sb3_ldm.figures.plan import INK, MUTED, Drawing, NothingToDraw, Plan, first_with, having, horizon_of, number, stem
+from sb3_ldm.figures.plan import (
+    INK,
+    MUTED,
+    Drawing,
+    NothingToDraw,
+    Plan,
+    evaluated_groups,
+    first_runs_with,
+    horizon_of,
+    number,
+    stem,
+)
 from sb3_ldm.results import FINAL_FILE, REWARD_MAPS_FILE, TRAJECTORIES_FILE, RunResult, SavedRewardMaps, SavedTrajectories
 from sb3_ldm.results.evaluation_table import EVALUATIONS_FILE
 from sb3_ldm.results.summary import split_name
@@ -41,7 +52,7 @@ def return_map(plan: Plan) -> Drawing:
     :return: one figure
     """
     tasks = _require_grid(plan)
-    groups = having(plan, lambda run: run.last_evaluation, f"{FINAL_FILE} or {EVALUATIONS_FILE}")
+    groups = evaluated_groups(plan, lambda run: run.last_evaluation, f"{FINAL_FILE} or {EVALUATIONS_FILE}")
     episodes = max(run.episodes_per_task for members in groups.values() for run in members)
     horizon, goals = horizon_of(plan), tasks.tasks("all")
     nearest = goals[[goals.sum(axis=1).argmin()]]
@@ -115,7 +126,7 @@ def reward_maps(plan: Plan) -> Drawing:
     :return: a figure for each group that has reward maps, of its first seed
     """
     tasks = _require_grid(plan)
-    chosen = first_with(plan, lambda run: run.reward_maps, REWARD_MAPS_FILE)
+    chosen = first_runs_with(plan, lambda run: run.reward_maps, REWARD_MAPS_FILE)
     for label, run in chosen.items():
         assert run.reward_maps is not None
         yield (
@@ -169,7 +180,7 @@ def trajectories(plan: Plan) -> Drawing:
     :return: figures of up to :data:`MAX_TRAJECTORIES` of the saved tasks, evenly chosen, for each group's first seed
     """
     tasks = _require_grid(plan)
-    chosen = first_with(plan, lambda run: run.trajectories, TRAJECTORIES_FILE)
+    chosen = first_runs_with(plan, lambda run: run.trajectories, TRAJECTORIES_FILE)
     for label, run in chosen.items():
         assert run.trajectories is not None
         for i in spread_evenly(len(run.trajectories.tasks), MAX_TRAJECTORIES):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sb3_ldm.envs.locomotion import DOMAINS, TIMESTEP, AntDirection, AntGoal, Domain, domain_of
-from sb3_ldm.figures.plan import MUTED, Drawing, NothingToDraw, Plan, first_with, stem
+from sb3_ldm.figures.plan import MUTED, Drawing, NothingToDraw, Plan, first_runs_with, stem
 from sb3_ldm.results import PATHS_FILE, SavedPaths
 from sb3_ldm.results.summary import split_name
 
@@ -25,7 +25,7 @@ def paths(plan: Plan) -> Drawing:
     """
     if any(run.env not in DOMAINS for run in plan.runs):
         raise NothingToDraw(f"environments {', '.join(DOMAINS)} alone have targets to draw paths to")
-    chosen = first_with(plan, lambda run: run.paths, PATHS_FILE)
+    chosen = first_runs_with(plan, lambda run: run.paths, PATHS_FILE)
     for label, run in chosen.items():
         assert run.paths is not None
         yield (

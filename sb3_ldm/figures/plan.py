@@ -108,7 +108,7 @@ def stem(name: str, label: str, chosen: Mapping[str, RunResult]) -> str:
     return name if len(chosen) == 1 else f"{name}_{slug(label)}"
 
 
-def first_with(plan: Plan, read: Callable[[RunResult], object], file: str) -> dict[str, RunResult]:
+def first_runs_with(plan: Plan, read: Callable[[RunResult], object], file: str) -> dict[str, RunResult]:
     """
     :param plan: what to draw
     :param read: what is read of a run, None if it has none
@@ -122,7 +122,7 @@ def first_with(plan: Plan, read: Callable[[RunResult], object], file: str) -> di
     return chosen
 
 
-def having(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file: str) -> dict[str, list[RunResult]]:
+def evaluated_groups(plan: Plan, read: Callable[[RunResult], EvaluationTable | None], file: str) -> dict[str, list[RunResult]]:
     """
     :param plan: what to draw
     :param read: what is read of a run

@@ -151,7 +151,7 @@ class RunResult:
         return int(self.metadata["seed"])
 
     @property
-    def frames(self) -> int:
+    def timesteps(self) -> int:
         """Environment steps that the run was trained for."""
         return int(self.metadata["frames"])
 

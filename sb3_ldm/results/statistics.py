@@ -107,7 +107,7 @@ def against_baseline(runs: Sequence[RunResult], baseline: Sequence[RunResult], s
 def _began_alike(run: RunResult, other: RunResult) -> bool:
     """Whether two runs returned the same in all evaluations of the first tenth of training; the first one tells nothing."""
     tables = [one.evaluations for one in (run, other) if one.evaluations is not None]
-    early = [table.where(table.timesteps <= 0.1 * run.frames) for table in tables]
+    early = [table.where(table.timesteps <= 0.1 * run.timesteps) for table in tables]
     if len(early) < 2 or len(np.unique(early[0].timesteps)) < 2:
         return False
     return all(np.array_equal(getattr(early[0], name), getattr(early[1], name)) for name in ("timesteps", "returns"))
@@ -123,7 +123,7 @@ def n_reached_in_second_half(run: RunResult, split: str) -> float | None:
     if run.evaluations is None:
         return None
     table = run.evaluations.select(split, False, run.episodes_per_task)
-    table = table.where(table.timesteps > run.frames / 2)
+    table = table.where(table.timesteps > run.timesteps / 2)
     return table.n_reached if table.has_successes else None
 
 

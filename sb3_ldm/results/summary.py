@@ -91,7 +91,7 @@ def _env_table(runs: Sequence[RunResult], label_by: Sequence[str], names: Mappin
             if not group:
                 continue
             actions = "most likely" if deterministic else "sampled"
-            first = [names.get(label) or display_name(label), str(len(group)), _frames(group, deterministic), actions]
+            first = [names.get(label) or display_name(label), str(len(group)), _timesteps(group, deterministic), actions]
             for episode in range(1, max(run.episodes_per_task for run in group) + 1):
                 returns = [_over_seeds(group, split, deterministic, episode, "return", 2) for split in splits]
                 goals = [_over_seeds(group, split, deterministic, episode, "reached", 1) for split in reached]
@@ -112,21 +112,21 @@ def _n_tasks(run: RunResult, split: str) -> int:
     return _last(run, split, None).n_tasks
 
 
-def _frames(group: Sequence[RunResult], deterministic: bool) -> str:
-    frames = [int(_last(run, None, deterministic).timesteps.max()) for run in group]
-    low, high = format_frames(min(frames)), format_frames(max(frames))
+def _timesteps(group: Sequence[RunResult], deterministic: bool) -> str:
+    timesteps = [int(_last(run, None, deterministic).timesteps.max()) for run in group]
+    low, high = format_timesteps(min(timesteps)), format_timesteps(max(timesteps))
     return low if low == high else f"{low} to {high}"
 
 
-def format_frames(frames: float) -> str:
+def format_timesteps(timesteps: float) -> str:
     """
-    :param frames: a number of environment steps
+    :param timesteps: a number of environment steps
     :return: the number for people, such as ``2.5M``
     """
     for unit, name in ((1e6, "M"), (1e3, "k")):
-        if abs(frames) >= 0.9995 * unit:
-            return f"{frames / unit:.3g}{name}"
-    return f"{frames:.0f}"
+        if abs(timesteps) >= 0.9995 * unit:
+            return f"{timesteps / unit:.3g}{name}"
+    return f"{timesteps:.0f}"
 
 
 def _over_seeds(group: Sequence[RunResult], split: str, deterministic: bool, episode: int, quantity: str, digits: int) -> str:
