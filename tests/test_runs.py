@@ -305,6 +305,7 @@ def test_without_its_run_json_an_agent_goes_on_as_it_is_told(content, interrupte
     assert json.loads((run / "run.json").read_text())["frames"] == 120
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_all_processes_and_ends_a_run_as_it_should(tmp_path):
     options = ["imagination_starts:40", "n_envs:2", "--vec-env", "subproc", "--eval-freq", "400", "--save-freq", "-1"]
     code = """if __name__ == "__main__":
