@@ -28,12 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrained", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, such as logs/ldm/GridNavi-v0_1")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(arguments)
     runs = [load_run(folder) for folder in options.runs]
     _check(runs)
     chosen = median_run(runs)
-    # -1: the folder itself, as in rl_zoo3's enjoy script.
-    agent = find_trained(chosen.path.name, chosen.env, str(chosen.path.parent), -1)
+    agent = find_trained(chosen.path.name, chosen.env, str(chosen.path.parent), -1)  # -1: the folder itself, as in rl_zoo3
     path = save_pretrained(agent, told(chosen, runs))
     print(f"Saved the agent of seed {chosen.seed}, the median one, to {path} ({path.stat().st_size / 1000:.0f} kB)")
 

@@ -2,9 +2,9 @@
 Results as small tables, a folder of them for each experiment in ``benchmarks/results``:
 
 - ``runs.jsonl``: what ``run.json`` says, a line for each run, and the mean returns in the last episode, actions sampled;
-- ``evaluations.csv``: evaluations during training, sums over the ``n`` tasks of a split, in the first and the last episode;
-- ``final.csv``: the final evaluation (of a run that was stopped, its last one), sums over the ``n`` repetitions of each task;
-- ``imagination.csv``: what figures show of a run's ``progress.csv``, with five digits;
+- ``evaluations.csv.gz``: evaluations in training, sums over the ``n`` tasks of a split, in the first and the last episode;
+- ``final.csv.gz``: the final evaluation (of a run that was stopped, its last), sums over the ``n`` repetitions of a task;
+- ``imagination.csv.gz``: what figures show of a run's ``progress.csv``, with five digits;
 - ``<run>_<file>.npz``: recordings of a variant's first seed, as far as they are drawn.
 
 ``python -m benchmarks.tables EXPERIMENT RUN FOLDER`` puts what ``sb3_ldm.train`` left in a folder into them, as
@@ -31,7 +31,9 @@ from sb3_ldm.files import LOCK_FILE, replacing, save_arrays
 from sb3_ldm.results import EvaluationTable, RunResult, SavedRewardMaps, runs
 
 RESULTS = Path(__file__).parent / "results"
-RUNS_FILE, EVALUATIONS_FILE, FINAL_FILE, IMAGINATION_FILE = "runs.jsonl", "evaluations.csv", "final.csv", "imagination.csv"
+RUNS_FILE, EVALUATIONS_FILE = "runs.jsonl", "evaluations.csv.gz"
+FINAL_FILE, IMAGINATION_FILE = "final.csv.gz", "imagination.csv.gz"
+_GZIP: dict[str, Any] = {"method": "gzip", "mtime": 0}  # no time of writing: the same rows are the same file
 _DRAWN_MAPS = 6
 _COUNTED = ("share_unseen", "distinct_unseen")  # logged numbers that tables tell
 _DRAWN = ("peak_reward", "share_imagining", "return_1")  # and return_<last episode>
@@ -155,7 +157,7 @@ def _replace_rows(path: Path, name: str, table: pd.DataFrame) -> None:
         return
     rows = pd.concat(kept).sort_values("run", kind="stable")
     with replacing(path) as partial:
-        rows.to_csv(partial, index=False, float_format=_DIGITS[path.name], lineterminator="\n")
+        rows.to_csv(partial, index=False, float_format=_DIGITS[path.name], lineterminator="\n", compression=_GZIP)
 
 
 def _replace_line(path: Path, name: str, metadata: Mapping[str, Any] | None) -> None:

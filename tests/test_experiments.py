@@ -1,6 +1,7 @@
 """Experiments as data: what they say, that they are run once, go on after a kill, and are reported as they are."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -613,8 +614,8 @@ def test_scores_are_by_seed_and_task(made_up, tmp_path):
     np.testing.assert_allclose(scores, [[10.0, 10.1, 10.2], [10.1, 10.2, 10.3], [10.2, 10.3, 10.4]])
     assert (task_scores(variants["ldm"], "test", 1) == -3.0).all()
     made_up_run(tmp_path / "other", 0, {"train": 0.0, "test": 0.0})
-    path = tmp_path / "other" / "tiny" / "final.csv"
-    path.write_text(path.read_text().replace(",5 6,", ",5 5,"))
+    path = tmp_path / "other" / "tiny" / "final.csv.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b",5 6,", b",5 5,")))
     moved = load_variants(load_experiment("tiny", write(tmp_path / "yml2", seeds=[0])), tmp_path / "other")
     with pytest.raises(ValueError, match="different tasks"):
         task_scores([variants["ldm"][0], moved["ldm"][0]], "test", 2)
@@ -802,9 +803,12 @@ def test_curves_of_ablations_are_drawn_over_those_of_the_same_seeds(made_up):
 
 def test_comparisons_of_robots_show_what_standing_still_returns(tmp_path):
     made_up_run(tmp_path / "results", 0, {"train": -50.0, "test": -60.0}, env="HalfCheetahVelocity-v0")
-    path = tmp_path / "results" / "tiny" / "final.csv"
-    renamed = re.sub(r",test,0,(\d) 6,", lambda row: f",eval,0,{1.0 + 0.01 * int(row[1])},", path.read_text())
-    path.write_text(re.sub(r",train,0,(\d) 6,", lambda row: f",train,0,{0.1 + 0.01 * int(row[1])},", renamed))
+    path = tmp_path / "results" / "tiny" / "final.csv.gz"
+    renamed = re.sub(
+        r",test,0,(\d) 6,", lambda row: f",eval,0,{1.0 + 0.01 * int(row[1])},", gzip.decompress(path.read_bytes()).decode()
+    )
+    renamed = re.sub(r",train,0,(\d) 6,", lambda row: f",train,0,{0.1 + 0.01 * int(row[1])},", renamed)
+    path.write_bytes(gzip.compress(renamed.encode()))
     experiment = load_experiment("tiny", write(tmp_path / "yml", env="HalfCheetahVelocity-v0", seeds=[0]))
     figure = comparison(experiment, load_variants(experiment, tmp_path / "results"))
     assert "dashed: doing nothing" in figure.get_suptitle()
