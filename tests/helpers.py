@@ -1,6 +1,7 @@
 """Small environments and comparisons that several test files share."""
 
 import csv
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,3 +143,16 @@ def user_warnings() -> Iterator[list[warnings.WarningMessage]]:
             yield told
         finally:
             told += [one for one in seen if issubclass(one.category, UserWarning)]
+
+
+@contextmanager
+def warns_here(match: str, file: str) -> Iterator[None]:
+    """
+    The body gives a UserWarning.
+
+    :param match: what its message has, a regular expression
+    :param file: whose line it points at
+    """
+    with user_warnings() as told:
+        yield
+    assert any(re.search(match, str(one.message)) and one.filename == file for one in told), [str(one) for one in told]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import warns_here
 from matplotlib.figure import Figure
 
 from sb3_ldm.envs import gridworld
@@ -232,11 +233,8 @@ def test_folders_without_results_are_named_and_left_out(tmp_path):
     (bare / "evaluations.csv").unlink()
     empty.mkdir()
     file.touch()
-    with pytest.warns(
-        UserWarning, match=rf"Left out: {bare} has no results yet; {empty}.run.json is missing.*; {file} is not"
-    ) as seen:
+    with warns_here(rf"Left out: {bare} has no results yet; {empty}.run.json is missing.*; {file} is not", __file__):
         written = draw_figures([bare, empty, good, file], tmp_path / "out", only=["fig3"])
-    assert seen[0].filename == __file__
     assert names(written) == names(draw_figures([good], tmp_path / "alone", only=["fig3"]))
     with pytest.raises(FileNotFoundError, match=rf"{bare} has no results yet; {empty}.run.json is missing"):
         draw_figures([bare, empty], tmp_path / "out")
@@ -473,9 +471,8 @@ def test_runs_that_are_no_seeds_of_each_other_are_named(tmp_path):
         group_runs([loaded["one"], loaded["seed"]])
         assert list(group_runs(loaded.values(), ["path"])) == list(runs)
     for name in ("again", "other"):
-        with pytest.warns(UserWarning, match=f"{name} are averaged as seeds") as seen:
+        with warns_here(f"{name} are averaged as seeds", __file__):
             group_runs([loaded["one"], loaded[name]])
-        assert seen[0].filename == __file__
     assert loaded["told"].label == "ldm oracle, told its task"
 
 

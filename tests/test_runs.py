@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch as th
 import yaml
-from helpers import differing, evaluated_timesteps, parameters, small_run
+from helpers import differing, evaluated_timesteps, parameters, small_run, warns_here
 
 from sb3_ldm import LDM, RL2, VariBAD
 from sb3_ldm.command import notes_of
@@ -72,9 +72,8 @@ def test_what_no_file_can_hold_is_told_at_the_start(tmp_path, monkeypatch):
         "dict(activation_fn=Own))}"
     )
     options = ["--algo", "rl2", "--seed", "0", "--env-kwargs", "horizon:5", "-f", str(tmp_path), "--eval-freq", "-1"]
-    with pytest.warns(UserWarning, match=r"policy_kwargs: hyperparameters.yml cannot hold .*give --conf-file") as seen:
+    with warns_here(r"policy_kwargs: hyperparameters.yml cannot hold .*give --conf-file", __file__):
         main([*options, "-conf", str(own)])
-    assert seen[0].filename == __file__
     run = tmp_path / "rl2" / "GridNavi-v0_1"
     assert not (run / "hyperparameters.yml").exists() and (run / "GridNavi-v0.zip").is_file()
     with pytest.raises(ValueError, match=r"GridNavi-v0.zip was trained with policy_kwargs, which no file can hold"):
@@ -169,10 +168,9 @@ def test_a_full_disk_ends_a_run_with_what_was_saved_before(tmp_path, monkeypatch
         save(model, path, *args, **kwargs)
 
     monkeypatch.setattr(RL2, "save", full)
-    with pytest.warns(UserWarning, match="No checkpoint after 80 steps, training goes on: .*No space left") as seen:
+    with warns_here("No checkpoint after 80 steps, training goes on: .*No space left", __file__):
         with pytest.raises(OSError, match=r"GridNavi-v0\.zip cannot be written, what was there stays: No space left"):
             main([*small_run(tmp_path, "rl2", 160), "--save-freq", "40"])
-    assert seen[0].filename == __file__
     run = tmp_path / "rl2" / "GridNavi-v0_1"
     monkeypatch.setattr(RL2, "save", save)
     assert RL2.load(run / "checkpoint.zip", device="cpu").num_timesteps == 40 and not list(run.rglob("partial_*"))
