@@ -299,7 +299,8 @@ def test_nothing_is_pruned_before_it_has_imagined_for_a_while(tmp_path, monkeypa
     monkeypatch.setattr(
         tuning, "validation_returns", lambda folder: [5.0 if folder.name == "0" else 1.0] * len(returns(folder))
     )
-    words = ["-n", "160", "--n-evaluations", "4", "--n-trials", "2", "--n-startup-trials", "1"]
+    # Without mixture_ratio, which may be drawn to be 0: then there is nothing to wait for.
+    words = ["-n", "160", "--n-evaluations", "4", "--n-trials", "2", "--n-startup-trials", "1", "--tune", "beta"]
     words += [*PARAMS[:-1], f"imagination_starts:{starts}"]
     assert [trial.state for trial in tune(tmp_path, *words).trials] == [TrialState.COMPLETE, state]
 
