@@ -166,8 +166,6 @@ class VAEPPO(SequencePPO):
 
     def _choose_options(self) -> None:
         super()._choose_options()
-        if self.vae_buffer_size == AUTO:
-            self.vae_buffer_size = buffer_size(self.layout)
         if self.reward_likelihood == AUTO:
             self._found_options = ["reward_likelihood"]
             for name in ("bernoulli_rewards", "decoder_inputs"):
@@ -176,8 +174,9 @@ class VAEPPO(SequencePPO):
             if "standardize_states" not in self.vae_kwargs:
                 self._found_options.append("standardize_states")
         # For the time being; it is not trained before rewards are known.
-        settings = self._settings_of(self.reward_likelihood if self.knows_rewards else "gaussian")
-        chosen = self._choose(settings | {"bernoulli_rewards": (0.0, 1.0), "decoder_inputs": DECODER_INPUTS})
+        settings = self._settings_of(self.reward_likelihood)
+        others = {"bernoulli_rewards": (0.0, 1.0), "decoder_inputs": DECODER_INPUTS}
+        chosen = self._choose(settings | others | {"vae_buffer_size": buffer_size(self.layout)})
         if self.finds_rewards:
             self._found_options += [name for name in chosen if name in settings]
         self.vae_kwargs = self._encoder_settings() | self.vae_kwargs
@@ -186,7 +185,7 @@ class VAEPPO(SequencePPO):
         return encoder_settings(self.layout)
 
     def _settings_of(self, reward_likelihood: str) -> dict[str, Any]:
-        """Options that follow from the reward likelihood."""
+        """Options that follow from the reward likelihood; of one that is not known yet, those of any rewards."""
         return NETWORK_SETTINGS.get(reward_likelihood, NETWORK_SETTINGS["gaussian"])
 
     def _check_rewards(self, rewards: np.ndarray) -> None:
