@@ -60,11 +60,18 @@ def pretrained_page(deterministic: bool = False, seed: int = 0) -> str:
     told = {algo: about_pretrained(algo, ENV_ID) for algo in ALGORITHMS}
     agents: dict[str, Any] = {algo: load_pretrained(algo, ENV_ID, device="cpu") for algo in ALGORITHMS}
     runs = "; ".join(
-        f"{get_algorithm(algo).label} for {one['timesteps']:,} steps (seed {one['seed']}, the median one of "
-        f"{len(one['chosen_from']['seeds'])})"
+        f"{get_algorithm(algo).label} for {one['timesteps']:,} steps (seed {one['seed']}, "
+        f"{_rank(len(one['chosen_from']['seeds']))})"
         for algo, one in told.items()
     )
     return demo_page(agents, deterministic, seed, f"The agents were trained on the training goals alone: {runs}.")
+
+
+def _rank(n_seeds: int) -> str:
+    """Which one it is of as many."""
+    if n_seeds == 1:
+        return "the only one"
+    return f"the median one of {n_seeds}" if n_seeds % 2 == 1 else f"the worse of both in the middle of {n_seeds}"
 
 
 def demo_page(agents: "Mapping[str, MetaLearner]", deterministic: bool = False, seed: int = 0, about: str = "") -> str:
