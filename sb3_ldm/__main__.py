@@ -3,8 +3,6 @@
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from typing import Any
 
 from sb3_ldm.checks import nearest
@@ -23,21 +21,13 @@ COMMANDS = {
 }
 
 
-def available() -> dict[str, ModuleSpec]:
-    """:return: the modules of the commands that there are, by name"""
-    specs = {name: find_spec(f"sb3_ldm.{name}") for name in COMMANDS}
-    return {name: spec for name, spec in specs.items() if spec is not None}
-
-
-def _main_of(command: ModuleSpec) -> Callable[[list[str]], Any]:
-    is_package = command.submodule_search_locations is not None
-    return import_module(f"{command.name}.__main__" if is_package else command.name).main
+def _main_of(command: str) -> Callable[[list[str]], Any]:
+    return import_module(f"sb3_ldm.{command}" + (".__main__" if command == "figures" else "")).main  # a package
 
 
 def _help() -> str:
-    commands = available()
-    width = max(map(len, commands))
-    lines = [f"  {name:{width}}  {COMMANDS[name]}" for name in commands]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
     usage = f"usage: {SCRIPT} COMMAND [options]\n\nMeta-reinforcement learning for tasks that nobody trained on."
     return "\n".join(
         [usage, "", "commands:", *lines, "", f"{SCRIPT} COMMAND --help tells its options, --version which code it is."]
@@ -56,13 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"{SCRIPT} {__version__}")
         return 0
-    commands = available()
-    if name not in commands:
-        what = f"{name!r} is no command: {nearest(name, commands)}" if name else f"give a command\n\n{_help()}"
+    if name not in COMMANDS:
+        what = f"{name!r} is no command: {nearest(name, COMMANDS)}" if name else f"give a command\n\n{_help()}"
         print(f"{SCRIPT}: error: {what}", file=sys.stderr)
         return 2
     sys.argv = [f"{SCRIPT} {name}", *words]  # as help and what libraries write down have it
-    return run_command(lambda given: _main_of(commands[name])(given), words)
+    return run_command(lambda given: _main_of(name)(given), words)
 
 
 if __name__ == "__main__":
