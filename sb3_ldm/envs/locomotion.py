@@ -2,7 +2,7 @@
 
 A *domain* says what its tasks are and computes the agent's state and the task's reward from what gymnasium's v5 environment
 observes, as pure functions of batches. :class:`LocomotionEnv` (one environment) and
-:class:`~sb3_ldm.envs.envpool_backend.BatchedLocomotion` (many at once) step the same domain, so they cannot disagree on it.
+:class:`~sb3_ldm.envs.mujoco_backend.BatchedLocomotion` (many at once) step the same domain, so they cannot disagree on it.
 
 The models, their physics and their start states are gymnasium's, with positions kept in the observation. What is different
 from the code that the paper's authors released, which is made for an old MuJoCo, here in all domains:
@@ -204,6 +204,7 @@ class Domain(ABC):
     action_dim: ClassVar[int]
     position_dim: ClassVar[int] = 2  #: coordinates that place the robot in the world
     terminates: ClassVar[bool] = False  #: whether the episode ends when the robot is not healthy
+    has_contact_forces: ClassVar[bool] = False  #: whether gymnasium observes them
 
     @abstractmethod
     def make_tasks(self) -> TaskDistribution:
@@ -225,6 +226,14 @@ class Domain(ABC):
         :param tasks: ``(..., task_dim)``
         :return: the tasks' rewards, ``(...)``
         """
+
+    def healthy(self, raw: np.ndarray, env: Any) -> np.ndarray:
+        """
+        :param raw: raw observations, ``(..., raw_dim)``
+        :param env: gymnasium's environment, which has the ranges of what is healthy
+        :return: whether the robots are, as gymnasium says, ``(...)``, bool
+        """
+        return np.ones(raw.shape[:-1], dtype=bool)
 
     def positions(self, raw: np.ndarray) -> np.ndarray:
         """
@@ -250,7 +259,20 @@ def contact_cost(raw: np.ndarray) -> np.ndarray:
     return 5e-4 * np.square(raw[..., _ANT_COORDINATES:]).sum(-1)
 
 
-class AntDirection(Domain):
+class Ant(Domain):
+    """Both of the ant's domains."""
+
+    base_id = "Ant-v5"
+    action_dim = 8
+    has_contact_forces = True
+
+    def healthy(self, raw: np.ndarray, env: Any) -> np.ndarray:
+        low, high = env._healthy_z_range
+        height = raw[..., 2]
+        return np.isfinite(raw[..., :_ANT_COORDINATES]).all(-1) & (low <= height) & (height <= high)
+
+
+class AntDirection(Ant):
     """
     The ant runs in a direction: velocity along it - 0.5 |a|^2 - contact cost + 1, until its torso leaves heights of [0.2, 1].
 
@@ -258,9 +280,7 @@ class AntDirection(Domain):
     healthy is given in every step, the one that ends the episode included.
     """
 
-    base_id = "Ant-v5"
     state_dim = 27
-    action_dim = 8
     terminates = True
 
     def make_tasks(self) -> TaskDistribution:
@@ -276,7 +296,7 @@ class AntDirection(Domain):
         return forward - 0.5 * control_cost(actions) - contact_cost(after) + 1.0
 
 
-class AntGoal(Domain):
+class AntGoal(Ant):
     """
     The ant goes to a position: -L1 distance - 0.1 |a|^2 - contact cost, never ending early.
 
@@ -284,9 +304,7 @@ class AntGoal(Domain):
     the contact forces on the world's own body, which are always zero).
     """
 
-    base_id = "Ant-v5"
     state_dim = 107
-    action_dim = 8
 
     def make_tasks(self) -> TaskDistribution:
         return GoalTasks()
@@ -348,9 +366,42 @@ def state_space(domain: Domain) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (domain.state_dim,), dtype=np.float32)
 
 
-def _start_seed(seed: int) -> int:
-    """Seed of the start states: of the same numbers as tasks are drawn, the first start state would tell the task."""
+def start_seed(seed: int) -> int:
+    """
+    :param seed: of an environment
+    :return: seed of its start states: of the same numbers as tasks are drawn, the first start state would tell the task
+    """
     return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+
+
+#: What MuJoCo counts where a simulation is no physics any more; it goes on from the model's zero position.
+_UNSTABLE = ("INERTIA", "BADQPOS", "BADQVEL", "BADQACC", "BADCTRL")
+
+
+def instabilities(warnings: np.ndarray) -> np.ndarray:
+    """
+    :param warnings: MuJoCo's counts by kind, ``(..., kinds)``
+    :return: those of an unstable simulation, ``(..., 5)``
+    """
+    import mujoco
+
+    return warnings[..., [int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in _UNSTABLE]]
+
+
+def unstable(domain: Domain, task: Task, where: str, step: int, counts: np.ndarray) -> ValueError:
+    """
+    :param domain: a domain
+    :param task: the task, ``(task_dim,)``
+    :param where: the environment, for people
+    :param step: of the episode, from 1 on
+    :param counts: from :func:`instabilities`, ``(5,)``
+    :return: the error that says so
+    """
+    names = ", ".join(f"mjWARN_{_UNSTABLE[kind]}" for kind in np.flatnonzero(counts))
+    return ValueError(
+        f"The simulation of {where} became unstable in step {step} of its episode with task={task.tolist()} of "
+        f"{type(domain).__name__} ({names}): expected a body that its actions can move in steps of this length."
+    )
 
 
 class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
@@ -390,6 +441,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         self.set_tasks(domain.make_tasks().hold_out(validation_tasks), task_split)
         self.observation_space = state_space(domain)
         self._raw: np.ndarray | None = None
+        self._steps = 0
         self._task_rng, _ = np_random()
 
     @property
@@ -408,9 +460,10 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         return None if self._raw is None else self.domain.positions(self._raw)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self._raw, _ = self.env.reset(seed=None if seed is None else _start_seed(seed))
+        self._raw, _ = self.env.reset(seed=None if seed is None else start_seed(seed))
         if seed is not None:
             self._task_rng, _ = np_random(seed)
+        self._steps = 0
         task = self.select_task(options)
         return self.domain.states(self._raw).astype(np.float32), {"task": task}
 
@@ -420,5 +473,9 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         assert self._task is not None
         before = self._raw
         self._raw, _, terminated, _, _ = self.env.step(action)
+        self._steps += 1
+        counts = instabilities(self.unwrapped.data.warning.number)  # type: ignore[attr-defined]
+        if counts.any():
+            raise unstable(self.domain, self._task, "an environment", self._steps, counts)
         reward = self.domain.rewards(before, action, self._raw, self._task)
         return self.domain.states(self._raw).astype(np.float32), float(reward), terminated, False, {}

@@ -64,7 +64,7 @@ class BatchedObserveTask:
 
     def __getattr__(self, name: str) -> Any:
         # What some backends have and others lack.
-        if name in ("positions", "draw", "close", "task_probes"):
+        if name in ("positions", "draw", "close", "task_probes", "engine"):
             return getattr(self.backend, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
@@ -86,3 +86,16 @@ class BatchedObserveTask:
         """See :meth:`BatchedTaskEnv.step`."""
         step = self.backend.step(actions)
         return step._replace(states=np.concatenate([step.states, self._tasks], axis=1))
+
+    def get_state(self) -> dict[str, Any] | None:
+        """:return: where the environments are; None where these do not tell"""
+        get_state = getattr(self.backend, "get_state", None)
+        below = None if get_state is None else get_state()
+        return None if below is None else {"backend": below, "tasks": self._tasks.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`get_state`
+        """
+        self.backend.set_state(state["backend"])  # type: ignore[attr-defined]
+        self._tasks = state["tasks"].copy()

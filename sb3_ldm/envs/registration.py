@@ -12,7 +12,6 @@ from sb3_ldm.checks import check_installed
 from sb3_ldm.env_ids import GRID_IDS, LOCOMOTION_IDS, register_env_ids
 from sb3_ldm.envs import locomotion
 from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
-from sb3_ldm.envs.envpool_backend import INSTALL_ENVPOOL, BatchedLocomotion, has_envpool
 from sb3_ldm.envs.factory import register_batched_backend
 from sb3_ldm.envs.gridworld import (
     HORIZON,
@@ -24,6 +23,7 @@ from sb3_ldm.envs.gridworld import (
     grid_navi_tasks,
 )
 from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
+from sb3_ldm.envs.mujoco_backend import INSTALL_MUJOCO, BatchedLocomotion, has_mujoco
 from sb3_ldm.envs.oracle import BatchedObserveTask, ObserveTask
 from sb3_ldm.envs.tasks import BatchedTaskEnv, TaskDistribution
 
@@ -40,9 +40,6 @@ TASKS: Mapping[str, Callable[[], TaskDistribution]] = {
     **_GRID_TASKS,
     **{env_id: domain.make_tasks for env_id, domain in locomotion.DOMAINS.items()},
 }
-
-#: What EnvPool's locomotion environments can be told; gymnasium's have more.
-_LOCOMOTION_OPTIONS = ("task_split", "episodes_per_task", "horizon", "validation_tasks", "observe_task", "render_mode")
 
 
 def make_grid(
@@ -108,16 +105,15 @@ def make_locomotion(
 
 def make_batched(env_id: str, n_envs: int, **env_kwargs: Any) -> BatchedMetaVecEnv:
     """
-    Make the batched backend of a registered environment. A locomotion environment's is EnvPool, which has as many threads as
-    torch and cannot draw pictures.
+    Make the batched backend of a registered environment. A locomotion environment's physics has as many threads as torch.
 
     :param env_id: one of the registered ids
     :param n_envs: number of environments
-    :param env_kwargs: what :func:`make_grid` and :func:`make_locomotion` are told; for EnvPool none of gymnasium's own options
+    :param env_kwargs: what :func:`make_grid` and :func:`make_locomotion` are told
     :return: the vectorised environment
     :raises TypeError: if the environment does not take one of them
-    :raises ValueError: if there is an option that only gymnasium's environment has
-    :raises ImportError: if EnvPool is needed and not installed
+    :raises ValueError: if an option is the domain's own, or ``render_mode`` is for a window
+    :raises ImportError: if MuJoCo is needed and not installed
     """
     is_grid = env_id in GRID_IDS
     told = inspect.signature(make_grid if is_grid else make_locomotion).bind(env_id, **env_kwargs)
@@ -139,13 +135,11 @@ def _grid_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
 
 
 def _locomotion_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
-    if options["kwargs"]:
-        raise ValueError(
-            f"env_kwargs={options['kwargs']!r} are options of gymnasium's environment: use backend='dummy' or 'subproc'."
-        )
-    check_installed("envpool", "envpool")
-    domain = locomotion.domain_of(options["env_id"])
-    return BatchedLocomotion(n_envs, domain, options["horizon"], th.get_num_threads(), options["validation_tasks"])
+    check_installed("mujoco", "mujoco")
+    domain, held_out = locomotion.domain_of(options["env_id"]), options["validation_tasks"]
+    # A window, which there is none of, is refused by the vectorised environment.
+    how = {"render_mode": "rgb_array" if options["render_mode"] == "rgb_array" else None, **options.get("kwargs", {})}
+    return BatchedLocomotion(n_envs, domain, options["horizon"], th.get_num_threads(), held_out, **how)
 
 
 def register_envs() -> None:
@@ -154,5 +148,4 @@ def register_envs() -> None:
     for env_id in GRID_IDS:
         register_batched_backend(env_id, partial(make_batched, env_id))
     for env_id in LOCOMOTION_IDS:
-        constructor = partial(make_batched, env_id)
-        register_batched_backend(env_id, constructor, has_envpool, _LOCOMOTION_OPTIONS, INSTALL_ENVPOOL)
+        register_batched_backend(env_id, partial(make_batched, env_id), has_mujoco, needs=INSTALL_MUJOCO)

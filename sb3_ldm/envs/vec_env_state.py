@@ -13,8 +13,8 @@ _OF_MONITOR = ("rewards", "needs_reset", "total_steps")
 def get_state(env: VecEnv) -> dict[str, Any] | None:
     """
     :param env: vectorised environments, wrapped or not
-    :return: where they are, as arrays (of pickles, where environments run one by one); None where they do not tell: physics of
-        MuJoCo and of EnvPool, whose states are in C, environments that cannot be pickled, or that are closed or in a step
+    :return: where they are, as arrays (of pickles, where environments run one by one); None where they do not tell:
+        MuJoCo's one by one, whose state is in C, environments that cannot be pickled, or that are closed or in a step
     """
     base: Any = env.unwrapped
     try:

@@ -302,7 +302,7 @@ class SequencePPO(RecurrentPPO):
         ``learn(..., reset_num_timesteps=False)`` then goes on as if the run had not been stopped, bit for bit where it was
         saved at the end or the start of a rollout (in the midst of one, what there was of it is not trained on): with the
         global random streams, and with the environments where they were, if ``env`` was made in the same way. It cannot where
-        environments do not tell their states, as the physics of MuJoCo and EnvPool do not, which are in C; then these are
+        environments do not tell their states, as those of MuJoCo one by one do not, whose states are in C; then these are
         reset, as they are if they are seeded after loading. A buffer of meta-episodes is loaded by itself.
 
         :param path: the file, or its path
