@@ -3,7 +3,16 @@
 import gymnasium as gym
 
 GRID_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
-LOCOMOTION_IDS = ("AntDirection-v0", "AntGoal-v0", "HalfCheetahVelocity-v0")
+LOCOMOTION_IDS = (
+    "AntDirection-v0",
+    "AntGoal-v0",
+    "HalfCheetahVelocity-v0",
+    "HopperMass-v0",
+    "WalkerMass-v0",
+    "HalfCheetahMassDamping-v0",
+    "AntMassDamping-v0",
+    "AntCrippled-v0",
+)
 
 
 def register_env_ids() -> None:

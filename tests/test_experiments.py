@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
                 read("tiny", tmp_path)
 
 
-@pytest.mark.parametrize("env_kwargs", [{}, {"validation_tasks": 3}])
+@pytest.mark.parametrize("env_kwargs", [{}, {"validation_tasks": 2}])
 @pytest.mark.parametrize("env", sorted(experiment_file.TASKS))
 def test_splits_that_can_be_expected_are_those_of_the_final_evaluation(env, env_kwargs):
     if env in DOMAINS:

@@ -1,7 +1,6 @@
 """The MuJoCo domains: tasks, rewards, and two backends that agree."""
 
 import re
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ldm import make_meta_vec_env
 from sb3_ldm.data.training_state import pack, unpack
 from sb3_ldm.envs import backend_of, mujoco_backend, vec_env_state
-from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of
+from sb3_ldm.envs.locomotion import DOMAINS, LocomotionEnv, contact_cost, control_cost, domain_of, start_seed
 from sb3_ldm.envs.mujoco_backend import BatchedLocomotion
-from sb3_ldm.envs.tasks import unseen_split
+from sb3_ldm.envs.tasks import check_task_env, unseen_split
 
 IDS = list(DOMAINS)
+PAPER = ("AntDirection-v0", "AntGoal-v0", "HalfCheetahVelocity-v0")  #: whose tasks differ in rewards
+BODIES = [env_id for env_id in IDS if env_id not in PAPER]
 
 
 def sample(env_id: str, split: str, n: int = 4000) -> np.ndarray:
@@ -60,7 +62,8 @@ def test_infinite_splits_have_representatives_that_stay_the_same(env_id: str) ->
     tasks = DOMAINS[env_id].make_tasks()
     some = tasks.representatives("train", 7)
     np.testing.assert_array_equal(some, tasks.representatives("train", 7))
-    assert len(some) == (7 if not tasks.is_finite("train") else 4)
+    assert len(some) == {"AntDirection-v0": 4, "AntCrippled-v0": 3}.get(env_id, 25 if "Damping" in env_id else 7)
+    assert tasks.is_finite("train") == (len(some) != 7)
     np.testing.assert_array_equal(tasks.representatives("eval", 7), tasks.tasks("eval"))
 
 
@@ -86,7 +89,7 @@ def actions(rng: np.random.Generator, env: VecEnv) -> np.ndarray:
     return rng.uniform(-1, 1, (env.num_envs, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", PAPER)
 def test_rewards_are_those_of_the_formulas(env_id: str) -> None:
     """Against the terms that gymnasium computes, and the positions of its simulation."""
     domain = domain_of(env_id)
@@ -127,7 +130,7 @@ def test_the_torso_s_height_is_that_of_the_model() -> None:
     np.testing.assert_allclose(state[17:], base(env).data.body("torso").xpos, atol=1e-6)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", PAPER)
 def test_standing_still_has_the_return_that_figures_show(env_id: str) -> None:
     """But for what the robot does while it settles."""
     domain, paper = domain_of(env_id), {"AntDirection-v0": 200, "AntGoal-v0": -350, "HalfCheetahVelocity-v0": -350}
@@ -143,7 +146,7 @@ def test_standing_still_has_the_return_that_figures_show(env_id: str) -> None:
 
 
 def test_only_ant_direction_ends_early() -> None:
-    for env_id in IDS:
+    for env_id in PAPER:
         env = make_meta_vec_env(env_id, 4, seed=0, backend="dummy", env_kwargs={"horizon": 60})
         env.reset()
         rng, lengths = np.random.default_rng(0), []
@@ -198,9 +201,9 @@ def test_who_is_healthy_is_what_gymnasium_says(env_id: str) -> None:
     env.reset(seed=0)
     one, rng, found = base(env), np.random.default_rng(0), set()
     for _ in range(200):
-        one.data.qpos[:] = one.init_qpos + rng.uniform(-0.7, 0.7, one.model.nq)
-        one.data.qvel[:] = 0
-        healthy = bool(domain.healthy(one._get_obs()[None], one)[0])
+        one.data.qpos[:] = one.init_qpos + rng.uniform(0, 0.7) * rng.uniform(-1, 1, one.model.nq)
+        one.data.qvel[:] = rng.uniform(-60, 60) * rng.standard_normal(one.model.nv)
+        healthy = bool(domain.healthy(np.concatenate([one.data.qpos, one.data.qvel])[None], one)[0])
         assert healthy == getattr(one, "is_healthy", True)
         found.add(healthy)
     assert len(found) == 1 + hasattr(one, "is_healthy")
@@ -230,19 +233,15 @@ def test_an_unstable_simulation_is_an_error_with_its_task(
 def test_threads_sleep_between_steps_and_end_with_the_environments() -> None:
     env = make_meta_vec_env("AntGoal-v0", 4, seed=0)
     physics: Any = BatchedLocomotion(4, domain_of("AntGoal-v0"), num_threads=3)
-
-    def threads() -> int:
-        return sum(one.name.startswith("physics") for one in threading.enumerate())
-
-    before = threads()
     physics.reset(np.arange(4), np.zeros((4, 2)))
     physics.step(actions(np.random.default_rng(0), env))
-    assert threads() == before + 2
+    threads = set(physics._simulations._executor._threads)
+    assert 1 <= len(threads) <= 2  # one that has nothing to do yet takes the next one's work
     used = time.process_time()
     time.sleep(0.2)
     assert time.process_time() - used < 0.1
     physics.close()
-    assert threads() == before
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_there_are_as_many_threads_as_torch_has_at_most_one_a_worker() -> None:
@@ -409,3 +408,151 @@ def test_environments_hold_training_tasks_out(backend):
     env = make_meta_vec_env("AntDirection-v0", 1, seed=0, backend=backend, env_kwargs={"validation_tasks": 1})
     assert len(env.get_attr("task_distribution")[0].tasks("train")) == 3
     env.close()
+
+
+@pytest.mark.parametrize("env_id", BODIES)
+def test_rewards_for_running_are_those_of_gymnasium(env_id: str) -> None:
+    """But for the ant's velocity, which gymnasium takes from the torso's frame, one integration step behind."""
+    domain = domain_of(env_id)
+    env, ended = LocomotionEnv(domain), 0
+    env.reset(seed=0)
+    one, rng = base(env), np.random.default_rng(0)
+    assert one.dt == pytest.approx(domain.timestep)
+    step, told = one.step, []
+
+    def recorded(action: np.ndarray) -> Any:
+        told.append(step(action))
+        return told[-1]
+
+    one.step = recorded
+    for _ in range(150):
+        before = one.data.qpos[0]
+        _, reward, terminated, _, _ = env.step(rng.uniform(-1, 1, domain.action_dim).astype(np.float32))
+        _, expected, ends, _, info = told[-1]
+        if domain.base_id == "Ant-v5":
+            expected += (one.data.qpos[0] - before) / one.dt - info["x_velocity"]
+        assert reward == pytest.approx(expected, abs=1e-9) and terminated == ends
+        if terminated:
+            ended += 1
+            env.reset()
+    assert (ended > 0) == domain.terminates
+
+
+@pytest.mark.parametrize("env_id", BODIES)
+def test_states_of_runners_are_gymnasium_s_without_the_place(env_id: str) -> None:
+    env = LocomotionEnv(domain_of(env_id))
+    state, _ = env.reset(seed=3)
+    options: dict[str, Any] = {"include_cfrc_ext_in_observation": False} if "Ant" in env_id else {}
+    own, _ = gym.make(domain_of(env_id).base_id, **options).reset(seed=start_seed(3))
+    np.testing.assert_array_equal(state, own.astype(np.float32))
+
+
+def bodies(env_id: str, task: Any) -> tuple[Any, Any]:
+    """The model of a task, and gymnasium's."""
+    env = LocomotionEnv(domain_of(env_id))
+    env.reset(seed=0, options={"task": task})
+    return base(env).model, gym.make(domain_of(env_id).base_id).unwrapped.model  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("env_id", "task"), [("HopperMass-v0", [3.2]), ("WalkerMass-v0", [0.3])])
+def test_masses_are_those_of_a_body_of_another_density(env_id: str, task: list[float]) -> None:
+    """Against a model that MuJoCo compiles with all densities times the factor."""
+    import mujoco
+
+    model, original = bodies(env_id, task)
+    np.testing.assert_allclose(model.body_mass, original.body_mass * task[0])
+    spec = mujoco.MjSpec.from_file(base(LocomotionEnv(domain_of(env_id))).fullpath)
+    for geometry in spec.geoms:
+        geometry.density *= task[0]
+    compiled = spec.compile()
+    for name in (
+        "body_mass",
+        "body_inertia",
+        "body_subtreemass",
+        "body_invweight0",
+        "dof_invweight0",
+        "dof_M0",
+        "dof_damping",
+    ):
+        np.testing.assert_allclose(getattr(model, name), getattr(compiled, name), rtol=1e-6, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetahMassDamping-v0", "AntMassDamping-v0"])
+def test_mass_and_damping_are_the_task_s_and_do_not_pile_up(env_id: str) -> None:
+    env = LocomotionEnv(domain_of(env_id))
+    for task in ([0.75, 1.25], [1.55, 0.45]):
+        env.reset(seed=0, options={"task": task})
+        _, original = bodies(env_id, task)
+        np.testing.assert_allclose(base(env).model.body_mass, original.body_mass * task[0])
+        np.testing.assert_allclose(base(env).model.dof_damping, original.dof_damping * task[1])
+        assert original.dof_damping.max() > 0
+
+
+@pytest.mark.parametrize("leg", range(4))
+def test_a_crippled_leg_does_not_move_and_the_others_do(leg: int) -> None:
+    model, original = bodies("AntCrippled-v0", [leg])
+    dead = [original.joint(name).id for name in (f"hip_{leg + 1}", f"ankle_{leg + 1}")]
+    for actuator in range(8):
+        torque = model.actuator_gear[actuator, 0]
+        assert torque == (0 if original.actuator_trnid[actuator, 0] in dead else original.actuator_gear[actuator, 0])
+    env = LocomotionEnv(domain_of("AntCrippled-v0"))
+    env.reset(seed=0, options={"task": [leg]})
+    env.reset(seed=0, options={"task": [(leg + 1) % 4]})
+    assert (base(env).model.actuator_gear[:, 0] == 0).sum() == 2  # the first leg is well again
+
+
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+@pytest.mark.parametrize(
+    ("env_id", "task", "expected"),
+    [
+        ("HopperMass-v0", [0.0], "a factor of all masses greater than 0"),
+        ("WalkerMass-v0", [-1.0], "a factor of all masses greater than 0"),
+        ("WalkerMass-v0", [1.0, 2.0], "expected 1 numbers"),
+        ("HalfCheetahMassDamping-v0", [1.0, 0.0], "factors of masses and of damping greater than 0"),
+        ("AntMassDamping-v0", [np.nan, 1.0], "expected finite numbers"),
+        ("AntCrippled-v0", [4], r"one of the ant's legs: \[0\], \[1\], \[2\] or \[3\]"),
+        ("AntCrippled-v0", [0.5], "expected whole numbers"),
+    ],
+)
+def test_bodies_that_there_are_not_are_refused(env_id: str, task: list[float], expected: str, backend: str) -> None:
+    env = make_meta_vec_env(env_id, 1, backend=backend)
+    env.set_options({"task": task})
+    with pytest.raises(ValueError, match=f"task=.*{expected}"):
+        env.reset()
+
+
+def test_factors_come_from_the_ranges_of_their_split() -> None:
+    train, test = sample("HopperMass-v0", "train")[:, 0], sample("HopperMass-v0", "test")[:, 0]
+    assert (((train >= 0.25) & (train < 0.5)) | ((train >= 3) & (train < 3.5))).all()
+    assert test.min() >= 0.5 and test.max() < 3
+    known = {tuple(task) for task in sample("AntMassDamping-v0", "train").tolist()}
+    assert len(known) == 25 and {mass for mass, _ in known} == {0.75, 0.85, 1.0, 1.15, 1.25}
+    unseen = sample("AntMassDamping-v0", "test")
+    low, high = (unseen >= 0.4) & (unseen < 0.5), (unseen >= 1.5) & (unseen < 1.6)
+    assert (low | high).all() and (low[:, 0] & high[:, 1]).mean() == pytest.approx(0.25, abs=0.03)
+    whole = sample("AntMassDamping-v0", "all")
+    assert whole.min() >= 0.4 and whole.max() < 1.6 and whole.mean() == pytest.approx(1.0, abs=0.02)
+    tasks = DOMAINS["AntMassDamping-v0"].make_tasks()
+    assert unseen_split(tasks) == "eval" and len(tasks.tasks("eval")) == 4
+    assert unseen_split(tasks.hold_out(5)) == "validation" and len(tasks.hold_out(5).tasks("train")) == 20
+
+
+def test_workers_have_bodies_of_their_own_and_get_new_ones() -> None:
+    """With each task, the sampled ones after those that were asked for."""
+    env: Any = make_meta_vec_env("HopperMass-v0", 2, seed=0, backend="batched", env_kwargs={"horizon": 3})
+    env.set_options([{"task": [0.3]}, {"task": [3.2]}])
+    env.reset()
+    models, original = env.backend._simulations._models, env.backend._simulations._original
+    for _ in range(8):
+        env.step(np.ones((2, 3), np.float32))
+        for model, task in zip(models, env.get_attr("task"), strict=True):
+            np.testing.assert_allclose(model.body_mass, original.body_mass * task[0])
+    assert len({float(task[0]) for task in env.get_attr("task")} & {0.3, 3.2}) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*observation space:UserWarning")
+@pytest.mark.parametrize("env_id", BODIES)
+def test_runners_are_environments_as_sb3_and_this_library_want_them(env_id: str) -> None:
+    env = gym.make(env_id)
+    check_env(env)
+    check_task_env(env, with_reset=True)

@@ -1,4 +1,4 @@
-"""The MuJoCo domains of the LDM paper (section 5.2): Ant-direction, Ant-goal and Half-cheetah-velocity.
+"""The MuJoCo domains: those of the LDM paper (section 5.2), whose tasks differ in rewards, and some whose bodies differ.
 
 A *domain* says what its tasks are and computes the agent's state and the task's reward from what gymnasium's v5 environment
 observes, as pure functions of batches. :class:`LocomotionEnv` (one environment) and
@@ -14,7 +14,7 @@ from the code that the paper's authors released, which is made for an old MuJoCo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -29,7 +29,7 @@ from sb3_ldm.checks import check_integer
 from sb3_ldm.envs.tasks import DOING_NOTHING, SPLITS, VALIDATION, FiniteTaskDistribution, Task, TaskDistribution, TaskEnvMixin
 
 HORIZON = 200  #: steps of one episode, H in the paper
-TIMESTEP = 0.05  #: seconds of one environment step, five integration steps in all domains
+TIMESTEP = 0.05  #: seconds of one environment step of the ant and the half-cheetah, five integration steps
 
 #: Arguments of gymnasium's environments that would change what a domain says itself, besides weights, rewards and ranges.
 _FIXED_OPTIONS = ("frame_skip", "include_cfrc_ext_in_observation", "use_contact_forces")
@@ -150,7 +150,32 @@ def _around(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-class VelocityTasks(RangeTasks):
+class NumberTasks(RangeTasks):
+    """Tasks told by one number that is uniform over the ranges of a split, with a list of them to evaluate on."""
+
+    EVAL: ClassVar[tuple[float, ...]] = (0.75, 1.25, 1.75, 2.25, 2.75)  #: of ``test``
+
+    @property
+    def task_dim(self) -> int:
+        return 1
+
+    def sample(self, split: str, rng: np.random.Generator) -> Task:
+        if self.validate_split(split) == "eval":
+            return self.tasks(split)[rng.integers(len(self.EVAL))]
+        return np.array([rng.uniform(*_choose_range(self.ranges[split], rng))])
+
+    def tasks(self, split: str) -> np.ndarray:
+        self.validate_split(split)
+        if split == "eval":
+            return np.array(self.EVAL)[:, None]
+        return self.evenly_spread(split, self.n_validation)[:, None] if split == VALIDATION else super().tasks(split)
+
+    def representatives(self, split: str, n_tasks: int, seed: int = 0) -> np.ndarray:
+        """Numbers that are evenly spread, so that a few stand for all."""
+        return self.tasks(split) if self.is_finite(split) else self.evenly_spread(split, n_tasks)[:, None]
+
+
+class VelocityTasks(NumberTasks):
     """
     Target velocities in metres a second, ``[v]``: slow and fast ones to train on, each half of the time, unseen ones between.
 
@@ -161,28 +186,76 @@ class VelocityTasks(RangeTasks):
         {"train": ((0.0, 0.5), (3.0, 3.5)), "test": ((0.5, 3.0),), "all": ((0.0, 3.5),)}
     )
 
-    @property
-    def task_dim(self) -> int:
-        return 1
-
-    def sample(self, split: str, rng: np.random.Generator) -> Task:
-        if self.validate_split(split) == "eval":
-            return self.tasks(split)[rng.integers(5)]
-        return np.array([rng.uniform(*_choose_range(self.ranges[split], rng))])
-
-    def tasks(self, split: str) -> np.ndarray:
-        self.validate_split(split)
-        if split == "eval":
-            return np.array([[0.75], [1.25], [1.75], [2.25], [2.75]])
-        return self.evenly_spread(split, self.n_validation)[:, None] if split == VALIDATION else super().tasks(split)
-
     def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
         """That of a half-cheetah that stands still."""
         return {DOING_NOTHING: -(HORIZON if horizon is None else horizon) * np.abs(tasks[..., 0])}
 
-    def representatives(self, split: str, n_tasks: int, seed: int = 0) -> np.ndarray:
-        """Velocities that are evenly spread, so that a few stand for all."""
-        return self.tasks(split) if self.is_finite(split) else self.evenly_spread(split, n_tasks)[:, None]
+
+class MassTasks(NumberTasks):
+    """
+    Factors of all masses of a body, ``[factor]``: light and heavy ones to train on, unseen ones between.
+
+    ``train`` is [0.25, 0.5) and [3, 3.5), ``test`` [0.5, 3), ``all`` [0.25, 3.5), each uniform; ``eval`` is five of ``test``.
+    """
+
+    RANGES: ClassVar[Mapping[str, tuple[tuple[float, float], ...]]] = MappingProxyType(
+        {"train": ((0.25, 0.5), (3.0, 3.5)), "test": ((0.5, 3.0),), "all": ((0.25, 3.5),)}
+    )
+
+    def validate_task(self, task: Any) -> Task:
+        return _positive(super().validate_task(task), "a factor of all masses")
+
+
+class MassDampingTasks(FiniteTaskDistribution):
+    """
+    Factors of all masses and of all joints' damping, ``[mass, damping]``, with the ranges of DOMINO (NeurIPS 2022).
+
+    ``train`` has all 25 pairs of 0.75, 0.85, 1, 1.15 and 1.25; in ``test`` each factor is in [0.4, 0.5) or [1.5, 1.6),
+    ``eval`` has the middles of these four squares, ``all`` is the square [0.4, 1.6) that contains everything.
+    """
+
+    FACTORS: ClassVar[tuple[float, ...]] = (0.75, 0.85, 1.0, 1.15, 1.25)
+    UNSEEN: ClassVar[tuple[tuple[float, float], ...]] = ((0.4, 0.5), (1.5, 1.6))
+
+    def __init__(self) -> None:
+        middles = [(low + high) / 2 for low, high in self.UNSEEN]
+        corners = _pairs(middles)
+        super().__init__({"train": _pairs(self.FACTORS), "test": corners, "eval": corners})
+
+    def sample(self, split: str, rng: np.random.Generator) -> Task:
+        if self.validate_split(split) == "test":
+            return np.array([rng.uniform(*self.UNSEEN[rng.integers(2)]) for _ in range(2)])
+        return rng.uniform(self.UNSEEN[0][0], self.UNSEEN[1][1], 2) if split == "all" else super().sample(split, rng)
+
+    def tasks(self, split: str) -> np.ndarray:
+        return TaskDistribution.tasks(self, split) if split in ("test", "all") else super().tasks(split)
+
+    def validate_task(self, task: Any) -> Task:
+        return _positive(super().validate_task(task), "factors of masses and of damping")
+
+
+class CrippledTasks(FiniteTaskDistribution):
+    """Legs of the ant whose motors are dead, ``[leg]``: 0, 1 and 2 to train on, 3 to test, as DOMINO has it."""
+
+    def __init__(self) -> None:
+        super().__init__({"train": np.arange(3)[:, None], "test": np.array([[3]])})
+
+    def validate_task(self, task: Any) -> Task:
+        leg = super().validate_task(task)
+        if not 0 <= leg[0] < 4:
+            raise ValueError(f"task={leg.tolist()} is not a task, expected one of the ant's legs: [0], [1], [2] or [3]")
+        return leg
+
+
+def _pairs(numbers: Sequence[float]) -> np.ndarray:
+    """All pairs of some numbers, ``(n^2, 2)``."""
+    return np.stack(np.meshgrid(numbers, numbers, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _positive(task: Task, expected: str) -> Task:
+    if (task <= 0.0).any():
+        raise ValueError(f"task={task.tolist()} is not a task, expected {expected} greater than 0")
+    return task
 
 
 def _choose_range(ranges: Any, rng: np.random.Generator) -> tuple[float, float]:
@@ -204,7 +277,13 @@ class Domain(ABC):
     action_dim: ClassVar[int]
     position_dim: ClassVar[int] = 2  #: coordinates that place the robot in the world
     terminates: ClassVar[bool] = False  #: whether the episode ends when the robot is not healthy
+    timestep: ClassVar[float] = TIMESTEP  #: seconds of one step
+    tells_health: ClassVar[bool] = True  #: whether gymnasium says whether the robot is healthy
+    healthy_reward: ClassVar[float] = 0.0  #: of each step that leaves the robot healthy, besides :meth:`rewards`
     has_contact_forces: ClassVar[bool] = False  #: whether gymnasium observes them
+    max_velocity: ClassVar[float] = np.inf  #: to which gymnasium clips the velocities that it observes
+    changes_model: ClassVar[bool] = False  #: whether tasks differ in their bodies, see :meth:`change_model`
+    has_target: ClassVar[bool] = True  #: whether a task is a place, a direction or a velocity, for figures
 
     @abstractmethod
     def make_tasks(self) -> TaskDistribution:
@@ -227,13 +306,22 @@ class Domain(ABC):
         :return: the tasks' rewards, ``(...)``
         """
 
-    def healthy(self, raw: np.ndarray, env: Any) -> np.ndarray:
+    def healthy(self, coordinates: np.ndarray, env: Any) -> np.ndarray:
         """
-        :param raw: raw observations, ``(..., raw_dim)``
+        :param coordinates: positions and velocities, ``(..., nq + nv)``
         :param env: gymnasium's environment, which has the ranges of what is healthy
         :return: whether the robots are, as gymnasium says, ``(...)``, bool
         """
-        return np.ones(raw.shape[:-1], dtype=bool)
+        return np.ones(coordinates.shape[:-1], dtype=bool)
+
+    def change_model(self, model: Any, original: Any, task: Task) -> None:  # noqa: B027, most change nothing
+        """
+        Give a robot the body of a task. What MuJoCo derives from masses is computed afterwards.
+
+        :param model: the ``mujoco.MjModel`` to change, which may have the body of another task
+        :param original: gymnasium's
+        :param task: ``(task_dim,)``
+        """
 
     def positions(self, raw: np.ndarray) -> np.ndarray:
         """
@@ -260,16 +348,16 @@ def contact_cost(raw: np.ndarray) -> np.ndarray:
 
 
 class Ant(Domain):
-    """Both of the ant's domains."""
+    """All of the ant's domains."""
 
     base_id = "Ant-v5"
     action_dim = 8
     has_contact_forces = True
 
-    def healthy(self, raw: np.ndarray, env: Any) -> np.ndarray:
+    def healthy(self, coordinates: np.ndarray, env: Any) -> np.ndarray:
         low, high = env._healthy_z_range
-        height = raw[..., 2]
-        return np.isfinite(raw[..., :_ANT_COORDINATES]).all(-1) & (low <= height) & (height <= high)
+        height = coordinates[..., 2]
+        return np.isfinite(coordinates).all(-1) & (low <= height) & (height <= high)
 
 
 class AntDirection(Ant):
@@ -317,17 +405,23 @@ class AntGoal(Ant):
         return -distance - 0.1 * control_cost(actions) - contact_cost(after)
 
 
-class HalfCheetahVelocity(Domain):
+class HalfCheetah(Domain):
+    """All of the half-cheetah's domains."""
+
+    base_id = "HalfCheetah-v5"
+    action_dim = 6
+    position_dim = 1
+    tells_health = False
+
+
+class HalfCheetahVelocity(HalfCheetah):
     """
     The half-cheetah runs at a velocity: -|v - v*| - 0.05 |a|^2, never ending early.
 
     The state is the coordinates without x, the velocities and the torso's position x, y, z (8 + 9 + 3 = 20 numbers).
     """
 
-    base_id = "HalfCheetah-v5"
     state_dim = 20
-    action_dim = 6
-    position_dim = 1
 
     def make_tasks(self) -> TaskDistribution:
         return VelocityTasks()
@@ -341,9 +435,135 @@ class HalfCheetahVelocity(Domain):
         return -np.abs(velocity - tasks[..., 0]) - 0.05 * control_cost(actions)
 
 
+class Forward(Domain):
+    """
+    Domains whose tasks differ in their bodies: gymnasium's reward for running forward, and its state without the place.
+
+    Velocities are those of the generalised coordinates, as in all domains.
+    """
+
+    control_weight: ClassVar[float]  #: of the cost of actions
+    changes_model = True
+    has_target = False
+
+    def states(self, raw: np.ndarray) -> np.ndarray:
+        return raw[..., self.position_dim : self.position_dim + self.state_dim]
+
+    def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        return (after[..., 0] - before[..., 0]) / self.timestep - self.control_weight * control_cost(actions)
+
+
+class MassTimesFactor(Forward):
+    """All masses, and with them inertias, are multiplied by the task's factor."""
+
+    terminates = True
+    healthy_reward = 1.0
+    control_weight = 1e-3
+    position_dim = 1
+    timestep = 0.008  # four integration steps
+    max_velocity = 10.0
+
+    def make_tasks(self) -> TaskDistribution:
+        return MassTasks()
+
+    def healthy(self, coordinates: np.ndarray, env: Any) -> np.ndarray:
+        (low, high), (least, most) = env._healthy_z_range, env._healthy_angle_range
+        height, angle = coordinates[..., 1], coordinates[..., 2]
+        return (low < height) & (height < high) & (least < angle) & (angle < most)
+
+    def change_model(self, model: Any, original: Any, task: Task) -> None:
+        scale_masses(model, original, task[0])
+
+
+class HopperMass(MassTimesFactor):
+    """The hopper runs: velocity - 0.001 |a|^2 + 1 as long as it is healthy; its masses differ."""
+
+    base_id = "Hopper-v5"
+    state_dim = 11
+    action_dim = 3
+
+    def healthy(self, coordinates: np.ndarray, env: Any) -> np.ndarray:
+        low, high = env._healthy_state_range
+        rest = coordinates[..., 2:]
+        return super().healthy(coordinates, env) & ((low < rest) & (rest < high)).all(-1)
+
+
+class WalkerMass(MassTimesFactor):
+    """The walker with two legs runs: velocity - 0.001 |a|^2 + 1 as long as it is healthy; its masses differ."""
+
+    base_id = "Walker2d-v5"
+    state_dim = 17
+    action_dim = 6
+
+
+class MassAndDamping(Forward):
+    """All masses are multiplied by the first factor of the task, the damping of all joints by the second."""
+
+    def make_tasks(self) -> TaskDistribution:
+        return MassDampingTasks()
+
+    def change_model(self, model: Any, original: Any, task: Task) -> None:
+        scale_masses(model, original, task[0])
+        model.dof_damping[:] = original.dof_damping * task[1]
+
+
+class HalfCheetahMassDamping(MassAndDamping, HalfCheetah):
+    """The half-cheetah runs: velocity - 0.1 |a|^2, never ending early; its masses and its joints' damping differ."""
+
+    state_dim = 17
+    control_weight = 0.1
+
+
+class ForwardAnt(Ant, Forward):
+    """The ant runs along x: velocity - 0.5 |a|^2 - contact cost + 1 as long as it is healthy. The state is Ant-direction's."""
+
+    state_dim = 27
+    terminates = True
+    healthy_reward = 1.0
+    control_weight = 0.5
+
+    def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        return super().rewards(before, actions, after, tasks) - contact_cost(after)
+
+
+class AntMassDamping(MassAndDamping, ForwardAnt):
+    """The ant that runs along x; its masses and its joints' damping differ."""
+
+
+class AntCrippled(ForwardAnt):
+    """The ant that runs along x; the motors of both joints of one of its legs are dead."""
+
+    def make_tasks(self) -> TaskDistribution:
+        return CrippledTasks()
+
+    def change_model(self, model: Any, original: Any, task: Task) -> None:
+        dead = [original.joint(f"{name}_{task[0] + 1}").id for name in ("hip", "ankle")]
+        model.actuator_gear[:] = original.actuator_gear
+        model.actuator_gear[np.isin(original.actuator_trnid[:, 0], dead)] = 0.0
+
+
+def scale_masses(model: Any, original: Any, factor: float) -> None:
+    """
+    :param model: the model to change
+    :param original: gymnasium's
+    :param factor: of all masses and inertias, as if all geometries had another density
+    """
+    model.body_mass[:] = original.body_mass * factor
+    model.body_inertia[:] = original.body_inertia * factor
+
+
 #: The domains by the names of their registered environments.
 DOMAINS: Mapping[str, Domain] = MappingProxyType(
-    {"AntDirection-v0": AntDirection(), "AntGoal-v0": AntGoal(), "HalfCheetahVelocity-v0": HalfCheetahVelocity()}
+    {
+        "AntDirection-v0": AntDirection(),
+        "AntGoal-v0": AntGoal(),
+        "HalfCheetahVelocity-v0": HalfCheetahVelocity(),
+        "HopperMass-v0": HopperMass(),
+        "WalkerMass-v0": WalkerMass(),
+        "HalfCheetahMassDamping-v0": HalfCheetahMassDamping(),
+        "AntMassDamping-v0": AntMassDamping(),
+        "AntCrippled-v0": AntCrippled(),
+    }
 )
 
 
@@ -372,6 +592,20 @@ def start_seed(seed: int) -> int:
     :return: seed of its start states: of the same numbers as tasks are drawn, the first start state would tell the task
     """
     return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+
+
+def give_body(domain: Domain, model: Any, data: Any, original: Any, task: Task) -> None:
+    """
+    :param domain: a domain whose tasks differ in their bodies
+    :param model: the ``mujoco.MjModel`` that gets the task's
+    :param data: a ``mujoco.MjData`` to work with, which is to be reset afterwards
+    :param original: gymnasium's model
+    :param task: ``(task_dim,)``
+    """
+    import mujoco
+
+    domain.change_model(model, original, task)
+    mujoco.mj_setConst(model, data)
 
 
 #: What MuJoCo counts where a simulation is no physics any more; it goes on from the model's zero position.
@@ -425,7 +659,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         **kwargs: Any,
     ) -> None:
         own = {"exclude_current_positions_from_observation": False}
-        if domain.base_id == "Ant-v5":
+        if domain.tells_health:
             own["terminate_when_unhealthy"] = domain.terminates
         for name in own.keys() & kwargs:
             raise ValueError(f"{name}={kwargs[name]}: the domain says so itself ({own[name]}).")
@@ -443,6 +677,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         self._raw: np.ndarray | None = None
         self._steps = 0
         self._task_rng, _ = np_random()
+        self._original = copy(base.unwrapped.model) if domain.changes_model else None  # type: ignore[attr-defined]
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
@@ -460,11 +695,14 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         return None if self._raw is None else self.domain.positions(self._raw)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self._raw, _ = self.env.reset(seed=None if seed is None else start_seed(seed))
         if seed is not None:
             self._task_rng, _ = np_random(seed)
-        self._steps = 0
         task = self.select_task(options)
+        if self._original is not None:
+            base: Any = self.unwrapped
+            give_body(self.domain, base.model, base.data, self._original, task)
+        self._raw, _ = self.env.reset(seed=None if seed is None else start_seed(seed))
+        self._steps = 0
         return self.domain.states(self._raw).astype(np.float32), {"task": task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -478,4 +716,6 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
         if counts.any():
             raise unstable(self.domain, self._task, "an environment", self._steps, counts)
         reward = self.domain.rewards(before, action, self._raw, self._task)
+        if self.domain.healthy_reward:
+            reward = reward + self.domain.healthy_reward * self.unwrapped.is_healthy  # type: ignore[attr-defined]
         return self.domain.states(self._raw).astype(np.float32), float(reward), terminated, False, {}

@@ -1,6 +1,7 @@
 """The locomotion domains stepped many at once, on threads, by MuJoCo's own package."""
 
 import contextlib
+import copy
 import importlib.util
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,8 @@ from gymnasium import spaces
 from gymnasium.utils.seeding import np_random
 
 from sb3_ldm.checks import check_integer
-from sb3_ldm.envs.locomotion import HORIZON, Domain, LocomotionEnv, instabilities, start_seed, state_space, unstable
-from sb3_ldm.envs.tasks import BatchedStep, TaskDistribution
+from sb3_ldm.envs.locomotion import HORIZON, Domain, LocomotionEnv, give_body, instabilities, start_seed, state_space, unstable
+from sb3_ldm.envs.tasks import BatchedStep, Task, TaskDistribution
 
 INSTALL_MUJOCO = "MuJoCo: pip install -e '.[mujoco]'"
 
@@ -39,19 +40,20 @@ class Simulations:
     :param env: gymnasium's environment, whose model and time step they have
     :param n: how many they are
     :param num_threads: threads that step them, the caller's included
-    :param with_forces: whether to compute contact forces after each step
+    :param domain: what says how tasks change the model, and whether to compute contact forces after each step
     """
 
-    def __init__(self, env: Any, n: int, num_threads: int, with_forces: bool) -> None:
+    def __init__(self, env: Any, n: int, num_threads: int, domain: Domain) -> None:
         import mujoco
 
         self.env = env
+        self.domain = domain
         self.num_threads = num_threads
         self._mujoco = mujoco
         self._parts = mujoco.mjtState
         self._spec = int(self._parts.mjSTATE_INTEGRATION)
         self._batch: Any = None
-        if has_batch() and not with_forces:
+        if has_batch() and not domain.has_contact_forces:
             from mujoco.batch import Batch
 
             self._batch = Batch(env.model, n, num_threads)
@@ -60,8 +62,9 @@ class Simulations:
         self.rows: np.ndarray = np.zeros((n, size)) if self._batch is None else self._batch.state
         #: External forces on each body but the world's, ``(n, 6 (bodies - 1))``; zero where they are not asked for.
         self.forces = np.zeros((n, 6 * (env.model.nbody - 1)))
-        self._with_forces = with_forces
-        self._models = [env.model] * n
+        self._original = env.model
+        self._models = [copy.copy(env.model) if domain.changes_model else env.model for _ in range(n)]
+        self._have_changed = domain.changes_model
         self._data: list[Any] = []
         self._executor: ThreadPoolExecutor | None = None
 
@@ -77,13 +80,25 @@ class Simulations:
         positions, velocities = self._columns(self._parts.mjSTATE_QPOS), self._columns(self._parts.mjSTATE_QVEL)
         return self.rows[:, positions.start : velocities.stop]
 
-    def reset(self, index: int, rng: np.random.Generator) -> np.ndarray:
+    def give_body(self, index: int, task: Task) -> None:
+        """
+        :param index: a simulation
+        :param task: whose body it gets, ``(task_dim,)``
+        """
+        if self.domain.changes_model:
+            give_body(self.domain, self._models[index], self.env.data, self._original, task)
+            self._have_changed = True
+
+    def reset(self, index: int, task: Task, rng: np.random.Generator) -> np.ndarray:
         """
         :param index: a simulation, which gymnasium's environment puts at a start
+        :param task: whose body it gets, ``(task_dim,)``
         :param rng: what the start is drawn from
         :return: gymnasium's observation, ``(raw_dim,)``
         """
         env = self.env
+        self.give_body(index, task)
+        env.model = self._models[index]
         env.np_random = rng
         raw, _ = env.reset()
         self._mujoco.mj_getState(env.model, env.data, self.rows[index], self._spec)
@@ -97,6 +112,9 @@ class Simulations:
         self.rows[:, self._columns(self._parts.mjSTATE_CTRL)] = actions
         if self._batch is None:
             return self._step_rows()
+        if self._have_changed:
+            self._batch.set_models(self._models)
+            self._have_changed = False
         self._batch.warning[:] = 0
         self._batch.step(nstep=self.env.frame_skip)
         return instabilities(self._batch.warning[..., 1])  # the other is the last one's detail
@@ -126,7 +144,7 @@ class Simulations:
             model, row = self._models[index], rows[index]
             mujoco.mj_setState(model, data, row, spec)
             mujoco.mj_step(model, data, n_steps)
-            if self._with_forces:
+            if self.domain.has_contact_forces:
                 mujoco.mj_rnePostConstraint(model, data)
                 forces[index][:] = own_forces
             mujoco.mj_getState(model, data, row, spec)
@@ -140,6 +158,7 @@ class Simulations:
         :return: gymnasium's picture of it, ``(height, width, 3)``, uint8
         """
         env = self.env
+        env.model = self._models[index]
         self._mujoco.mj_setState(env.model, env.data, self.rows[index], self._spec)
         self._mujoco.mj_forward(env.model, env.data)
         return env.render()
@@ -198,9 +217,9 @@ class BatchedLocomotion:
         self.action_space: spaces.Space = one.action_space
         self._base: Any = one.unwrapped
         self._distribution = one.task_distribution
-        self._simulations = Simulations(self._base, num_envs, min(num_threads, num_envs), domain.has_contact_forces)
+        self._simulations = Simulations(self._base, num_envs, min(num_threads, num_envs), domain)
         self._rngs: list[np.random.Generator] = []
-        self._tasks = np.zeros((num_envs, self._distribution.task_dim))
+        self._tasks = np.zeros((num_envs, self._distribution.task_dim), dtype=self._distribution.task_dtype)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._raw = np.zeros((num_envs, self._observed().shape[1]))
         self._in_step = False
@@ -242,7 +261,7 @@ class BatchedLocomotion:
         self._elapsed[indices] = 0
         raw = self._raw.copy()
         for index in indices:
-            raw[index] = self._simulations.reset(index, self._rngs[index])
+            raw[index] = self._simulations.reset(index, self._tasks[index], self._rngs[index])
         self._raw = raw
         return self.domain.states(raw[indices]).astype(np.float32)
 
@@ -253,24 +272,24 @@ class BatchedLocomotion:
         self._refuse_unstable(counts)
         self._raw = self._observed()
         self._in_step = False
+        rewards = self.domain.rewards(before, np.ascontiguousarray(actions), self._raw, self._tasks)
+        healthy = self.domain.healthy(self._simulations.coordinates, self._base)
+        if self.domain.healthy_reward:
+            rewards = rewards + self.domain.healthy_reward * healthy
         return BatchedStep(
             states=self.domain.states(self._raw).astype(np.float32),
-            rewards=self.domain.rewards(before, np.ascontiguousarray(actions), self._raw, self._tasks),
-            terminated=self._ended(),
+            rewards=rewards,
+            terminated=~healthy & self.domain.terminates,
             truncated=self._elapsed >= self.max_episode_steps,
             successes=None,
         )
 
     def _observed(self) -> np.ndarray:
-        parts = [self._simulations.coordinates]
+        coordinates, n_positions, limit = self._simulations.coordinates, self._base.model.nq, self.domain.max_velocity
+        parts = [coordinates[:, :n_positions], np.clip(coordinates[:, n_positions:], -limit, limit)]
         if self.domain.has_contact_forces:
             parts.append(np.clip(self._simulations.forces, *self._base._contact_force_range))
         return np.concatenate(parts, axis=1)
-
-    def _ended(self) -> np.ndarray:
-        if not self.domain.terminates:
-            return np.zeros(self.num_envs, dtype=bool)
-        return ~self.domain.healthy(self._raw, self._base)
 
     def _refuse_unstable(self, counts: np.ndarray) -> None:
         for index in np.flatnonzero(counts.any(-1)):
@@ -301,6 +320,8 @@ class BatchedLocomotion:
         """
         self._simulations.rows[:] = state["rows"]
         self._raw, self._tasks, self._elapsed = (state[name].copy() for name in ("raw", "tasks", "elapsed"))
+        for index, task in enumerate(self._tasks):
+            self._simulations.give_body(index, task)
         for rng, saved in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
 

@@ -87,7 +87,7 @@ def make_locomotion(
     """
     Make a locomotion environment. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
 
-    :param env_id: ``"AntDirection-v0"``, ``"AntGoal-v0"`` or ``"HalfCheetahVelocity-v0"``
+    :param env_id: one of :data:`~sb3_ldm.env_ids.LOCOMOTION_IDS`
     :param task_split: the split that tasks are sampled from; ``"all"`` for the paper's oracle
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param horizon: steps of an episode, H in the paper
