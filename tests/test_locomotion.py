@@ -1,5 +1,6 @@
 """The MuJoCo domains: tasks, rewards, and two backends that agree."""
 
+import copy
 import re
 import time
 from pathlib import Path
@@ -556,3 +557,47 @@ def test_runners_are_environments_as_sb3_and_this_library_want_them(env_id: str)
     env = gym.make(env_id)
     check_env(env)
     check_task_env(env, with_reset=True)
+
+
+@pytest.mark.parametrize("env_id", ["AntDirection-v0", "AntMassDamping-v0", "HopperMass-v0"])
+def test_another_integrator_is_another_physics_on_both_backends(env_id: str) -> None:
+    import mujoco
+
+    domain, n = domain_of(env_id), 2
+    singles = [LocomotionEnv(domain, integrator="euler") for _ in range(n)]
+    own = LocomotionEnv(domain)
+    rk4, euler = (base(env).model.opt.integrator for env in (own, singles[0]))
+    assert (rk4, euler) == (mujoco.mjtIntegrator.mjINT_RK4, mujoco.mjtIntegrator.mjINT_EULER)
+    assert assert_equal(BatchedLocomotion(n, domain, 20, integrator="euler"), singles, 45) >= 2 * n
+    states = []
+    for env in (own, singles[0]):
+        env.reset(seed=0)
+        states.append(env.step(np.ones(domain.action_dim, np.float32))[0])
+    assert 1e-5 < np.abs(states[0] - states[1]).max() < 10
+
+
+@pytest.mark.parametrize("backend", ["batched", "dummy"])
+def test_the_integrator_is_an_option_of_the_registered_environments(backend: str) -> None:
+    made = {}
+    for name in ("euler", None):
+        made[name] = make_meta_vec_env("AntGoal-v0", 1, seed=0, backend=backend, env_kwargs={"integrator": name})
+        made[name].reset()
+    rng = np.random.default_rng(0)
+    one, other = (np.asarray(env.step(actions(rng, env))[0]) for env in made.values())
+    assert not np.array_equal(one, other)
+    if backend == "batched":  # dummies have no state
+        assert not vec_env_state.fits(made[None], vec_env_state.get_state(made["euler"]))
+    with pytest.raises(ValueError, match="integrator='fast': use one of euler, implicit, implicitfast, rk4"):
+        make_meta_vec_env("AntGoal-v0", 1, backend=backend, env_kwargs={"integrator": "fast"})
+
+
+def test_a_copy_has_the_integrator_and_the_bodies() -> None:
+    env = LocomotionEnv(domain_of("HopperMass-v0"), integrator="euler")
+    env.reset(seed=0)
+    copied = copy.deepcopy(env)
+    assert base(copied).model.opt.integrator == base(env).model.opt.integrator
+    for one in (env, copied):
+        one.reset(seed=1, options={"task": [0.4]})
+    np.testing.assert_array_equal(base(copied).model.body_mass, base(env).model.body_mass)
+    step = np.ones(3, np.float32)
+    np.testing.assert_array_equal(env.step(step)[0], copied.step(step)[0])

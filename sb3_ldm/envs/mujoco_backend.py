@@ -189,6 +189,7 @@ class BatchedLocomotion:
     :param max_episode_steps: length of an episode
     :param num_threads: threads that step the physics, at most one for each environment
     :param validation_tasks: training tasks to hold out as the split ``validation``
+    :param integrator: see :class:`~sb3_ldm.envs.locomotion.LocomotionEnv`
     :param render_mode: None, or ``"rgb_array"`` to draw pictures
     :param kwargs: of the gymnasium environment
     :raises ValueError: if a number is not positive, or ``kwargs`` has what the domain itself says
@@ -202,6 +203,7 @@ class BatchedLocomotion:
         max_episode_steps: int = HORIZON,
         num_threads: int = 1,
         validation_tasks: int = 0,
+        integrator: str | None = None,
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -209,10 +211,11 @@ class BatchedLocomotion:
             check_integer(name, value, 1)
         if not has_mujoco():
             raise ImportError(f"backend='batched' of the locomotion environments needs {INSTALL_MUJOCO}")
-        one = LocomotionEnv(domain, "train", render_mode, validation_tasks, **kwargs)
+        one = LocomotionEnv(domain, "train", render_mode, validation_tasks, integrator, **kwargs)
         self.num_envs = num_envs
         self.domain = domain
         self.max_episode_steps = max_episode_steps
+        self._options = {"integrator": integrator, **kwargs}
         self.observation_space = state_space(domain)
         self.action_space: spaces.Space = one.action_space
         self._base: Any = one.unwrapped
@@ -231,8 +234,9 @@ class BatchedLocomotion:
 
     @property
     def engine(self) -> str:
-        """What the states are of, which another version may hold in another form."""
-        return f"MuJoCo {self._simulations._mujoco.__version__}"
+        """What the states are of: the version, which may hold them in another form, and options of the physics."""
+        told = "".join(f", {name}={value}" for name, value in sorted(self._options.items()) if value is not None)
+        return f"MuJoCo {self._simulations._mujoco.__version__}{told}"
 
     @property
     def task_distribution(self) -> TaskDistribution:

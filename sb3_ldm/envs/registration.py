@@ -81,6 +81,7 @@ def make_locomotion(
     horizon: int = locomotion.HORIZON,
     validation_tasks: int = 0,
     observe_task: bool = False,
+    integrator: str | None = None,
     render_mode: str | None = None,
     **kwargs: Any,
 ) -> MetaEpisodeWrapper:
@@ -93,13 +94,16 @@ def make_locomotion(
     :param horizon: steps of an episode, H in the paper
     :param validation_tasks: how many tasks stand for the training tasks that are held out as the split ``validation``
     :param observe_task: append the task to the state, for an oracle that need not search
+    :param integrator: ``"euler"`` or another of :data:`~sb3_ldm.envs.locomotion.INTEGRATORS`, for cheaper, other physics of
+        the ants, the hopper and the walker; None for the model's own
     :param render_mode: None or one of gymnasium's
     :param kwargs: of the gymnasium environment, for instance the size of pictures
     :return: the environment
     :raises ImportError: if MuJoCo is not installed
     """
     check_installed("mujoco", "mujoco")
-    env: gym.Env = locomotion.LocomotionEnv(locomotion.domain_of(env_id), task_split, render_mode, validation_tasks, **kwargs)
+    domain = locomotion.domain_of(env_id)
+    env: gym.Env = locomotion.LocomotionEnv(domain, task_split, render_mode, validation_tasks, integrator, **kwargs)
     return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
 
 
@@ -139,7 +143,8 @@ def _locomotion_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskE
     domain, held_out = locomotion.domain_of(options["env_id"]), options["validation_tasks"]
     # A window, which there is none of, is refused by the vectorised environment.
     how = {"render_mode": "rgb_array" if options["render_mode"] == "rgb_array" else None, **options.get("kwargs", {})}
-    return BatchedLocomotion(n_envs, domain, options["horizon"], th.get_num_threads(), held_out, **how)
+    threads = th.get_num_threads()
+    return BatchedLocomotion(n_envs, domain, options["horizon"], threads, held_out, options["integrator"], **how)
 
 
 def register_envs() -> None:
