@@ -84,7 +84,7 @@ def test_two_rewards_and_recurring_states_are_found():
     assert (config.n_partners, config.mixture_weights, config.n_candidates, config.require_goal) == (
         3,
         "per_dimension",
-        8,
+        32,
         True,
     )
     assert model.vae_batch_size == 3, "what is given is kept"

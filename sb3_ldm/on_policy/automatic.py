@@ -14,8 +14,8 @@ from sb3_ldm.nets.embedding import EmbeddingExtractor
 
 AUTO: Literal["auto"] = "auto"
 
-#: Learning rate of networks that the policy's loss trains.
-LEARNING_RATE = LinearSchedule(1e-3, 0.0, 1.0)
+#: Learning rate of networks that the policy's loss trains; not 0 at the end, so that a `learn` of one rollout learns, too.
+LEARNING_RATE = LinearSchedule(1e-3, 1e-5, 1.0)
 
 N_ENVS = 64  #: workers that a model makes of an environment's id
 

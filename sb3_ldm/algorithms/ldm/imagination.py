@@ -122,7 +122,7 @@ IMAGINATION_SETTINGS: dict[str, dict[str, Any]] = {
         "mixture_weights": "per_dimension",
         "imaginary_reward": "threshold",
         "imagination_dropout": "meta_episode",
-        "n_candidates": 8,
+        "n_candidates": 32,
         "require_goal": True,
     },
     "gaussian": {
