@@ -1,8 +1,16 @@
 """The registered environment ids. Nothing is imported but gymnasium until an environment is made."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import gymnasium as gym
 
-GRID_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
+#: What each gridworld is made with unless told otherwise.
+GRID_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"GridNavi-v0": {}, "GridNaviExtrapolation-v0": {}, "GridNaviSmall-v0": {"episodes_per_task": 3, "horizon": 20}}
+)
+GRID_IDS = tuple(GRID_OPTIONS)
 LOCOMOTION_IDS = (
     "AntDirection-v0",
     "AntGoal-v0",
@@ -24,7 +32,7 @@ def register_env_ids() -> None:
                 gym.register(
                     env_id,
                     entry_point=f"sb3_ldm.envs.registration:{maker}",
-                    kwargs={"env_id": env_id},
+                    kwargs={"env_id": env_id, **GRID_OPTIONS.get(env_id, {})},
                     disable_env_checker=True,
                     order_enforce=False,
                 )

@@ -29,7 +29,7 @@ from sb3_ldm.envs.registration import register_envs
 N_ENVS, EPISODES, HORIZON = 5, 3, 6
 SMALL = {"episodes_per_task": EPISODES, "horizon": HORIZON}
 META = EPISODES * HORIZON
-IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
+IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0", "GridNaviSmall-v0")
 
 
 # A point that walks by the action plus the task, until it is out of sight; no notion of success.

@@ -23,7 +23,9 @@ def test_the_class_takes_every_preset(name: str, env_id: str) -> None:
     model = ALGORITHMS[name.split("-")[0]](**preset, env=env, device="cpu")
     assert not preset.keys() & set(ZOO_KEYS)
     assert not any(isinstance(value, str) and value.startswith(("lin_", "dict(")) for value in preset.values())
-    rate, raw = model.learning_rate, read_preset(name, env_id).get("learning_rate", "lin_1e-3")
+    rate, raw = model.learning_rate, read_preset(name, env_id).get("learning_rate")
+    if raw is None:  # the class's own
+        return
     assert isinstance(rate, LinearSchedule) == isinstance(raw, str)
     at_start = rate if isinstance(rate, float) else rate(1.0)
     assert at_start == (float(raw.removeprefix("lin_")) if isinstance(raw, str) else raw)

@@ -2,7 +2,13 @@
 
 from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.factory import BACKENDS, backend_of, check_env_kwargs, make_meta_vec_env, register_batched_backend
-from sb3_ldm.envs.gridworld import BatchedGridNavi, GridNavi, grid_navi_extrapolation_tasks, grid_navi_tasks
+from sb3_ldm.envs.gridworld import (
+    BatchedGridNavi,
+    GridNavi,
+    grid_navi_extrapolation_tasks,
+    grid_navi_small_tasks,
+    grid_navi_tasks,
+)
 from sb3_ldm.envs.locomotion import DOMAINS, AntDirection, AntGoal, Domain, HalfCheetahVelocity, LocomotionEnv
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout, MetaEpisodeWrapper, MetaObservationSpace, observation_layout
 from sb3_ldm.envs.monitor import MetaMonitor, monitor_of
@@ -46,6 +52,7 @@ __all__ = [
     "check_env_kwargs",
     "check_task_env",
     "grid_navi_extrapolation_tasks",
+    "grid_navi_small_tasks",
     "grid_navi_tasks",
     "make_meta_vec_env",
     "monitor_of",

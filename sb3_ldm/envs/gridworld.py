@@ -142,6 +142,13 @@ def grid_navi_extrapolation_tasks() -> GridNaviTasks:
     return GridNaviTasks(train=(2, 5), test=(3, 4, 6), test1=(3, 4), test2=(6,))
 
 
+def grid_navi_small_tasks() -> GridNaviTasks:
+    """
+    :return: 14 training goals around 7 test goals, all near the start, so that they are learned within minutes
+    """
+    return GridNaviTasks(train=(2, 4), test=(3,))
+
+
 # Tables over cell indices, so that a step is a look-up: next cell [49, 5] and reward [49 cells, 49 goals].
 _NEXT_CELL = cell_index(move(cells()[:, None], np.arange(len(ACTIONS))[None]))
 _REWARD = reward(cells()[:, None], cells()[None])

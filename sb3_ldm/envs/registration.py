@@ -9,7 +9,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_ldm.checks import check_installed
-from sb3_ldm.env_ids import GRID_IDS, LOCOMOTION_IDS, register_env_ids
+from sb3_ldm.env_ids import GRID_IDS, GRID_OPTIONS, LOCOMOTION_IDS, register_env_ids
 from sb3_ldm.envs import locomotion
 from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
 from sb3_ldm.envs.factory import register_batched_backend
@@ -20,6 +20,7 @@ from sb3_ldm.envs.gridworld import (
     GridNaviTasks,
     GridObservation,
     grid_navi_extrapolation_tasks,
+    grid_navi_small_tasks,
     grid_navi_tasks,
 )
 from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
@@ -33,6 +34,7 @@ LOCOMOTION_EPISODES_PER_TASK = 2  #: N of the paper's MuJoCo domains
 _GRID_TASKS: dict[str, Callable[[], GridNaviTasks]] = {
     "GridNavi-v0": grid_navi_tasks,
     "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks,
+    "GridNaviSmall-v0": grid_navi_small_tasks,
 }
 
 #: The tasks of the registered environments, which need not be made to know them.
@@ -55,7 +57,8 @@ def make_grid(
     """
     Make a gridworld. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
 
-    :param env_id: ``"GridNavi-v0"``, or ``"GridNaviExtrapolation-v0"`` with the splits ``test1`` and ``test2`` besides
+    :param env_id: ``"GridNavi-v0"``, ``"GridNaviExtrapolation-v0"`` with the splits ``test1`` and ``test2`` besides, or
+        ``"GridNaviSmall-v0"``, whose registered defaults are 3 episodes of 20 steps
     :param task_split: the split that goals are sampled from; ``"all"`` for the paper's oracle
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param observation: see :func:`~sb3_ldm.envs.gridworld.cell_states`
@@ -120,7 +123,9 @@ def make_batched(env_id: str, n_envs: int, **env_kwargs: Any) -> BatchedMetaVecE
     :raises ImportError: if MuJoCo is needed and not installed
     """
     is_grid = env_id in GRID_IDS
-    told = inspect.signature(make_grid if is_grid else make_locomotion).bind(env_id, **env_kwargs)
+    told = inspect.signature(make_grid if is_grid else make_locomotion).bind(
+        env_id, **{**GRID_OPTIONS.get(env_id, {}), **env_kwargs}
+    )
     told.apply_defaults()
     options = told.arguments
     backend = (_grid_backend if is_grid else _locomotion_backend)(n_envs, options)

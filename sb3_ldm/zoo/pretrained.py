@@ -11,11 +11,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_file
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_ldm.envs import make_meta_vec_env, observation_layout
 from sb3_ldm.files import replacing
 from sb3_ldm.registry import get_algorithm
+from sb3_ldm.results import RUN_FILE
 from sb3_ldm.version import PACKAGE
 from sb3_ldm.zoo.agent_files import load_statistics
-from sb3_ldm.zoo.trained import TrainedAgent
+from sb3_ldm.zoo.final_evaluation import evaluate_finally, evaluation_splits
+from sb3_ldm.zoo.trained import TrainedAgent, load_agent, normalized
 
 FOLDER = PACKAGE / "pretrained"  #: ``<algo>-<env>.zip``, ``.json`` and, of agents on normalised observations, ``.pkl``
 #: What a model's file holds of the moment in training when it was saved. Without it the constructor's values stay.
@@ -82,6 +85,36 @@ def load_pretrained(
     if env is not None and agent.statistics is not None and unwrap_vec_normalize(env) is None:
         env = load_statistics(agent.statistics, env)
     return get_algorithm(algo).load().load(agent.model, env, device, **kwargs)
+
+
+def evaluate_pretrained(algo: str, env_id: str, folder: Path, n_repeats: int = 5, n_envs: int = 16, seed: int = 0) -> None:
+    """
+    Evaluate an agent that comes with the package as a run's is at its end, and leave what figures are drawn from.
+
+    :param algo: name of the algorithm
+    :param env_id: id of the environment
+    :param folder: to write ``run.json``, ``final_evaluation.csv`` and the rest of a run's results to
+    :param n_repeats: meta-episodes on each of finitely many tasks with sampled actions
+    :param n_envs: number of environments
+    :param seed: of the environments and of the agent's actions
+    :raises ValueError: if there is no such agent, saying which there are
+    """
+    told = about_pretrained(algo, env_id)
+    agent = find_pretrained(algo, env_id)
+    model = load_agent(agent, algo, "cpu")
+    env = normalized(make_meta_vec_env(env_id, n_envs, seed, env_kwargs=agent.env_kwargs), agent)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        evaluate_finally(model, env, algo, folder, evaluation_splits(env, final=True), n_repeats, seed)
+        run = {
+            **told,
+            "frames": told["timesteps"],
+            "episodes_per_task": observation_layout(env.observation_space).episodes_per_task,
+        }
+    finally:
+        env.close()
+    with replacing(folder / RUN_FILE) as file:
+        file.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def save_pretrained(agent: TrainedAgent, told: Mapping[str, Any]) -> Path:
