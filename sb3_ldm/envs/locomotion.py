@@ -31,7 +31,7 @@ from sb3_ldm.envs.tasks import DOING_NOTHING, SPLITS, VALIDATION, FiniteTaskDist
 HORIZON = 200  #: steps of one episode, H in the paper
 TIMESTEP = 0.05  #: seconds of one environment step of the ant and the half-cheetah, five integration steps
 
-#: Ways to integrate over a time step, as MuJoCo names them; an ant's step by ``rk4``, its own, takes four times as long.
+#: Ways to integrate over a time step, as MuJoCo names them; an ant's step by ``rk4``, its own, takes three times as long.
 INTEGRATORS = ("euler", "implicit", "implicitfast", "rk4")
 
 #: Arguments of gymnasium's environments that would change what a domain says itself, besides weights, rewards and ranges.
