@@ -601,3 +601,18 @@ def test_a_copy_has_the_integrator_and_the_bodies() -> None:
     np.testing.assert_array_equal(base(copied).model.body_mass, base(env).model.body_mass)
     step = np.ones(3, np.float32)
     np.testing.assert_array_equal(env.step(step)[0], copied.step(step)[0])
+
+
+@pytest.mark.parametrize("env_id", ["AntGoal-v0", "WalkerMass-v0"])
+def test_pictures_are_of_the_worker_and_change_nothing(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, bare = (make_meta_vec_env(env_id, 2, seed=0, env_kwargs={"horizon": 30}) for _ in range(2))
+    one: Any = drawn.backend._base  # type: ignore[attr-defined]
+    # Without a driver for graphics: where the robot is that gymnasium would draw.
+    monkeypatch.setattr(one, "render", lambda: one.data.qpos[: drawn.backend.domain.position_dim].copy())  # type: ignore[attr-defined]
+    for env in (drawn, bare):
+        env.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        chosen = actions(rng, drawn)
+        np.testing.assert_array_equal(drawn.step(chosen)[0], bare.step(chosen)[0])  # type: ignore[arg-type]
+        np.testing.assert_array_equal(drawn.get_images(), drawn.get_attr("position"))
