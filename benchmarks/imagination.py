@@ -21,6 +21,7 @@ from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, decode_mixtures, write_reward_maps
 from sb3_ldm.data import MetaEpisodeBuffer
 from sb3_ldm.data.probes import get_probes
+from sb3_ldm.env_ids import GRID_IDS as ENV_IDS
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.gridworld import MOVES, SIZE
 from sb3_ldm.envs.steps import StepReader
@@ -34,7 +35,6 @@ from sb3_ldm.version import current_commit
 IMAGINATION = "imagination"  #: stands for an algorithm where there is none
 #: Results that are shares of mixtures or workers.
 SHARES = ("in_test", "in_test1", "in_test2", "in_train", "no_goal", "own_task_right", "unseen_task_right")
-ENV_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
 N_TIMESTEPS = 4096 * 120
 N_NORMAL = 48  #: workers whose beliefs are mixed
 UPDATES, MAPS = 2000, 400  #: gradient steps of the network, and mixtures to look at

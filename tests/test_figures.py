@@ -526,7 +526,7 @@ def test_format_timesteps(timesteps, text):
     assert format_timesteps(timesteps) == text
 
 
-@pytest.mark.parametrize("env_id", list(DOMAINS))
+@pytest.mark.parametrize("env_id", [name for name, domain in DOMAINS.items() if domain.has_target])
 def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
     """Learning curves of the first and the last episode, and paths, from files in the form that runs write."""
     domain = DOMAINS[env_id]
@@ -550,6 +550,25 @@ def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
     plan = Plan(group_runs([load_run(folder)]), None, False, 1, {"ldm": "An agent"})
     ((_, figure),) = draw_paths(plan)
     assert figure.get_suptitle() == "An agent (seed 0) on evaluation tasks, most likely actions"
+
+
+@pytest.mark.parametrize("env_id", [name for name, domain in DOMAINS.items() if not domain.has_target])
+def test_runs_of_bodies_have_learning_curves_and_no_paths(tmp_path: Path, env_id: str) -> None:
+    tasks, folder = DOMAINS[env_id].make_tasks().tasks("eval"), tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "run.json", {"algo": "ldm", "env": env_id, "seed": 0, "frames": 200, "episodes_per_task": 2})
+    rows = [
+        [step, split, 0, " ".join(map(str, task)), episode, -300.0 + step, 200, ""]
+        for step in (100, 200)
+        for split in ("train", "eval")
+        for task in tasks
+        for episode in (1, 2)
+    ]
+    write_csv(folder / "evaluations.csv", EVALUATION_COLUMNS, rows)
+    np.savez(folder / "paths.npz", tasks=tasks, split=np.full(len(tasks), "eval"), paths=np.zeros((len(tasks), 1, 200, 1)))
+    assert [path.name for path in draw_figures([folder], tmp_path / "figures")] == ["learning_curves.png", "summary.md"]
+    with pytest.raises(ValueError, match="have targets to draw paths to"):
+        draw_figures([folder], tmp_path / "figures", ["paths"])
 
 
 def test_paths_of_another_form_are_refused(tmp_path: Path) -> None:
