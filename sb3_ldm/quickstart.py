@@ -83,7 +83,7 @@ def show_pretrained(out: Path) -> None:
     console.print(overview({algo: [load_run(folder)] for algo, folder in folders.items()}))
     steps = about_pretrained(ALGORITHMS[0], PRETRAINED_ENV_ID)["timesteps"]
     console.print(
-        f"One agent each, of {steps / 1e6:.0f} million steps, the median one of its seeds: others differ by several goals. "
+        f"One agent each, of {steps / 1e6:.0f} million steps, the median one of its seeds, of two the worse one. "
         f"A picture: {drawn[0]}. To hide goals yourself: python -m sb3_ldm.demo\n"
     )
 
@@ -167,7 +167,7 @@ def show_trained(folders: Mapping[str, Sequence[Path]], out: Path) -> None:
     console.print(overview(runs))
     console.print(
         "All agents were trained on the training goals alone. LDM also trained on imaginary tasks, whose goals are elsewhere. "
-        "A few agents and minutes on a small grid are a glimpse, no proof: full runs are on the page of results."
+        "Minutes on a small grid show how training goes, not yet who is better: that is in the first table and in the results."
     )
     drawn = draw_figures([run for members in runs.values() for run in members], out / "figures")
     console.print(f"Figures are in {out / 'figures'}: {', '.join(path.name for path in drawn)}")
