@@ -526,11 +526,10 @@ def test_format_timesteps(timesteps, text):
     assert format_timesteps(timesteps) == text
 
 
-@pytest.mark.parametrize("env_id", [name for name, domain in DOMAINS.items() if domain.has_target])
-def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
-    """Learning curves of the first and the last episode, and paths, from files in the form that runs write."""
+def locomotion_run(folder: Path, env_id: str) -> Path:
+    """A run's folder in the form that runs write, with evaluations of two episodes and paths."""
     domain = DOMAINS[env_id]
-    tasks, folder = domain.make_tasks().tasks("eval"), tmp_path / "run"
+    tasks = domain.make_tasks().tasks("eval")
     folder.mkdir()
     write_json(folder / "run.json", {"algo": "ldm", "env": env_id, "seed": 0, "frames": 200, "episodes_per_task": 2})
     rows = [
@@ -544,6 +543,13 @@ def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
     paths = np.random.default_rng(0).normal(size=(len(tasks), 2, 200, domain.position_dim)).cumsum(2)
     paths[0, 1, 50:] = np.nan
     np.savez(folder / "paths.npz", tasks=tasks, split=np.full(len(tasks), "eval"), paths=paths)
+    return folder
+
+
+@pytest.mark.parametrize("env_id", [name for name, domain in DOMAINS.items() if domain.has_target])
+def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
+    """Learning curves of the first and the last episode, and paths."""
+    folder = locomotion_run(tmp_path / "run", env_id)
     written = draw_figures([folder], tmp_path / "figures")
     assert sorted(path.name for path in written) == ["learning_curves.png", "paths.png", "summary.md"]
     assert all(path.read_bytes().startswith(PNG) for path in written[:2])
@@ -554,18 +560,7 @@ def test_locomotion_runs_are_drawn(tmp_path: Path, env_id: str) -> None:
 
 @pytest.mark.parametrize("env_id", [name for name, domain in DOMAINS.items() if not domain.has_target])
 def test_runs_of_bodies_have_learning_curves_and_no_paths(tmp_path: Path, env_id: str) -> None:
-    tasks, folder = DOMAINS[env_id].make_tasks().tasks("eval"), tmp_path / "run"
-    folder.mkdir()
-    write_json(folder / "run.json", {"algo": "ldm", "env": env_id, "seed": 0, "frames": 200, "episodes_per_task": 2})
-    rows = [
-        [step, split, 0, " ".join(map(str, task)), episode, -300.0 + step, 200, ""]
-        for step in (100, 200)
-        for split in ("train", "eval")
-        for task in tasks
-        for episode in (1, 2)
-    ]
-    write_csv(folder / "evaluations.csv", EVALUATION_COLUMNS, rows)
-    np.savez(folder / "paths.npz", tasks=tasks, split=np.full(len(tasks), "eval"), paths=np.zeros((len(tasks), 1, 200, 1)))
+    folder = locomotion_run(tmp_path / "run", env_id)
     assert [path.name for path in draw_figures([folder], tmp_path / "figures")] == ["learning_curves.png", "summary.md"]
     with pytest.raises(ValueError, match="have targets to draw paths to"):
         draw_figures([folder], tmp_path / "figures", ["paths"])
