@@ -24,6 +24,7 @@ ROOMS = (
     ("data",),
     ("inference",),
     ("evaluation",),
+    ("meta_algorithm",),
     ("on_policy",),
     ("algorithms",),
     ("cluster", "figures"),
