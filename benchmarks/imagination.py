@@ -4,6 +4,10 @@ What do mixtures of beliefs imagine, without any reinforcement learning?
 Train the latent dynamics network on scripted explore-then-exploit meta-episodes of the gridworld, then count where the reward
 maps of many random mixtures peak: ``python -m benchmarks.imagination -p updates:2000 kl_weight:10 n_partners:14``. In an
 experiment, its variants have ``algo: imagination``.
+
+With ``--agent`` the network is that of a saved agent of LDM, in any domain, and chosen mixtures are looked at, too; with
+``--buffer`` and ``-p updates:2000`` one is trained anew on the meta-episodes that a run has saved (``--save-replay-buffer``):
+settings can be compared without training a policy.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import numpy as np
 import torch as th
 from rl_zoo3.utils import StoreDict
 
+from benchmarks.mixtures import agent_of, study_agent
 from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMaps, decode_mixtures, write_reward_maps
 from sb3_ldm.data import MetaEpisodeBuffer
@@ -31,6 +36,7 @@ from sb3_ldm.inference import RewardVAE
 from sb3_ldm.nets.sharding import one_thread_per_operation
 from sb3_ldm.results import REWARD_MAPS_FILE, RUN_FILE
 from sb3_ldm.version import current_commit
+from sb3_ldm.zoo.pretrained import find_pretrained
 
 IMAGINATION = "imagination"  #: stands for an algorithm where there is none
 #: Results that are shares of mixtures or workers.
@@ -218,7 +224,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "-p", "--params", nargs="*", action=StoreDict, default={}, help="name:value, as in zoo_configs; updates and maps, too"
     )
+    parser.add_argument("--agent", type=Path, help="run of LDM, or file of its agent, instead of scripted agents")
+    parser.add_argument("--pretrained", action="store_true", help="the agent of LDM that comes with the package")
+    parser.add_argument("--buffer", type=Path, help="the run's meta-episodes; else the agent is played on training tasks")
+    parser.add_argument(
+        "--meta-episodes", type=int, default=2000, help="of the agent, to play or use at most (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
+    if options.pretrained or options.agent is not None:
+        env_id, agent = (options.env, find_pretrained("ldm", options.env)) if options.pretrained else agent_of(options.agent)
+        with one_thread_per_operation():
+            found = study_agent(env_id, agent, options.buffer, options.params, options.seed, options.meta_episodes)
+        print(json.dumps({"params": options.params, **found}))
+        return
     start, start_cpu = time.time(), time.process_time()
     with one_thread_per_operation():
         result, maps = study(options.params, options.seed, options.n_timesteps, options.env)

@@ -287,6 +287,17 @@ class MetaEpisodeBuffer:
             tasks=th.as_tensor(self._tasks[indices], dtype=th.float32, device=device),
         )
 
+    def part(self, indices: np.ndarray) -> "MetaEpisodeBuffer":
+        """
+        :param indices: which stored meta-episodes, ``(n,)``
+        :return: a full buffer of copies of them
+        """
+        part = MetaEpisodeBuffer(len(indices), self.layout, self.n_workers)
+        part._ring = {name: array[indices] for name, array in self._ring.items()}
+        part._lengths, part._tasks = self._lengths[indices], self._tasks[indices]
+        part.full, part.n_seen = True, len(indices)
+        return part
+
     def _terminated(self, indices: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Which of the steps that ended an episode were the task's own ends, ``(batch, T)``."""
         terminated = np.zeros_like(ends)

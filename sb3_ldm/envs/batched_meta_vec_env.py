@@ -289,7 +289,7 @@ class BatchedMetaVecEnv(VecEnv):
             return getattr(self, name)
         if name == "position" and hasattr(self.backend, "positions"):
             return self.backend.positions[index].copy()
-        if name in ("task_probes", "observes_task") and hasattr(self.backend, name):
+        if name in ("task_probes", "observes_task", "domain") and hasattr(self.backend, name):
             return getattr(self.backend, name)  # optional, so not in the protocol
         raise AttributeError(f"the batched environments have no attribute {name!r}")
 

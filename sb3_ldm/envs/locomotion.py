@@ -37,6 +37,8 @@ INTEGRATORS = ("euler", "implicit", "implicitfast", "rk4")
 #: Arguments of gymnasium's environments that would change what a domain says itself, besides weights, rewards and ranges.
 _FIXED_OPTIONS = ("frame_skip", "include_cfrc_ext_in_observation", "use_contact_forces")
 _ANT_COORDINATES = 29  # 15 positions and 14 velocities, before the contact forces
+_ANT_VELOCITY = slice(13, 15)  # of the torso on the plane, in the state without x and y
+_CHEETAH_X = 17  # of the torso, in the half-cheetah's state
 _CHEETAH_TORSO_HEIGHT = 0.7  # of the model at its zero position
 
 
@@ -46,6 +48,14 @@ class DirectionTasks(FiniteTaskDistribution):
     def __init__(self) -> None:
         train = np.deg2rad(90.0 * np.arange(4))[:, None]
         super().__init__({"train": train, "test": train + np.pi / 4})
+
+    def distances(self, tasks: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """The angle between directions, at most pi."""
+        turn = (np.asarray(tasks, dtype=np.float64) - others)[..., 0]
+        return np.abs(np.angle(np.exp(1j * turn)))
+
+    def spread(self, n_tasks: int) -> np.ndarray:
+        return 2.0 * np.pi / n_tasks * np.arange(n_tasks)[:, None]
 
     def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
         """That of an ant that stands still: it is rewarded for being healthy."""
@@ -95,6 +105,10 @@ class RangeTasks(TaskDistribution):
         smaller.n_validation = n_tasks
         smaller.ranges = {**self.ranges, "train": tuple(kept), VALIDATION: tuple(held_out)}
         return smaller
+
+    def is_in(self, split: str, tasks: np.ndarray) -> np.ndarray:
+        numbers = np.linalg.norm(tasks, axis=-1)
+        return np.any([(low <= numbers) & (numbers < high) for low, high in self.RANGES[self.validate_split(split)]], axis=0)
 
     def evenly_spread(self, split: str, n_tasks: int) -> np.ndarray:
         """
@@ -309,6 +323,18 @@ class Domain(ABC):
         :return: the tasks' rewards, ``(...)``
         """
 
+    def told_apart(self, states: np.ndarray, next_states: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        """
+        The part of the rewards in which tasks differ, as far as states tell it: to see which task a reward function is of.
+
+        :param states: of the agent before each step, ``(n, state_dim)``
+        :param next_states: and after it, ``(n, state_dim)``
+        :param tasks: some tasks, ``(n_tasks, task_dim)``
+        :return: ``(n_tasks, n)``
+        :raises ValueError: if tasks of the domain do not differ in rewards
+        """
+        raise ValueError(f"Tasks of {type(self).__name__} differ in bodies: rewards do not tell them apart.")
+
     def healthy(self, coordinates: np.ndarray, env: Any) -> np.ndarray:
         """
         :param coordinates: positions and velocities, ``(..., nq + nv)``
@@ -380,6 +406,11 @@ class AntDirection(Ant):
     def states(self, raw: np.ndarray) -> np.ndarray:
         return raw[..., 2:_ANT_COORDINATES]
 
+    def told_apart(self, states: np.ndarray, next_states: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        # Of where the ant is, the state tells but its velocity; on average over a step about that of both ends.
+        velocity = 0.5 * (states + next_states)[:, _ANT_VELOCITY]
+        return np.concatenate([np.cos(tasks), np.sin(tasks)], axis=-1) @ velocity.T
+
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         velocity = (after[..., :2] - before[..., :2]) / TIMESTEP
         angle = tasks[..., 0]
@@ -402,6 +433,9 @@ class AntGoal(Ant):
 
     def states(self, raw: np.ndarray) -> np.ndarray:
         return raw
+
+    def told_apart(self, states: np.ndarray, next_states: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        return -np.abs(next_states[None, :, :2] - tasks[:, None]).sum(-1)
 
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         distance = np.abs(after[..., :2] - tasks).sum(-1)
@@ -432,6 +466,10 @@ class HalfCheetahVelocity(HalfCheetah):
     def states(self, raw: np.ndarray) -> np.ndarray:
         x, z = raw[..., 0], raw[..., 1] + _CHEETAH_TORSO_HEIGHT
         return np.concatenate([raw[..., 1:], np.stack([x, np.zeros_like(x), z], axis=-1)], axis=-1)
+
+    def told_apart(self, states: np.ndarray, next_states: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+        velocity = (next_states - states)[:, _CHEETAH_X] / TIMESTEP
+        return -np.abs(velocity - tasks)
 
     def rewards(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray, tasks: np.ndarray) -> np.ndarray:
         velocity = (after[..., 0] - before[..., 0]) / TIMESTEP

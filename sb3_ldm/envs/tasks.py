@@ -115,6 +115,32 @@ class TaskDistribution(ABC):
             raise ValueError(f"validation_tasks={n_tasks}: {type(self).__name__} does not say how to hold out training tasks.")
         return self
 
+    def distances(self, tasks: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """
+        :param tasks: some tasks, ``(..., task_dim)``
+        :param others: others, ``(..., task_dim)``, broadcast against them
+        :return: how far each is from the other, in the unit of the tasks, ``(...)``
+        """
+        return np.linalg.norm(np.asarray(tasks, dtype=np.float64) - others, axis=-1)
+
+    def spread(self, n_tasks: int) -> np.ndarray:
+        """
+        :param n_tasks: about how many
+        :return: tasks all over the family, seen, unseen and, if it can be said, between them, ``(n, task_dim)``
+        """
+        return self.representatives("all", n_tasks)
+
+    def is_in(self, split: str, tasks: np.ndarray) -> np.ndarray:
+        """
+        :param split: ``"train"`` or ``"test"``
+        :param tasks: any tasks, ``(n, task_dim)``
+        :return: whether each is nearer to a task of this split than to any of the other's, ``(n,)``
+        """
+        nearest = {
+            name: self.distances(tasks[:, None], self.representatives(name, 1000)[None]).min(1) for name in ("train", "test")
+        }
+        return nearest[split] < nearest["test" if split == "train" else "train"]
+
     def reference_returns(self, tasks: np.ndarray, horizon: int | None = None) -> dict[str, np.ndarray]:
         """
         What an agent's return in one episode may be compared with, for figures and tables.

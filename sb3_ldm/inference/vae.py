@@ -157,6 +157,36 @@ class RewardVAE(nn.Module):
         drawn = [steps] if mask is None else list(steps)
         return th.stack([self.likelihood.mean(self.decoder(latents.unsqueeze(-2), one)) for one in drawn]).mean(0)
 
+    def final_beliefs(self, batch: MetaEpisodeBatch) -> Belief:
+        """
+        :param batch: meta-episodes
+        :return: mu and logvar of the beliefs at their ends, ``(batch, latent_dim)`` each
+        """
+        return at_the_end(*self.beliefs(batch), batch)
+
+    @th.no_grad()
+    def explained_variance(self, batch: MetaEpisodeBatch, n_masks: int = 8) -> float:
+        """
+        How well the beliefs at the ends of meta-episodes tell all of their rewards, by the network's expectation over dropout.
+        Its masks are always the same, so that looking draws nothing from a random stream.
+
+        :param batch: meta-episodes, better ones that the network was not trained on
+        :param n_masks: masks to average over
+        :return: share of the rewards' variance, at most 1; NaN where they do not vary
+        """
+        device = batch.rewards.device
+        generator = th.Generator(device).manual_seed(0)
+        means = self.final_beliefs(batch)[0]
+        predicted = th.zeros_like(batch.rewards)
+        for _ in range(n_masks if self.dropout_rate > 0.0 else 1):
+            mask = self.dropout_mask(batch.rewards.shape, generator)
+            steps = self.decoder.encode_steps(batch.states, batch.actions, batch.next_states, mask)
+            predicted += self.likelihood.mean(self.decoder(means, steps))
+        error = predicted / (n_masks if self.dropout_rate > 0.0 else 1) - batch.rewards
+        mean = (batch.rewards * batch.mask).sum() / batch.mask.sum()
+        variance = ((batch.rewards - mean) ** 2 * batch.mask).sum()
+        return float(1.0 - (error**2 * batch.mask).sum() / variance) if variance > 0.0 else float("nan")
+
     def draw(self, batch: MetaEpisodeBatch, generator: th.Generator | None = None) -> "Draws":
         """
         :param batch: meta-episodes
@@ -186,7 +216,6 @@ class RewardVAE(nn.Module):
         :return: ``elbo``, ``reconstruction``, ``kl`` (summed over the terms), ``accuracy`` (share of decoded rewards nearer to
             the true one than half the reward range; where they take two values), ``final_kl`` of the last belief to N(0, I)
         """
-        device = batch.rewards.device
         mu, logvar = self.beliefs(batch)
         kl = kl_to_previous(mu, logvar)
         # Belief t exists where step t - 1 does; m_0 always does.
@@ -210,9 +239,7 @@ class RewardVAE(nn.Module):
             if hits is not None:
                 weight = term_mask[terms].unsqueeze(1) * step_mask
                 parts["accuracy"] = (hits * weight).sum() / weight.sum().clamp(min=1.0)  # a shard may be padding alone
-            last = batch.mask.sum(0).long()
-            columns = th.arange(mu.shape[1], device=device)
-            mu_last, logvar_last = mu[last, columns], logvar[last, columns]
+            mu_last, logvar_last = at_the_end(mu, logvar, batch)
             parts["final_kl"] = kl_to_previous(mu_last.unsqueeze(0), logvar_last.unsqueeze(0)).mean()
         return parts
 
@@ -263,6 +290,17 @@ class RewardVAE(nn.Module):
         if sums and not np.isfinite(sums["elbo"]):
             raise ValueError(f"The VAE diverged (elbo={sums['elbo']}): lower its learning rate.")
         return {name: total / n_updates for name, total in sums.items()}
+
+
+def at_the_end(mu: th.Tensor, logvar: th.Tensor, batch: MetaEpisodeBatch) -> Belief:
+    """
+    :param mu: means along meta-episodes, ``(T + 1, batch, latent_dim)``
+    :param logvar: log variances, likewise
+    :param batch: the meta-episodes, of different lengths maybe
+    :return: both at the meta-episodes' ends, ``(batch, latent_dim)`` each
+    """
+    last, columns = batch.mask.sum(0).long(), th.arange(mu.shape[1], device=mu.device)
+    return mu[last, columns], logvar[last, columns]
 
 
 def check_finite(rewards: np.ndarray) -> None:

@@ -349,6 +349,18 @@ class Imagination:
         )
 
     @th.no_grad()
+    def promises(self, transitions: Transitions, generator: th.Generator) -> np.ndarray:
+        """
+        What the mixture workers' imaginary tasks promise for each of some transitions (``final`` beliefs only).
+
+        :param transitions: some
+        :param generator: source of the masks that are drawn at every step
+        :return: ``(n_mixture, n_transitions)``
+        """
+        steps = transitions.states, transitions.actions, transitions.next_states
+        return self._promised(self.mixed_latents(), steps, self.tasks.mask, generator).cpu().numpy()
+
+    @th.no_grad()
     def expected_rewards(
         self,
         latents: th.Tensor,

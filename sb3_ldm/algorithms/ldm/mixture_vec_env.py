@@ -11,10 +11,24 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_ldm.algorithms.ldm.imagination import Imagination
 from sb3_ldm.data import MetaEpisodeBuffer, Transitions
 from sb3_ldm.envs.steps import Step, normalized_obs, normalized_rewards, normalizes_observations
-from sb3_ldm.inference import Bernoulli
+from sb3_ldm.inference import Bernoulli, RewardLikelihood
 from sb3_ldm.on_policy import RecordingVecEnv
 
 N_COMPARED = 128  #: transitions with, and as many without, the high reward that candidates are compared on
+
+
+def transitions_to_compare(buffer: MetaEpisodeBuffer, likelihood: RewardLikelihood, rng: np.random.Generator) -> Transitions:
+    """
+    :param buffer: meta-episodes of training tasks
+    :param likelihood: of rewards that take two values
+    :param rng: source of randomness
+    :return: transitions by which candidates are compared, half of them with a high reward if possible
+    """
+    assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
+    drawn = buffer.sample_transitions(8 * N_COMPARED, rng)
+    is_high = drawn.rewards > likelihood.middle
+    kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
+    return Transitions(*(array[kept] for array in drawn))
 
 
 class MixtureVecEnv(RecordingVecEnv):
@@ -123,15 +137,10 @@ class MixtureVecEnv(RecordingVecEnv):
         return self.imagination.config.mixture_time == "current" or self.has_final_beliefs
 
     def _experience(self) -> Transitions | None:
-        """Transitions of training tasks by which imaginary tasks are chosen, half of them with a high reward if possible."""
-        config, likelihood = self.imagination.config, self.imagination.vae.likelihood
-        if not config.compares or len(self.buffer) == 0 or self.n_mixture == 0:
+        """Transitions of training tasks by which imaginary tasks are chosen."""
+        if not self.imagination.config.compares or len(self.buffer) == 0 or self.n_mixture == 0:
             return None
-        assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
-        drawn = self.buffer.sample_transitions(8 * N_COMPARED, self._rng)
-        is_high = drawn.rewards > likelihood.middle
-        kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
-        return Transitions(*(array[kept] for array in drawn))
+        return transitions_to_compare(self.buffer, self.imagination.vae.likelihood, self._rng)
 
     @property
     def has_final_beliefs(self) -> bool:
