@@ -25,7 +25,7 @@ ROOMS = (
     ("inference",),
     ("evaluation",),
     ("meta_algorithm",),
-    ("on_policy",),
+    ("gradient", "on_policy"),
     ("algorithms",),
     ("cluster", "figures"),
     ("zoo",),
