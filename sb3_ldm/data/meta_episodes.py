@@ -61,7 +61,7 @@ class Transitions(NamedTuple):
 
 
 #: What is saved besides arrays, the layout and the random stream.
-_SAVED_NUMBERS = ("capacity", "n_workers", "keeps", "n_seen", "position", "full")
+_SAVED_NUMBERS = ("capacity", "n_workers", "keeps", "n_seen", "position", "full", "newest")
 BUFFER_KEEPS = ("latest", "uniform")
 
 
@@ -96,6 +96,8 @@ class MetaEpisodeBuffer:
         self.layout = layout
         self.position = 0
         self.full = False
+        #: Where meta-episodes are that were stored since somebody took note of them, see :meth:`take_newest`.
+        self.newest: list[int] = []
         #: What the agent is shown of observations ``(..., obs_dim)``; where it is set, batches hold observations.
         self.agent_view: Callable[[np.ndarray], np.ndarray] | None = None
         self._ring = self._allocate_ring()
@@ -193,12 +195,18 @@ class MetaEpisodeBuffer:
         slot = self._next_slot()
         if slot >= self.capacity:
             return
+        self.newest.append(slot)
         for name, array in self._ring.items():
             array[slot] = self._running[name][worker]
         self._lengths[slot] = length
         if self._tasks.shape[1] != len(task):
             self._tasks = np.full((self.capacity, len(task)), np.nan)
         self._tasks[slot] = task
+
+    def take_newest(self) -> np.ndarray:
+        """:return: indices of the meta-episodes that were stored since the last call and are still there, ``(n,)``"""
+        newest, self.newest = np.unique(np.array(self.newest, dtype=np.int64)), []
+        return newest
 
     def _next_slot(self) -> int:
         """:return: where the next meta-episode goes; ``capacity`` or above drops it"""
@@ -390,6 +398,7 @@ class MetaEpisodeBuffer:
             "agent_view": None,
             "keeps": "latest",
             "n_seen": state["capacity"] if state["full"] else state["position"],
+            "newest": [],
             "_rng": np.random.default_rng(),
         }
         self.__dict__.update(missing | state)

@@ -59,3 +59,4 @@ class VAEOptions(PPOOptions, total=False):
     vae_buffer_keeps: str
     vae_batch_size: int | Auto
     vae_updates: int | Auto
+    vae_max_updates: int | None

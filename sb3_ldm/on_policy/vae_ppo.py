@@ -36,6 +36,8 @@ from sb3_ldm.on_policy.recording_vec_env import RecordingVecEnv
 from sb3_ldm.on_policy.sequence_ppo import SequencePPO
 from sb3_ldm.options import takes_options_of
 
+_N_NEWEST = 32  #: meta-episodes that the VAE is tested on before it is trained on them
+
 
 class StreamSeeds(NamedTuple):
     """
@@ -90,6 +92,8 @@ class VAEPPO(SequencePPO):
         the first for rewards of two values, the second for others
     :param vae_batch_size: meta-episodes per update; ``"auto"`` is 25 or 16, likewise
     :param vae_updates: updates per rollout; 0 freezes the network; ``"auto"`` is 6 or 12, likewise
+    :param vae_max_updates: updates per rollout as long as the network explains nothing of the rewards of meta-episodes that it
+        was not trained on; from there on the fewer the more it explains, down to ``vae_updates``. None for always as many
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
 
@@ -117,6 +121,7 @@ class VAEPPO(SequencePPO):
         vae_batch_size: int | Auto = AUTO,
         vae_updates: int | Auto = AUTO,
         *,
+        vae_max_updates: int | None = None,
         _init_setup_model: bool = True,
         **options: Unpack[PPOOptions],
     ):
@@ -136,6 +141,10 @@ class VAEPPO(SequencePPO):
         self.vae_buffer_keeps = vae_buffer_keeps
         self.vae_batch_size: int = vae_batch_size  # type: ignore[assignment]
         self.vae_updates: int = vae_updates  # type: ignore[assignment]
+        self.vae_max_updates = vae_max_updates
+        #: Share of the variance of rewards that the network explained in the last meta-episodes before it was trained on them;
+        #: None if it was never asked.
+        self.explained_variance: float | None = None
         #: The env that rollouts are collected in, around the user's; None without an env.
         self.recording_env: RecordingVecEnv | None = None
         self._vae_generator: th.Generator | None = None
@@ -223,6 +232,7 @@ class VAEPPO(SequencePPO):
             told = {name: getattr(self, name) for name in settings} | {"vae_kwargs": self.vae_kwargs}
             print(f"Rewards: reward_likelihood={found!r}, {', '.join(f'{name}={value!r}' for name, value in told.items())}")
         self.replay_buffer.keeps = self.vae_buffer_keeps
+        self.explained_variance = None
         self._build_vae()
         self._renew_recording()
 
@@ -340,6 +350,9 @@ class VAEPPO(SequencePPO):
                 f"vae_batch_size={self.vae_batch_size}: a buffer of vae_buffer_size={self.vae_buffer_size} meta-episodes has "
                 f"fewer, and each is drawn more than once. Use at most {self.vae_buffer_size}, or a larger buffer."
             )
+        if self.vae_max_updates is not None:
+            fewest = f"or None; vae_updates={self.vae_updates} are the fewest"
+            check_integer("vae_max_updates", self.vae_max_updates, self.vae_updates, fewest)
         if not callable(self.vae_learning_rate):
             check_number("vae_learning_rate", self.vae_learning_rate, 0.0)
         unknown = sorted(self.vae_kwargs.keys() - set(NETWORK_OPTIONS))
@@ -413,16 +426,37 @@ class VAEPPO(SequencePPO):
         if not self.knows_rewards:
             return
         assert self._vae_rng is not None
+        self._look_at_newest()
         learning_rate = FloatSchedule(self.vae_learning_rate)(self._current_progress_remaining)
         update_learning_rate(self.vae.optimizer, learning_rate)
+        n_updates = self._updates_needed()
         parts = self.vae.update(
-            self.replay_buffer, self.vae_batch_size, self.vae_updates, self._vae_rng, self._vae_generator, self._n_threads
+            self.replay_buffer, self.vae_batch_size, n_updates, self._vae_rng, self._vae_generator, self._n_threads
         )
         for name, value in parts.items():
             self.logger.record(f"vae/{name}", value)
         self.logger.record("vae/meta_episodes", len(self.replay_buffer))
         self.logger.record("vae/is_bernoulli", float(self.reward_likelihood == "bernoulli"))
         self.logger.record("vae/learning_rate", learning_rate)
+        self.logger.record("vae/updates", n_updates)
+        if self.explained_variance is not None:
+            self.logger.record("vae/explained_variance", self.explained_variance)
+
+    def _look_at_newest(self) -> None:
+        """See how well the network tells the rewards of meta-episodes that it has not been trained on."""
+        newest = self.replay_buffer.take_newest()
+        if len(newest) > 0:
+            batch = self.replay_buffer.get(newest[-_N_NEWEST:], self.device)
+            explained = self.vae.explained_variance(batch)
+            if np.isfinite(explained):  # else all rewards were the same
+                self.explained_variance = explained
+
+    def _updates_needed(self) -> int:
+        """Updates of the VAE after this rollout."""
+        if self.vae_max_updates is None:
+            return self.vae_updates
+        unknown = 1.0 if self.explained_variance is None else float(np.clip(1.0 - self.explained_variance, 0.0, 1.0))
+        return self.vae_updates + round(unknown * (self.vae_max_updates - self.vae_updates))
 
     def save(
         self,

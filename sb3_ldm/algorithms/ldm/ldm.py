@@ -1,5 +1,7 @@
 """Latent Dynamics Mixture."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from math import ceil
 from typing import Any, ClassVar
@@ -19,7 +21,7 @@ from sb3_ldm.algorithms.ldm.imagination import (
 )
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
-from sb3_ldm.checks import is_number, warn_user
+from sb3_ldm.checks import check_number, is_number, warn_user
 from sb3_ldm.on_policy import VAEPPO, MetaLstmPolicy, StreamSeeds, VAEOptions
 from sb3_ldm.on_policy.automatic import AUTO
 from sb3_ldm.options import takes_options_of
@@ -54,6 +56,9 @@ class LDM(VAEPPO):
     :param imagination_starts: time steps before mixture workers get imaginary rewards, below 1 as a share of those that
         :meth:`learn` is called for; until then they get the true ones, so that the policy and the decoder first learn what the
         training tasks have in common
+    :param imagination_requires: share of the variance of rewards, in meta-episodes that the network was not trained on yet,
+        that it must explain once before mixture workers get imaginary rewards, besides ``imagination_starts``; None for no
+        such condition
     :param dropout_rate: p_drop, dropout in the decoder, but for the latent model: on embeddings of its inputs, or with
         ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
@@ -68,6 +73,7 @@ class LDM(VAEPPO):
         mixture_ratio: float = 0.375,
         imagination_starts: float = 0.15,
         *,
+        imagination_requires: float | None = None,
         _init_setup_model: bool = True,
         **options: Unpack[LDMOptions],
     ):
@@ -76,6 +82,9 @@ class LDM(VAEPPO):
         super().__init__(policy, env, _init_setup_model=False, **inherited)
         self.mixture_ratio = mixture_ratio
         self.imagination_starts = imagination_starts
+        self.imagination_requires = imagination_requires
+        #: Whether the network has explained as much as ``imagination_requires``.
+        self.knows_tasks = False
         vars(self).update(asdict(ImaginationConfig()) | imagination)
         self._imagination_generator: th.Generator | None = None
 
@@ -163,6 +172,8 @@ class LDM(VAEPPO):
             )
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
+        if self.imagination_requires is not None:
+            check_number("imagination_requires", self.imagination_requires, 0.0, 1.0)
         self.imagination_config.validate(self.reward_likelihood)
 
     def _warn_of_workers(self) -> None:
@@ -209,13 +220,36 @@ class LDM(VAEPPO):
 
     def _may_imagine(self, timesteps: int) -> bool:
         """Whether meta-episodes that begin after some more time steps are imaginary."""
-        return self.knows_rewards and self.num_timesteps + timesteps >= self.imagination_begins
+        is_known = self.imagination_requires is None or self.knows_tasks
+        return self.knows_rewards and is_known and self.num_timesteps + timesteps >= self.imagination_begins
 
     @property
     def imagination_begins(self) -> float:
         """Time steps before mixture workers get imaginary rewards, of the present or last call of :meth:`learn`."""
         is_share = 0.0 < self.imagination_starts < 1.0
         return self.imagination_starts * self._total_timesteps if is_share else self.imagination_starts
+
+    def _look_at_newest(self) -> None:
+        super()._look_at_newest()
+        if self.imagination_requires is not None and self.explained_variance is not None:
+            self.knows_tasks = self.knows_tasks or self.explained_variance >= self.imagination_requires
+
+    def _find_rewards(self) -> None:
+        network = self.vae
+        super()._find_rewards()
+        self.knows_tasks = self.knows_tasks and self.vae is network
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with super()._computing():
+            yield
+        late = self.num_timesteps >= self.imagination_begins and self.n_mixture > 0
+        if late and self.imagination_requires is not None and not self.knows_tasks:
+            warn_user(
+                f"imagination_requires={self.imagination_requires} was not reached in {self.num_timesteps} time steps "
+                f"(explained_variance={self.explained_variance}): LDM trained as RL2. Train longer, with more vae_updates, "
+                "or require less."
+            )
 
     def train(self) -> None:
         super().train()
