@@ -194,7 +194,7 @@ def _look(
     steps = judge.transitions.states, judge.transitions.actions, judge.transitions.next_states
     own = vae.predict(means, steps, generator).numpy()
     found = {f"own_{name}": value for name, value in judge.describe_own(own, batch.tasks.numpy()).items()}
-    for number in n_candidates if isinstance(vae.likelihood, Bernoulli) else n_candidates[:1]:
+    for number in n_candidates:
         of_number = replace(config, n_candidates=number, require_goal=config.require_goal and number > 1)
         imagination = Imagination(vae, len(means), N_MIXTURE, of_number, generator)
         finished = th.ones(len(means), dtype=th.bool)

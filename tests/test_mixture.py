@@ -12,7 +12,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM
 from sb3_ldm.algorithms.ldm.imagination import Imagination, ImaginationConfig
-from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, mixture_weights, sample_mixture_weights, sample_simplex
+from sb3_ldm.algorithms.ldm.mixture import (
+    choose_far,
+    choose_novel,
+    mix_beliefs,
+    mixture_weights,
+    sample_mixture_weights,
+    sample_simplex,
+)
 from sb3_ldm.algorithms.ldm.mixture_vec_env import MixtureVecEnv
 from sb3_ldm.data import MetaEpisodeBuffer, Transitions
 from sb3_ldm.envs.meta_episode import MetaEpisodeLayout
@@ -539,8 +546,25 @@ def test_the_first_novel_candidate_is_chosen():
     assert choose_novel(rewards, is_high, low=0.0, high=1.0).tolist() == [2, 0, 2]
 
 
-def test_every_worker_gets_one_of_its_own_candidates():
-    imagined = imagination(bernoulli(), mixture_time="final", n_candidates=4, n_partners=2)
+def test_the_candidate_is_chosen_that_is_least_like_any_known_task():
+    """Of directions a diagonal, whatever all tasks have in common and however strong it is, unless it asks for nothing."""
+    velocity = th.randn(300, 2, generator=th.Generator().manual_seed(0))
+
+    def rewards(*angles, strength=1.0):
+        angles = th.deg2rad(th.tensor(angles, dtype=th.float32))
+        return strength * th.stack([angles.cos(), angles.sin()], -1) @ velocity.T - 5.0 * velocity[:, 0] ** 2 + 3.0
+
+    known = rewards(0.0, 90.0, 180.0, 270.0, 0.0, 90.0, 180.0, 270.0)
+    near, diagonal = rewards(10.0, 80.0, 20.0, 350.0), rewards(44.0, strength=0.6)
+    weak = rewards(45.0, strength=0.1)
+    candidates = th.stack([th.cat([near[:2], diagonal]), th.cat([weak, near[2:]]), th.cat([weak, weak, weak])])
+    choice, asks = choose_far(candidates, known, 0.3)
+    assert choice[:2].tolist() == [2, 1] and asks.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("make", [bernoulli, network])
+def test_every_worker_gets_one_of_its_own_candidates(make):
+    imagined = imagination(make(), mixture_time="final", n_candidates=4, n_partners=2)
     drawn, sample = [], imagined._sample_tasks
     imagined._sample_tasks = lambda number: drawn.append(sample(number)) or drawn[-1]
     states, actions, next_states = steps(6)
@@ -580,6 +604,20 @@ def test_chosen_tasks_keep_their_weights_mask_and_latents():
 def test_candidates_need_a_stationary_task(options):
     with pytest.raises(ValueError, match="n_candidates"):
         ImaginationConfig(**{"mixture_time": "final", **options}).validate("bernoulli")
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_worker_whose_task_asks_for_nothing_gets_a_true_one_for_any_rewards(weight):
+    """Where beliefs are all the same, mixtures differ from them by nothing."""
+    options = {"mixture_time": "final", "reward_likelihood": "gaussian", "n_partners": 2, "imagination_dropout": "off"}
+    env = grid_vec_env(12)
+    model = LDM("MlpLstmPolicy", env, mixture_ratio=0.5, require_goal=True, vae_updates=0, seed=0, device="cpu", **options)
+    with th.no_grad():
+        model.vae.encoder.mu.weight.mul_(10.0 * weight)
+        model.vae.decoder.latent_layer.weight.mul_(10.0 * weight)
+    meta_episode = 12 * model.layout.meta_episode_steps
+    model.learn(2 * meta_episode)
+    assert model.mixture_env.imagining.any() == (weight > 0.0)
 
 
 @pytest.mark.parametrize(("logit", "imagining"), [(-10.0, False), (10.0, True)])

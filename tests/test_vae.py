@@ -247,6 +247,30 @@ def test_the_split_first_layer_is_a_concatenated_one(inputs):
     th.testing.assert_close(outputs, decoder.head(first(rows)).squeeze(-1))
 
 
+@pytest.mark.parametrize("layers", [(8, 6), (5,)])
+def test_a_linear_decoder_has_for_a_mixture_of_latent_models_the_mixture_of_their_rewards(layers):
+    batch, latents, weights = random_batch([5, 5]), th.randn(4, LATENT), th.tensor([0.7, 0.9, -0.4, -0.2])
+    differences = []
+    for is_linear in (True, False):
+        decoder = RewardDecoder(LAYOUT, LATENT, hidden_sizes=layers, is_linear=is_linear)
+        steps = decoder.encode_steps(batch.states, batch.actions, batch.next_states)
+        each = decoder(latents[:, None, None], steps)
+        assert each.shape == (4, 5, 2) and each[0].std() > 0.0
+        assert not th.allclose(each[0], each[1])
+        differences.append((decoder(weights @ latents, steps) - (weights[:, None, None] * each).sum(0)).abs().max().item())
+    assert differences[0] < 1e-5 < differences[1]
+
+
+def test_a_network_with_a_linear_decoder_is_trained_as_any_other():
+    model = network(linear_decoder=True)
+    before = [parameter.clone() for parameter in model.decoder.parameters()]
+    model.elbo(random_batch([5, 3]))["elbo"].backward()
+    model.optimizer.step()
+    assert all(not th.equal(old, new) for old, new in zip(before, model.decoder.parameters(), strict=True))
+    with pytest.raises(ValueError, match="linear_decoder=1"):
+        network(linear_decoder=1)
+
+
 @pytest.mark.parametrize("inputs", [("state", "action", "next_state"), ("next_state",)])
 def test_the_decoder_sees_only_the_inputs_it_is_told_to(inputs):
     decoder = RewardDecoder(LAYOUT, LATENT, inputs)

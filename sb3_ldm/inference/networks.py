@@ -148,7 +148,8 @@ class RewardDecoder(nn.Module):
     p(r_{t+1} | m, s_t, a_t, s_{t+1}), with dropout on everything but m so that it cannot be ignored (section 3.3).
 
     The first layer is applied to the latents and to the steps separately, then added: decoding T steps under K latents costs
-    K + T rows there instead of K * T.
+    K + T rows there instead of K * T. A linear one is w(m) . f(step) + b(step), so that a mixture of latent models has the
+    mixture of their rewards.
 
     :param layout: layout of the meta-episodes
     :param latent_dim: dimension of the latent model m
@@ -157,6 +158,7 @@ class RewardDecoder(nn.Module):
     :param hidden_sizes: sizes of the decoder's layers
     :param dropout_place: drop the ``inputs`` themselves (the paper) or their ``embeddings`` (the release)
     :param standardize: what states go through first; None for nothing
+    :param is_linear: whether outputs are linear in the latent model
     :raises ValueError: if ``inputs`` or ``dropout_place`` is unknown, a size is no positive whole number, or no input is left
     """
 
@@ -169,9 +171,11 @@ class RewardDecoder(nn.Module):
         hidden_sizes: Sequence[int] = (64, 32),
         dropout_place: str = "embeddings",
         standardize: Standardize | None = None,
+        is_linear: bool = False,
     ):
         super().__init__()
         self.standardize = standardize
+        self.is_linear = is_linear
         if isinstance(inputs, str) or not inputs or any(name not in DECODER_INPUTS for name in inputs):
             raise ValueError(f"decoder_inputs={inputs!r}: choose a list of some of {list(DECODER_INPUTS)}.")
         if dropout_place not in ("embeddings", "inputs"):
@@ -189,12 +193,15 @@ class RewardDecoder(nn.Module):
         if self.embedding.output_dim == 0:
             raise ValueError(f"decoder_embeddings={list(embeddings)} leave out all of decoder_inputs={list(inputs)}.")
         self.dropout_dim = self.embedding.output_dim if dropout_place == "embeddings" else sum(self.input_dims)
-        self.latent_layer = nn.Linear(latent_dim, hidden_sizes[0])
-        self.step_layer = nn.Linear(self.embedding.output_dim, hidden_sizes[0], bias=False)
+        self.latent_layer = nn.Linear(latent_dim, hidden_sizes[-1 if is_linear else 0], bias=not is_linear)
+        self.step_layer = nn.Linear(self.embedding.output_dim, hidden_sizes[0], bias=is_linear)
         layers: list[nn.Module] = []
         for size_in, size_out in itertools.pairwise(hidden_sizes):
             layers += [nn.ReLU(), nn.Linear(size_in, size_out)]
-        self.head = nn.Sequential(*layers, nn.ReLU(), nn.Linear(hidden_sizes[-1], 1))
+        layers.append(nn.ReLU())
+        self.features = nn.Sequential(*layers) if is_linear else None
+        outputs = nn.Linear(hidden_sizes[-1], 1)
+        self.head: nn.Module = outputs if is_linear else nn.Sequential(*layers, outputs)
 
     def encode_steps(
         self, states: th.Tensor, actions: th.Tensor, next_states: th.Tensor, mask: th.Tensor | None = None
@@ -204,7 +211,8 @@ class RewardDecoder(nn.Module):
         :param actions: ``(..., action_dim)``
         :param next_states: ``(..., state_dim)``
         :param mask: dropout factors, broadcastable to ``(..., dropout_dim)``; None for no dropout
-        :return: the steps' part of the first layer, ``(..., hidden_sizes[0])``
+        :return: the steps' part of the first layer, ``(..., hidden_sizes[0])``; of a linear decoder their features,
+            ``(..., hidden_sizes[-1])``
         """
         if self.standardize is not None:
             states, next_states = self.standardize(states), self.standardize(next_states)
@@ -214,7 +222,8 @@ class RewardDecoder(nn.Module):
         embedded = self.embedding(*inputs)
         if mask is not None and self.dropout_place == "embeddings":
             embedded = embedded * mask
-        return self.step_layer(embedded)
+        encoded = self.step_layer(embedded)
+        return encoded if self.features is None else self.features(encoded)
 
     def forward(self, latents: th.Tensor, steps: th.Tensor) -> th.Tensor:
         """
@@ -222,4 +231,6 @@ class RewardDecoder(nn.Module):
         :param steps: from :meth:`encode_steps`; its leading dimensions broadcast against those of ``latents``
         :return: logits (Bernoulli) or means (Gaussian), the broadcast leading shape
         """
+        if self.is_linear:
+            return (self.latent_layer(latents) * steps).sum(-1) + self.head(steps).squeeze(-1)
         return self.head(self.latent_layer(latents) + steps).squeeze(-1)

@@ -23,6 +23,7 @@ NETWORK_OPTIONS = (
     "decoder_layers",
     "dropout_place",
     "standardize_states",
+    "linear_decoder",
 )
 
 
@@ -47,6 +48,7 @@ class RewardVAE(nn.Module):
     :param dropout_place: drop the decoder's ``inputs`` (the paper) or their ``embeddings`` (the release)
     :param standardize_states: encoder-v and decoder see states of mean 0 and variance 1, by running statistics of the
         batches; an ``encoder`` that is shared does not
+    :param linear_decoder: the decoder's outputs are linear in m
     :param learning_rate: of Adam
     :param encoder: shares a module that infers beliefs, instead of an encoder-v of its own
     :raises ValueError: if a parameter is out of its range, or training diverges
@@ -69,6 +71,7 @@ class RewardVAE(nn.Module):
         decoder_layers: Sequence[int] = (64, 32),
         dropout_place: str = "embeddings",
         standardize_states: bool = False,
+        linear_decoder: bool = False,
         learning_rate: float = 1e-3,
         encoder: Encoder | None = None,
     ):
@@ -85,8 +88,9 @@ class RewardVAE(nn.Module):
         check_integer("encoder_hidden_size", encoder_hidden_size, 1)
         _check_sizes("encoder_embeddings", encoder_embeddings, ("state", "action", "reward"))
         _check_sizes("decoder_embeddings", decoder_embeddings, ("state", "action"))
-        if not isinstance(standardize_states, bool):
-            raise ValueError(f"standardize_states={standardize_states!r}: use True or False.")
+        for name, given in (("standardize_states", standardize_states), ("linear_decoder", linear_decoder)):
+            if not isinstance(given, bool):
+                raise ValueError(f"{name}={given!r}: use True or False.")
         self.layout = layout
         self.latent_dim = latent_dim
         self.dropout_rate = dropout_rate
@@ -100,7 +104,14 @@ class RewardVAE(nn.Module):
         else:
             self.encoder = encoder
         self.decoder = RewardDecoder(
-            layout, latent_dim, decoder_inputs, decoder_embeddings, decoder_layers, dropout_place, self.standardize
+            layout,
+            latent_dim,
+            decoder_inputs,
+            decoder_embeddings,
+            decoder_layers,
+            dropout_place,
+            self.standardize,
+            linear_decoder,
         )
         self.optimizer = th.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from typing_extensions import TypedDict
 
-from sb3_ldm.algorithms.ldm.mixture import choose_novel, mix_beliefs, sample_mixture_weights
+from sb3_ldm.algorithms.ldm.mixture import choose_far, choose_novel, mix_beliefs, sample_mixture_weights
 from sb3_ldm.checks import check_integer, is_number
 from sb3_ldm.data import Transitions
 from sb3_ldm.inference import BeliefEncoder, Bernoulli, RewardVAE
@@ -20,6 +20,7 @@ MIXTURE_TIMES = ("current", "final")
 IMAGINARY_REWARDS = ("mean", "sample", "threshold")
 IMAGINATION_DROPOUTS = ("off", "step", "meta_episode")
 
+_WEAKEST = 0.3  #: least spread of an imaginary task's rewards, by that of known ones
 _N_MASKS_COMPARED = 8  #: masks that candidates are judged by on average, where there is a new one at every step
 
 #: What is believed of the normal workers' tasks, and which of them have finished a meta-episode.
@@ -45,11 +46,13 @@ class ImaginationConfig:
         p = 1/2, both of which only take the two values of true rewards
     :param imagination_dropout: dropout of the decoder while imagining: ``off``, a new mask every ``step`` or one mask per
         ``meta_episode``; a decoder that was trained with much dropout promises little without
-    :param n_candidates: mixtures drawn for each imaginary task; above 1 the first is kept whose goals are not those of known
-        tasks (``final`` beliefs and Bernoulli likelihood only); they are compared with the dropout of their meta-episode, or
-        on average over masks where it is drawn at every step
-    :param require_goal: an imaginary task must promise the high reward for some of the normal workers' transitions; a mixture
-        worker whose task does not gets the true rewards (``final`` beliefs and Bernoulli likelihood only)
+    :param n_candidates: mixtures drawn for each imaginary task; above 1 (``final`` beliefs only) one of them is kept: where
+        rewards take two values, the first whose goals are not those of known tasks, else that whose rewards are least like
+        those of any of the normal workers' beliefs; they are compared on true transitions, with the dropout of their
+        meta-episode, or on average over masks where it is drawn at every step
+    :param require_goal: an imaginary task must ask for something: promise the high reward for some of the normal workers'
+        transitions, or where rewards take any value differ between these by 0.3 times as much as those that are believed in; a
+        mixture worker whose task does not gets the true rewards (``final`` beliefs only)
     """
 
     beta: float = 1.0
@@ -86,14 +89,12 @@ class ImaginationConfig:
             raise ValueError(f"beta={self.beta}: the degree of extrapolation must be positive; 1 is a convex mixture.")
         check_integer("n_partners", self.n_partners, 1, "the normal workers that a mixture worker mixes")
         check_integer("n_candidates", self.n_candidates, 1, "the mixtures drawn for an imaginary task")
-        may_be_two = reward_likelihood in ("bernoulli", AUTO)
-        if self.compares and not (self.mixture_time == "final" and may_be_two):
+        if self.compares and self.mixture_time != "final":
             raise ValueError(
-                f"n_candidates={self.n_candidates} and require_goal={self.require_goal} need mixture_time='final' and "
-                f"reward_likelihood='bernoulli', not {self.mixture_time!r} and {reward_likelihood!r}: only then are goals "
-                "known in advance."
+                f"n_candidates={self.n_candidates} and require_goal={self.require_goal} need mixture_time='final', not "
+                f"{self.mixture_time!r}: only then are imaginary tasks known in advance."
             )
-        if self.imaginary_reward != "mean" and not may_be_two:
+        if self.imaginary_reward != "mean" and reward_likelihood not in ("bernoulli", AUTO):
             raise ValueError(
                 f"imaginary_reward={self.imaginary_reward!r} needs reward_likelihood='bernoulli', not {reward_likelihood!r}."
             )
@@ -286,15 +287,21 @@ class Imagination:
         return self.vae.dropout_mask((number,), generator)
 
     def _choose(self, candidates: ImaginaryTasks, experience: Transitions) -> tuple[ImaginaryTasks, np.ndarray]:
-        """One of every ``n_candidates`` tasks, and whether it promises the high reward for anything that was experienced."""
+        """One of every ``n_candidates`` tasks, and whether it asks for something."""
         assert candidates.latents is not None
-        likelihood = self._two_rewards
+        likelihood = self.vae.likelihood
         transitions = experience.states, experience.actions, experience.next_states
         promised = self._promised(candidates.latents, transitions, candidates.mask, self.generator, _N_MASKS_COMPARED)
-        is_high = th.as_tensor(experience.rewards > likelihood.middle, device=self.device)
-        choice = choose_novel(promised.unflatten(0, (-1, self.config.n_candidates)), is_high, likelihood.low, likelihood.high)
+        promised = promised.unflatten(0, (-1, self.config.n_candidates))
+        if isinstance(likelihood, Bernoulli):
+            is_high = th.as_tensor(experience.rewards > likelihood.middle, device=self.device)
+            choice = choose_novel(promised, is_high, likelihood.low, likelihood.high)
+            asks = (promised.amax(2) > likelihood.middle).gather(1, choice.unsqueeze(1)).squeeze(1)
+        else:
+            known = self._promised(self._final_mu, transitions, None, self.generator, _N_MASKS_COMPARED)
+            choice, asks = choose_far(promised, known, _WEAKEST)
         chosen = choice + th.arange(len(choice), device=self.device) * self.config.n_candidates
-        return candidates.take(chosen), (promised[chosen].amax(1) > likelihood.middle).cpu().numpy()
+        return candidates.take(chosen), asks.cpu().numpy()
 
     @th.no_grad()
     def rewards(self, states: np.ndarray, actions: np.ndarray, next_states: np.ndarray) -> np.ndarray:

@@ -85,3 +85,31 @@ def choose_novel(rewards: th.Tensor, is_high: th.Tensor, low: float, high: float
     step = 4.0 * (high - low)
     preference = step * th.arange(n_candidates, 0, -1, device=rewards.device)
     return (elsewhere - repeated + is_novel * preference).argmax(1)
+
+
+def choose_far(rewards: th.Tensor, known: th.Tensor, weakest: float) -> tuple[th.Tensor, th.Tensor]:
+    """
+    For each worker the candidate whose rewards are least like those of any known task, out of those that ask for something.
+
+    Rewards are compared less what all known tasks have in common, by their correlation over transitions: half of a known
+    task's rewards is as much alike as the whole.
+
+    :param rewards: of transitions under each candidate, ``(n_workers, n_candidates, n_transitions)``
+    :param known: of the transitions under what is believed of known tasks, ``(n_known, n_transitions)``
+    :param weakest: standard deviation over transitions below which a candidate asks for nothing, by the median known one
+    :return: the chosen candidate of each worker, and whether it asks for something, ``(n_workers,)`` each
+    """
+    common = known.mean(0)
+    spreads, directions = _directions(known - common)
+    own_spreads, own_directions = _directions(rewards - common)
+    likeness = (own_directions @ directions.T).amax(-1)
+    is_strong = own_spreads >= weakest * spreads.median().clamp(min=1e-6)  # where all that is known is the same, nothing is
+    choice = (-likeness - 4.0 * ~is_strong).argmax(1)
+    return choice, is_strong.gather(1, choice.unsqueeze(1)).squeeze(1)
+
+
+def _directions(rewards: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """Standard deviations over transitions, and rewards of mean 0 and length 1."""
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    length = centred.norm(dim=-1)
+    return length / rewards.shape[-1] ** 0.5, centred / length.clamp(min=1e-8).unsqueeze(-1)

@@ -20,11 +20,12 @@ N_COMPARED = 128  #: transitions with, and as many without, the high reward that
 def transitions_to_compare(buffer: MetaEpisodeBuffer, likelihood: RewardLikelihood, rng: np.random.Generator) -> Transitions:
     """
     :param buffer: meta-episodes of training tasks
-    :param likelihood: of rewards that take two values
+    :param likelihood: of their rewards
     :param rng: source of randomness
-    :return: transitions by which candidates are compared, half of them with a high reward if possible
+    :return: transitions by which candidates are compared; of rewards that take two values half have the high one if possible
     """
-    assert isinstance(likelihood, Bernoulli), f"{likelihood} has no two rewards"
+    if not isinstance(likelihood, Bernoulli):
+        return buffer.sample_transitions(2 * N_COMPARED, rng)
     drawn = buffer.sample_transitions(8 * N_COMPARED, rng)
     is_high = drawn.rewards > likelihood.middle
     kept = np.concatenate([np.flatnonzero(is_high)[:N_COMPARED], np.flatnonzero(~is_high)[:N_COMPARED]])
