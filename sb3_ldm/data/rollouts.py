@@ -23,6 +23,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
     :param gae_lambda: factor of the generalised advantage estimator
     :param gamma: discount factor
     :param n_envs: number of workers
+    :param told_dim: numbers that the policy is told in training besides observations; 0 for none
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class SequenceRolloutBuffer(RolloutBuffer):
         gae_lambda: float = 1.0,
         gamma: float = 0.99,
         n_envs: int = 1,
+        told_dim: int = 0,
     ):
+        self.told_dim = told_dim
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
         self.initial_states: RNNStates | None = None
         #: The rollout as tensors, ``(n_envs, n_steps, ...)`` each; there once it is sampled from.
@@ -52,6 +55,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
     def reset(self) -> None:
         super().reset()
         self._estimates = th.zeros((2, self.buffer_size, self.n_envs), device=self.device)
+        self.told = np.zeros((self.buffer_size, self.n_envs, self.told_dim), dtype=np.float32)
 
     def add(
         self,
@@ -61,6 +65,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
         episode_start: np.ndarray,
         value: th.Tensor,
         log_prob: th.Tensor,
+        told: np.ndarray | None = None,
     ) -> None:
         """
         Add one step of every worker.
@@ -74,7 +79,10 @@ class SequenceRolloutBuffer(RolloutBuffer):
         :param episode_start: whether the observation is an episode's first, ``(n_envs,)``
         :param value: value estimates, ``(n_envs, 1)``
         :param log_prob: log probabilities of the actions, ``(n_envs,)``
+        :param told: what the policy was told besides, ``(n_envs, told_dim)``
         """
+        if told is not None:
+            self.told[self.pos] = told
         self.observations[self.pos] = obs
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
@@ -112,7 +120,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
         """:return: the rollout as tensors, ``(n_envs, n_steps, ...)`` each"""
         assert self.full, "Rollout buffer must be full before sampling from it"
         if not self.generator_ready:
-            self.tensors = {name: self._by_sequence(name) for name in _SEQUENCE_FIELDS}
+            names = (*_SEQUENCE_FIELDS, "told") if self.told_dim > 0 else _SEQUENCE_FIELDS
+            self.tensors = {name: self._by_sequence(name) for name in names}
             self._mask = th.ones_like(self.tensors["returns"])
             self.generator_ready = True
         return self.tensors
@@ -120,6 +129,13 @@ class SequenceRolloutBuffer(RolloutBuffer):
     def _by_sequence(self, name: str) -> th.Tensor:
         """Time-major array ``(n_steps, n_envs, ...)`` as a sequence-major tensor ``(n_envs, n_steps, ...)``."""
         return self.to_torch(np.ascontiguousarray(getattr(self, name).swapaxes(0, 1)), copy=False)
+
+    def told_of(self, sequences: th.Tensor) -> th.Tensor | None:
+        """
+        :param sequences: indices of sequences, ``(n,)``
+        :return: what the policy was told besides observations, sequence after sequence, ``(n * n_steps, told_dim)``; or None
+        """
+        return self.tensors["told"][sequences].flatten(0, 1) if self.told_dim > 0 else None
 
     def sequences(self, sequences: th.Tensor) -> RecurrentRolloutBufferSamples:
         """

@@ -40,6 +40,8 @@ class PPOOptions(RecurrentPPOOptions, total=False):
     gamma: float | Auto
     ent_coef: float | Auto | Schedule
     n_envs: int | None
+    critic_observes_task: bool
+    task_coef: float
 
 
 class VAEOptions(PPOOptions, total=False):

@@ -45,6 +45,9 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     :param state_in_heads: the policy and value heads see the state s_t beside the encoder's output (needs ``shared_lstm``)
     :param chrono_init: the LSTM's units begin with memories of up to so many steps, see
         :func:`~sb3_ldm.nets.sequences.initialize_memories`; None for torch's initialization
+    :param task_dim: size of a task, where tasks are told in training; 0 where they are not
+    :param critic_observes_task: the value head sees the task, too
+    :param regresses_task: a linear head tells the task from the LSTM's output
     :param optimizer_class: class of the optimizer
     :param optimizer_kwargs: its keyword arguments besides the learning rate
     :param kwargs: passed to :class:`RecurrentActorCriticPolicy`; of ``lstm_kwargs`` there are ``bias`` and ``dropout``
@@ -52,6 +55,8 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         or lacks biases
     """
 
+    task_mean: th.Tensor
+    task_scale: th.Tensor
     needs_elbo: ClassVar[bool] = False  #: whether the encoder is trained by the ELBO of a VAE
     _process_sequence = staticmethod(process_sequence)  # type: ignore[assignment]
 
@@ -68,12 +73,15 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         enable_critic_lstm: bool = False,
         state_in_heads: bool = False,
         chrono_init: int | None = None,
+        task_dim: int = 0,
+        critic_observes_task: bool = False,
+        regresses_task: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        if state_in_heads and not shared_lstm:
-            raise ValueError("state_in_heads=True needs shared_lstm=True.")
+        if (state_in_heads or task_dim > 0) and not shared_lstm:
+            raise ValueError(f"{'state_in_heads=True' if state_in_heads else 'telling tasks'} needs shared_lstm=True.")
         if not shared_lstm and not isinstance(self, SeparateLstmPolicy):
             raise ValueError(f"shared_lstm=False: use SeparateLstmPolicy, {type(self).__name__} shares its LSTM.")
         if chrono_init is not None and chrono_init < 3:
@@ -86,6 +94,9 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
                 "n_lstm_layers of at least 2, or leave it out."
             )
         self.state_in_heads = state_in_heads
+        self.task_dim = task_dim
+        self.critic_observes_task = critic_observes_task
+        self.regresses_task = regresses_task
         self.chrono_init = chrono_init
         self.layout = observation_layout(observation_space) if state_in_heads else None
         if optimizer_class is th.optim.Adam:
@@ -118,11 +129,55 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         lstm = {"lstm_hidden_size": self.lstm_actor.hidden_size, "n_lstm_layers": self.lstm_actor.num_layers}
         shared = {"shared_lstm": self.shared_lstm, "enable_critic_lstm": self.enable_critic_lstm}
         given = {"lstm_kwargs": self.lstm_kwargs, "state_in_heads": self.state_in_heads, "chrono_init": self.chrono_init}
-        return super()._get_constructor_parameters() | lstm | shared | given
+        told = {name: getattr(self, name) for name in ("task_dim", "critic_observes_task", "regresses_task")}
+        return super()._get_constructor_parameters() | lstm | shared | given | told
 
     def _build_mlp_extractor(self) -> None:
         inputs = self.lstm_output_dim + (self.layout.state_dim if self.layout is not None else 0)
         self.mlp_extractor = MlpExtractor(inputs, self.net_arch, self.activation_fn, self.device)
+        if self.task_dim > 0:
+            self.register_buffer("task_mean", th.zeros(self.task_dim))
+            self.register_buffer("task_scale", th.ones(self.task_dim))
+        if self.critic_observes_task:
+            wider = MlpExtractor(inputs + self.task_dim + 1, self.net_arch, self.activation_fn, self.device)
+            self.mlp_extractor.value_net = wider.value_net
+        if self.regresses_task:
+            self.task_net = nn.Linear(self.lstm_output_dim, self.task_dim)
+
+    def set_task_scale(self, tasks: np.ndarray) -> None:
+        """
+        :param tasks: typical ones, ``(n, task_dim)``, whose mean becomes 0 and whose standard deviation 1
+        """
+        scale = tasks.std(axis=0)
+        self.task_mean.copy_(th.as_tensor(tasks.mean(axis=0)))
+        self.task_scale.copy_(th.as_tensor(np.where(scale > 1e-6, scale, 1.0)))
+
+    def _standardized(self, told: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Tasks of mean 0 and deviation 1, all 0 where there is none, and whether there is one."""
+        has_task = told[:, -1:]
+        return has_task * (told[:, :-1] - self.task_mean) / self.task_scale, has_task
+
+    def _values(self, encoding: th.Tensor, told: th.Tensor | None) -> th.Tensor:
+        """
+        :param encoding: from :meth:`encode`
+        :param told: tasks, followed by whether there is one, ``(..., task_dim + 1)``; None if nothing is told
+        :return: value estimates, ``(..., 1)``
+        """
+        if self.critic_observes_task:
+            if told is None:
+                told = encoding.new_zeros(len(encoding), self.task_dim + 1)
+            encoding = th.cat([encoding, *self._standardized(told)], dim=-1)
+        return self.value_net(self.mlp_extractor.forward_critic(encoding))
+
+    def task_error(self, encoding: th.Tensor, told: th.Tensor) -> th.Tensor:
+        """
+        :param encoding: from :meth:`encode`
+        :param told: as in :meth:`evaluate_told`
+        :return: squared error of the task that is told from the LSTM's output, a mean over what has a task
+        """
+        tasks, has_task = self._standardized(told)
+        error = (self.task_net(encoding[:, : self.lstm_output_dim]) - tasks).square().mean(-1, keepdim=True)
+        return (has_task * error).sum() / has_task.sum().clamp(min=1.0)
 
     @property
     def is_pure(self) -> bool:
@@ -167,12 +222,17 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         return self.encode(obs, lstm_states, episode_starts)
 
     def forward(  # type: ignore[override]
-        self, obs: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        obs: th.Tensor,
+        lstm_states: RNNStates,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        told: th.Tensor | None = None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNStates]:
         encoding, states = self.encode(obs, lstm_states.pi, episode_starts)
-        latent_pi, latent_vf = self.mlp_extractor(encoding)
+        latent_pi = self.mlp_extractor.forward_actor(encoding)
         actions, log_prob = self.action_head.sample(self, latent_pi, deterministic)
-        return actions, self.value_net(latent_vf), log_prob, RNNStates(states, states)
+        return actions, self._values(encoding, told), log_prob, RNNStates(states, states)
 
     def predict(
         self,
@@ -247,10 +307,31 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
     def evaluate_actions(  # type: ignore[override]
         self, obs: th.Tensor, actions: th.Tensor, lstm_states: RNNStates, episode_starts: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        return self.evaluate_told(obs, actions, lstm_states, episode_starts, None)[:3]
+
+    def evaluate_told(
+        self,
+        obs: th.Tensor,
+        actions: th.Tensor,
+        lstm_states: RNNStates,
+        episode_starts: th.Tensor,
+        told: th.Tensor | None,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None, th.Tensor | None]:
+        """
+        As :meth:`evaluate_actions`, where tasks are told in training.
+
+        :param obs: shape ``(n_seq * length, obs_dim)``
+        :param actions: shape ``(n_seq * length, ...)``
+        :param lstm_states: states before the first step
+        :param episode_starts: shape ``(n_seq * length,)``
+        :param told: tasks, followed by 1, or 0 where there is none, ``(n_seq * length, task_dim + 1)``; None for none at all
+        :return: values, log probabilities, entropies, and :meth:`task_error` if the task is regressed
+        """
         encoding, _ = self.encode(obs, lstm_states.pi, episode_starts, need_states=False)
-        latent_pi, latent_vf = self.mlp_extractor(encoding)
+        latent_pi = self.mlp_extractor.forward_actor(encoding)
         log_prob, entropy = self.action_head.evaluate(self, latent_pi, actions)
-        return self.value_net(latent_vf), log_prob, entropy
+        error = self.task_error(encoding, told) if self.regresses_task and told is not None else None
+        return self._values(encoding, told), log_prob, entropy, error
 
     def get_distribution(  # type: ignore[override]
         self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
@@ -259,10 +340,10 @@ class MetaLstmPolicy(RecurrentActorCriticPolicy):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(encoding)), states
 
     def predict_values(  # type: ignore[override]
-        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor
+        self, obs: th.Tensor, lstm_states: LSTMStates, episode_starts: th.Tensor, told: th.Tensor | None = None
     ) -> th.Tensor:
         encoding, _ = self.encode(obs, lstm_states, episode_starts, need_states=False)
-        return self.value_net(self.mlp_extractor.forward_critic(encoding))
+        return self._values(encoding, told)
 
 
 class SeparateLstmPolicy(MetaLstmPolicy):

@@ -14,6 +14,7 @@ class PPOLoss(NamedTuple):
     :param entropy: negated entropy, or its estimate from the actions taken
     :param clip_fraction: share of the probability ratios that are clipped
     :param approx_kl: estimate of KL(old policy || policy), http://joschu.net/blog/kl-approx.html
+    :param task: squared error of the task's regression, 0 without one
     """
 
     policy: th.Tensor
@@ -21,14 +22,17 @@ class PPOLoss(NamedTuple):
     entropy: th.Tensor
     clip_fraction: th.Tensor
     approx_kl: th.Tensor
+    task: th.Tensor
 
-    def total(self, ent_coef: float, vf_coef: float) -> th.Tensor:
+    def total(self, ent_coef: float, vf_coef: float, task_coef: float = 0.0) -> th.Tensor:
         """
         :param ent_coef: entropy coefficient
         :param vf_coef: value loss coefficient
+        :param task_coef: coefficient of the task's regression
         :return: the loss that is minimised (Equation 9, negated)
         """
-        return self.policy + ent_coef * self.entropy + vf_coef * self.value
+        loss = self.policy + ent_coef * self.entropy + vf_coef * self.value
+        return loss + task_coef * self.task if task_coef else loss
 
 
 def ppo_loss(
@@ -70,4 +74,5 @@ def ppo_loss(
         entropy=log_prob.mean() if entropy is None else -entropy.mean(),
         clip_fraction=clip_fraction,
         approx_kl=approx_kl,
+        task=values.new_zeros(()),
     )

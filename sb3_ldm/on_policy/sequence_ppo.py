@@ -66,6 +66,10 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
     :param target_kl: KL divergence at which a rollout's updates stop, None for no limit; ``"auto"`` is 0.03 for Box actions
         alone
     :param n_envs: sub-environments that are made of an id; None for 64
+    :param critic_observes_task: the critic is told the task besides the history (an asymmetric actor-critic, Pinto et al.
+        2017), in training alone: to act nothing is told. As RL2 and LDM otherwise use no tasks, results are to name it
+    :param task_coef: coefficient of the squared error with which a linear head tells the task from the LSTM's output (Humplik
+        et al. 2019), as ``critic_observes_task`` in training alone; 0 for no such loss
     :param stats_window_size: episodes over which the logged returns are averaged
     :param tensorboard_log: folder of the TensorBoard log
     :param policy_kwargs: keyword arguments of the policy; what they leave open is chosen by the size of the state, see
@@ -79,6 +83,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MetaLstmPolicy}
     policy_base: ClassVar[type[MetaLstmPolicy]] = MetaLstmPolicy  #: what policies must be subclasses of
+    may_tell_task: ClassVar[bool] = True  #: whether there may be a ``critic_observes_task`` or a ``task_coef``
     policy: MetaLstmPolicy
     rollout_buffer: SequenceRolloutBuffer  # type: ignore[assignment]
     _last_lstm_states: RNNStates  # type: ignore[assignment]
@@ -95,6 +100,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         *,
         ent_coef: float | Auto | Schedule = AUTO,
         n_envs: int | None = None,
+        critic_observes_task: bool = False,
+        task_coef: float = 0.0,
         _init_setup_model: bool = True,
         **options: Unpack[RecurrentPPOOptions],
     ):
@@ -111,6 +118,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
             **options,  # type: ignore[arg-type]
         )
         self._n_threads = 1
+        self.critic_observes_task = critic_observes_task
+        self.task_coef = task_coef
         if _init_setup_model:
             self._set_up()
 
@@ -144,13 +153,38 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         return chosen
 
     def _policy_settings(self, given: dict[str, Any]) -> dict[str, Any]:
-        return policy_settings(self.layout, self.action_space, given)
+        settings = policy_settings(self.layout, self.action_space, given)
+        if not self.tells_task:
+            return settings
+        assert self.env is not None
+        task_dim = self.env.get_attr("task_distribution", 0)[0].task_dim
+        told = {"critic_observes_task": bool(self.critic_observes_task), "regresses_task": self.task_coef > 0.0}
+        return settings | {"task_dim": task_dim} | told
+
+    @property
+    def tells_task(self) -> bool:
+        """Whether the networks are told tasks in training."""
+        return bool(self.critic_observes_task or self.task_coef)
+
+    def _told(self, env: VecEnv) -> np.ndarray | None:
+        """What the networks are told of the tasks now: each, followed by 1, ``(n_envs, task_dim + 1)``; None for nothing."""
+        if not self.tells_task:
+            return None
+        tasks = np.array(env.get_attr("task"), dtype=np.float32)
+        return np.concatenate([tasks, np.ones((len(tasks), 1), dtype=np.float32)], axis=1)
+
+    def _told_kwargs(self, told: np.ndarray | None) -> dict[str, th.Tensor]:
+        """The same for a policy, which need not know of it where nothing is told."""
+        return {} if told is None else {"told": th.as_tensor(told, device=self.device)}
 
     def _setup_model(self) -> None:
         if self.policy_class is MetaLstmPolicy and not self.policy_kwargs.get("shared_lstm", True):
             self.policy_class = SeparateLstmPolicy
         self._check_parameters()
         super()._setup_model()
+        if self.tells_task and self.env is not None:
+            # Of a model that is loaded, what it was saved with comes later.
+            self.policy.set_task_scale(self.env.get_attr("task_distribution", 0)[0].representatives("train", 1000))
         self.rollout_buffer = self._make_rollout_buffer()
         self._warn_of_normalization()  # of a model that is loaded
 
@@ -166,6 +200,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
             "gae_lambda": self.gae_lambda,
             "gamma": self.gamma,
             "n_envs": self.n_envs,
+            "told_dim": self.policy.task_dim + 1 if self.tells_task else 0,
         }
 
     def _check_parameters(self) -> None:
@@ -177,6 +212,12 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
                 f"{'' if base.needs_elbo else ' whose encoder the policy loss trains'}."
             )
         self._check_n_steps()
+        check_number("task_coef", self.task_coef, 0.0)
+        if self.tells_task and not self.may_tell_task:
+            raise ValueError(
+                f"critic_observes_task={self.critic_observes_task} and task_coef={self.task_coef}: {type(self).__name__} "
+                "tells its networks no tasks, use RL2 or LDM."
+            )
         check_integer("n_epochs", self.n_epochs, 1)
         check_integer("stats_window_size", self._stats_window_size, 1)
         for name in ("gamma", "gae_lambda"):
@@ -264,12 +305,15 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         if self.use_sde:  # after a checkpoint, whose random streams go on here
             self.policy.reset_noise(env.num_envs)
 
+        told = self._told(env)
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             with th.no_grad():
                 obs_tensor, episode_starts = self._policy_inputs()
-                action_tensor, values, log_probs, lstm_states = self.policy(obs_tensor, self._last_lstm_states, episode_starts)
+                action_tensor, values, log_probs, lstm_states = self.policy(
+                    obs_tensor, self._last_lstm_states, episode_starts, **self._told_kwargs(told)
+                )
             actions = action_tensor.cpu().numpy()
             clipped_actions = self._env_actions(actions)
             self._is_stepping = True
@@ -289,12 +333,19 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
 
             if dones.any():
                 self._update_info_buffer(infos, dones)
-                rewards = self._bootstrap_truncated(rewards, dones, infos, lstm_states)
-            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs)  # type: ignore[arg-type]
+                rewards = self._bootstrap_truncated(rewards, dones, infos, lstm_states, told)
+            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, told)  # type: ignore[arg-type]
+            if dones.any():  # tasks change with meta-episodes alone
+                told = self._told(env)
 
         with th.no_grad():
             obs_tensor, episode_starts = self._policy_inputs()
-            values = self.policy.predict_values(obs_tensor, self._last_lstm_states.vf, episode_starts)  # type: ignore[arg-type]
+            values = self.policy.predict_values(
+                obs_tensor,
+                self._last_lstm_states.vf,  # type: ignore[arg-type]
+                episode_starts,
+                **self._told_kwargs(told),
+            )
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -321,7 +372,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
                         print(f"Early stopping at step {epoch} due to reaching max kl: {losses[-1].approx_kl:.2f}")
                     break
                 if not np.isfinite(losses[-1]).all():
-                    raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef)))
+                    raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef, self.task_coef)))
                 nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
             self._n_updates += 1
@@ -330,14 +381,16 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
 
         # Else an agent of no numbers would act on: sampling does not look at what it samples from.
         if not all(bool(th.isfinite(parameter).all()) for parameter in self.policy.parameters()):
-            raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef)))
+            raise ValueError(_DIVERGED.format(loss=losses[-1].total(ent_coef, self.vf_coef, self.task_coef)))
         mean = PPOLoss(*np.mean(losses, axis=0))
         self.logger.record("train/entropy_loss", mean.entropy)
         self.logger.record("train/policy_gradient_loss", mean.policy)
         self.logger.record("train/value_loss", mean.value)
         self.logger.record("train/approx_kl", np.mean([loss.approx_kl for loss in losses[n_before:]]))
         self.logger.record("train/clip_fraction", mean.clip_fraction)
-        self.logger.record("train/loss", losses[-1].total(ent_coef, self.vf_coef))
+        self.logger.record("train/loss", losses[-1].total(ent_coef, self.vf_coef, self.task_coef))
+        if self.task_coef:
+            self.logger.record("train/task_loss", mean.task)
         buffer = self.rollout_buffer
         self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
         if hasattr(self.policy, "log_std"):
@@ -358,9 +411,12 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         def shard_loss(shard: th.Tensor) -> tuple[th.Tensor, np.ndarray]:
             batch = self.rollout_buffer.sequences(shard)
             actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
-            values, log_prob, entropy = self.policy.evaluate_actions(
-                batch.observations, actions, batch.lstm_states, batch.episode_starts
-            )
+            inputs = batch.observations, actions, batch.lstm_states, batch.episode_starts
+            error: th.Tensor | None = None
+            if self.tells_task:
+                values, log_prob, entropy, error = self.policy.evaluate_told(*inputs, self.rollout_buffer.told_of(shard))
+            else:
+                values, log_prob, entropy = self.policy.evaluate_actions(*inputs)
             loss = ppo_loss(
                 values.flatten(),
                 log_prob,
@@ -372,8 +428,10 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
                 clip_range,
                 clip_range_vf,
             )
+            if error is not None:
+                loss = loss._replace(task=error)
             share = len(shard) / len(sequences)
-            return share * loss.total(ent_coef, self.vf_coef), share * th.stack(loss).detach().cpu().numpy()
+            return share * loss.total(ent_coef, self.vf_coef, self.task_coef), share * th.stack(loss).detach().cpu().numpy()
 
         in_shards = self.device.type == "cpu" and self.policy.is_pure
         shards = sequences.tensor_split(n_shards(len(sequences), self._n_threads) if in_shards else 1)
@@ -387,7 +445,12 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         return obs, th.as_tensor(self._last_episode_starts, device=self.device).float()
 
     def _bootstrap_truncated(
-        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], lstm_states: RNNStates
+        self,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+        lstm_states: RNNStates,
+        told: np.ndarray | None,
     ) -> np.ndarray:
         """Add the discounted value of the last observation where a time limit outside the meta-episode cut it."""
         truncated = [
@@ -399,7 +462,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         with th.no_grad():
             states = (lstm_states.vf[0][:, truncated].contiguous(), lstm_states.vf[1][:, truncated].contiguous())
             no_start = th.zeros(len(truncated), device=self.device)
-            values = self.policy.predict_values(th.as_tensor(terminal_obs, device=self.device), states, no_start)
+            known = self._told_kwargs(None if told is None else told[truncated])
+            values = self.policy.predict_values(th.as_tensor(terminal_obs, device=self.device), states, no_start, **known)
         rewards = rewards.copy()
         rewards[truncated] += self.gamma * values.flatten().cpu().numpy()
         return rewards

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from math import ceil
 from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -118,6 +119,14 @@ class LDM(VAEPPO):
     def n_recorded(self) -> int:
         """Number of workers whose meta-episodes the VAE is trained on: the normal ones."""
         return self.n_normal
+
+    def _told(self, env: VecEnv) -> np.ndarray | None:
+        told = super()._told(env)
+        if told is not None and self.n_mixture > 0:
+            assert self.mixture_env is not None
+            # Nobody can say what an imaginary task is: its workers have none.
+            told[self.n_normal :][self.mixture_env.imagining] = 0.0
+        return told
 
     @property
     def mixture_env(self) -> MixtureVecEnv | None:

@@ -1,5 +1,7 @@
 """Mixreg: mixture regularisation."""
 
+from typing import ClassVar
+
 import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 from typing_extensions import Unpack
@@ -31,6 +33,8 @@ class Mixreg(SequencePPO):
     :param target_kl: must be None
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
+
+    may_tell_task: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class VariBAD(VAEPPO):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpLstmPolicy": MlpLstmPolicy}
     policy_base: ClassVar[type[MetaLstmPolicy]] = BeliefPolicy
+    may_tell_task: ClassVar[bool] = False
     policy: BeliefPolicy
 
     def __init__(
