@@ -616,3 +616,17 @@ def test_pictures_are_of_the_worker_and_change_nothing(env_id: str, monkeypatch:
         chosen = actions(rng, drawn)
         np.testing.assert_array_equal(drawn.step(chosen)[0], bare.step(chosen)[0])  # type: ignore[arg-type]
         np.testing.assert_array_equal(drawn.get_images(), drawn.get_attr("position"))
+
+
+@pytest.mark.parametrize(("logfile", "is_written"), [("MUJOCO_LOG.TXT", False), ("mine.txt", True)])
+def test_no_file_is_written_to_the_working_directory_unless_somebody_named_one(logfile, is_written, tmp_path, monkeypatch):
+    mujoco = pytest.importorskip("mujoco", minversion="4.0")
+    monkeypatch.chdir(tmp_path)
+    before, config = mujoco.MjLogConfig.get(), mujoco.MjLogConfig.get()
+    config.logfile, config.logto_file = logfile, True
+    mujoco.MjLogConfig.set(config)
+    try:
+        LocomotionEnv(DOMAINS["HalfCheetahVelocity-v0"]).close()  # whose model makes MuJoCo warn
+        assert [path.name for path in tmp_path.iterdir()] == ([logfile] if is_written else [])
+    finally:
+        mujoco.MjLogConfig.set(before)

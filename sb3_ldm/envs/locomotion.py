@@ -635,6 +635,16 @@ def start_seed(seed: int) -> int:
     return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
 
 
+def keep_no_log_file() -> None:
+    """Keep MuJoCo from writing ``MUJOCO_LOG.TXT`` to the working directory, unless somebody has chosen another file."""
+    import mujoco
+
+    config = mujoco.MjLogConfig.get() if hasattr(mujoco, "MjLogConfig") else None  # earlier MuJoCo has no choice
+    if config is not None and config.logfile == "MUJOCO_LOG.TXT":
+        config.logto_file = False
+        mujoco.MjLogConfig.set(config)
+
+
 def give_body(domain: Domain, model: Any, data: Any, original: Any, task: Task) -> None:
     """
     :param domain: a domain whose tasks differ in their bodies
@@ -712,6 +722,7 @@ class LocomotionEnv(TaskEnvMixin, gym.Wrapper):
             if name.endswith(("_weight", "_reward", "_range")) or name in _FIXED_OPTIONS:
                 raise ValueError(f"{name}={kwargs[name]}: rewards, states and time steps are the domain's own, leave it out.")
         options = {**own, **kwargs}
+        keep_no_log_file()
         # Both checks cost time in every step.
         base = gym.make(domain.base_id, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode, **options)
         super().__init__(base.unwrapped)
