@@ -1,16 +1,9 @@
 """The registered environment ids. Nothing is imported but gymnasium until an environment is made."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
-
 import gymnasium as gym
 
-#: What each gridworld is made with unless told otherwise.
-GRID_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"GridNavi-v0": {}, "GridNaviExtrapolation-v0": {}, "GridNaviSmall-v0": {"episodes_per_task": 3, "horizon": 20}}
-)
-GRID_IDS = tuple(GRID_OPTIONS)
+GRID_IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
+DOORS_IDS = ("Doors-v0",)
 LOCOMOTION_IDS = (
     "AntDirection-v0",
     "AntGoal-v0",
@@ -25,14 +18,14 @@ LOCOMOTION_IDS = (
 
 def register_env_ids() -> None:
     """Register the environments with gymnasium; calling it again changes nothing."""
-    for ids, maker in ((GRID_IDS, "make_grid"), (LOCOMOTION_IDS, "make_locomotion")):
+    for ids, maker in ((GRID_IDS, "make_grid"), (DOORS_IDS, "make_doors"), (LOCOMOTION_IDS, "make_locomotion")):
         for env_id in ids:
             if env_id not in gym.registry:
                 # Both checks cost time in every step; the wrapper itself refuses a step before the reset.
                 gym.register(
                     env_id,
                     entry_point=f"sb3_ldm.envs.registration:{maker}",
-                    kwargs={"env_id": env_id, **GRID_OPTIONS.get(env_id, {})},
+                    kwargs={"env_id": env_id},
                     disable_env_checker=True,
                     order_enforce=False,
                 )

@@ -29,7 +29,7 @@ from sb3_ldm.envs.registration import register_envs
 N_ENVS, EPISODES, HORIZON = 5, 3, 6
 SMALL = {"episodes_per_task": EPISODES, "horizon": HORIZON}
 META = EPISODES * HORIZON
-IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0", "GridNaviSmall-v0")
+IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
 
 
 # A point that walks by the action plus the task, until it is out of sight; no notion of success.
@@ -141,6 +141,14 @@ def test_same_as_dummy(env_id, observation, task_split):
     assert batched.observation_space == dummy.observation_space and batched.action_space == dummy.action_space
     assert_same(batched.reset(), dummy.reset())
     assert_same(batched.reset_infos, dummy.reset_infos)
+    assert assert_same_steps(batched, dummy, 4 * META) == 4 * N_ENVS
+
+
+@pytest.mark.parametrize("task_split", ["train", "test", "all"])
+def test_doors_are_the_same_as_dummy(task_split):
+    batched, dummy = make_pair("Doors-v0", seed=11, task_split=task_split)
+    assert batched.observation_space == dummy.observation_space and batched.action_space == dummy.action_space
+    assert_same(batched.reset(), dummy.reset())
     assert assert_same_steps(batched, dummy, 4 * META) == 4 * N_ENVS
 
 

@@ -21,6 +21,7 @@ from benchmarks.experiment import Expectation, Experiment, Study, Training
 from benchmarks.experiment_file import available_experiments, load_experiment
 from benchmarks.figures import comparison, curves_against_baseline, draw_experiment, load_variants, task_table
 from benchmarks.verdicts import Outcome, Verdict, judge
+from sb3_ldm.env_ids import DOORS_IDS
 from sb3_ldm.envs import make_meta_vec_env
 from sb3_ldm.envs.locomotion import DOMAINS
 from sb3_ldm.results import newest_file
@@ -310,7 +311,7 @@ def test_splits_that_can_be_expected_are_those_of_the_final_evaluation(env, env_
 
 def test_nothing_is_said_of_splits_of_other_environments():
     assert experiment_file._told_by(Training("tiny", "ldm", 0, "ldm", "Mine-v0", 100)) is None
-    assert set(experiment_file.TASKS) == {*imagination.ENV_IDS, *DOMAINS}
+    assert set(experiment_file.TASKS) == {*imagination.ENV_IDS, *DOORS_IDS, *DOMAINS}
 
 
 # Running them

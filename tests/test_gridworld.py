@@ -13,13 +13,11 @@ from sb3_ldm.envs import (
     BatchedGridNavi,
     GridNavi,
     grid_navi_extrapolation_tasks,
-    grid_navi_small_tasks,
     grid_navi_tasks,
-    make_meta_vec_env,
 )
 from sb3_ldm.envs.gridworld import OBSERVATIONS, cell_index, cell_states, cells, move, reward
 
-IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0", "GridNaviSmall-v0")
+IDS = ("GridNavi-v0", "GridNaviExtrapolation-v0")
 STAY, UP, RIGHT, DOWN, LEFT = range(5)
 
 
@@ -38,7 +36,6 @@ def as_set(tasks: np.ndarray) -> set[tuple[int, ...]]:
     [
         (grid_navi_tasks(), {"train": 18, "test": 27, "eval": 27, "all": 45}),
         (grid_navi_extrapolation_tasks(), {"train": 16, "test": 29, "eval": 29, "all": 45, "test1": 16, "test2": 13}),
-        (grid_navi_small_tasks(), {"train": 14, "test": 7, "eval": 7, "all": 21}),
     ],
 )
 def test_splits(tasks, sizes):
@@ -50,14 +47,6 @@ def test_splits(tasks, sizes):
 @pytest.mark.parametrize("tasks", [grid_navi_tasks(), grid_navi_extrapolation_tasks()])
 def test_goals_are_everywhere_but_near_the_start(tasks):
     assert as_set(cells()) - as_set(tasks.tasks("all")) == {(0, 0), (0, 1), (1, 0), (1, 1)}
-
-
-def test_small_gridworlds_have_shorter_meta_episodes_wherever_they_are_made():
-    for env in (gym.make("GridNaviSmall-v0"), make_meta_vec_env("GridNaviSmall-v0", 2)):
-        layout = env.get_wrapper_attr("layout") if isinstance(env, gym.Env) else env.get_attr("layout")[0]
-        assert (layout.episodes_per_task, layout.max_episode_steps) == (3, 20)
-    longer = make_meta_vec_env("GridNaviSmall-v0", 2, env_kwargs={"horizon": 5}).get_attr("layout")[0]
-    assert (longer.episodes_per_task, longer.max_episode_steps) == (3, 5)
 
 
 def test_extrapolation_names_the_inner_and_the_outer_test_goals():

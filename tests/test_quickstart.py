@@ -56,7 +56,7 @@ def test_runs_are_trained_and_shown(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "rl2-3.log").is_file()
     quickstart.show_trained(folders, tmp_path)
     told = capsys.readouterr().out
-    assert "of 14" in told and "of 7" in told and "learning_curves.png" in told
+    assert "of 6" in told and "of 3" in told and "learning_curves.png" in told
 
 
 def test_a_training_that_fails_is_told_with_the_end_of_its_log(tmp_path, capsys, monkeypatch):

@@ -1,12 +1,12 @@
 """Task families: what a task is, how it is sampled, its splits, and the environments that host it as meta-episodes."""
 
 from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
+from sb3_ldm.envs.doors import BatchedDoors, Doors, DoorsTasks
 from sb3_ldm.envs.factory import BACKENDS, backend_of, check_env_kwargs, make_meta_vec_env, register_batched_backend
 from sb3_ldm.envs.gridworld import (
     BatchedGridNavi,
     GridNavi,
     grid_navi_extrapolation_tasks,
-    grid_navi_small_tasks,
     grid_navi_tasks,
 )
 from sb3_ldm.envs.locomotion import DOMAINS, AntDirection, AntGoal, Domain, HalfCheetahVelocity, LocomotionEnv
@@ -31,11 +31,14 @@ __all__ = [
     "SPLITS",
     "AntDirection",
     "AntGoal",
+    "BatchedDoors",
     "BatchedGridNavi",
     "BatchedMetaVecEnv",
     "BatchedStep",
     "BatchedTaskEnv",
     "Domain",
+    "Doors",
+    "DoorsTasks",
     "FiniteTaskDistribution",
     "GridNavi",
     "HalfCheetahVelocity",
@@ -52,7 +55,6 @@ __all__ = [
     "check_env_kwargs",
     "check_task_env",
     "grid_navi_extrapolation_tasks",
-    "grid_navi_small_tasks",
     "grid_navi_tasks",
     "make_meta_vec_env",
     "monitor_of",

@@ -142,13 +142,6 @@ def grid_navi_extrapolation_tasks() -> GridNaviTasks:
     return GridNaviTasks(train=(2, 5), test=(3, 4, 6), test1=(3, 4), test2=(6,))
 
 
-def grid_navi_small_tasks() -> GridNaviTasks:
-    """
-    :return: 14 training goals around 7 test goals, all near the start, so that they are learned within minutes
-    """
-    return GridNaviTasks(train=(2, 4), test=(3,))
-
-
 # Tables over cell indices, so that a step is a look-up: next cell [49, 5] and reward [49 cells, 49 goals].
 _NEXT_CELL = cell_index(move(cells()[:, None], np.arange(len(ACTIONS))[None]))
 _REWARD = reward(cells()[:, None], cells()[None])
@@ -306,19 +299,20 @@ _COLOURS = {
 }
 
 
-def draw(path: np.ndarray, goal: np.ndarray, tasks: TaskDistribution) -> np.ndarray:
+def draw(path: np.ndarray, goal: np.ndarray, tasks: TaskDistribution, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
     """
     Draw the grid with training cells (blue), test cells (orange), the goal (green), the path and the agent at its end.
 
     :param path: cells visited in this episode, the last one is the agent's, ``(n > 0, 2)``
     :param goal: the goal cell, ``(2,)``
-    :param tasks: whose training and test cells are shaded
-    :return: picture with y upwards, ``(224, 224, 3)``, uint8
+    :param tasks: whose training and test cells are shaded; of one dimension in a grid of one row
+    :param size: of the grid, in cells
+    :return: picture with y upwards, 32 pixels a cell, ``(height, width, 3)``, uint8
     """
-    colours = np.full((SIZE, SIZE, 3), _COLOURS["cell"], dtype=np.uint8)
+    colours = np.full((*size, 3), _COLOURS["cell"], dtype=np.uint8)
     for split in ("train", "test"):
         shaded = tasks.tasks(split)
-        colours[shaded[:, 0], shaded[:, 1]] = _COLOURS[split]
+        colours[shaded[:, 0], shaded[:, 1] if shaded.shape[1] > 1 else 0] = _COLOURS[split]
     colours[goal[0], goal[1]] = _COLOURS["goal"]
     picture = colours.repeat(_CELL_PIXELS, axis=0).repeat(_CELL_PIXELS, axis=1)
     picture[::_CELL_PIXELS] = picture[:, ::_CELL_PIXELS] = _COLOURS["line"]

@@ -9,9 +9,10 @@ import gymnasium as gym
 import torch as th
 
 from sb3_ldm.checks import check_installed
-from sb3_ldm.env_ids import GRID_IDS, GRID_OPTIONS, LOCOMOTION_IDS, register_env_ids
-from sb3_ldm.envs import locomotion
+from sb3_ldm.env_ids import DOORS_IDS, GRID_IDS, LOCOMOTION_IDS, register_env_ids
+from sb3_ldm.envs import doors, locomotion
 from sb3_ldm.envs.batched_meta_vec_env import BatchedMetaVecEnv
+from sb3_ldm.envs.doors import BatchedDoors, Doors, DoorsTasks
 from sb3_ldm.envs.factory import register_batched_backend
 from sb3_ldm.envs.gridworld import (
     HORIZON,
@@ -20,7 +21,6 @@ from sb3_ldm.envs.gridworld import (
     GridNaviTasks,
     GridObservation,
     grid_navi_extrapolation_tasks,
-    grid_navi_small_tasks,
     grid_navi_tasks,
 )
 from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
@@ -29,17 +29,18 @@ from sb3_ldm.envs.oracle import BatchedObserveTask, ObserveTask
 from sb3_ldm.envs.tasks import BatchedTaskEnv, TaskDistribution
 
 EPISODES_PER_TASK = 4  #: N of the paper's gridworld
+DOORS_EPISODES_PER_TASK = 3
 LOCOMOTION_EPISODES_PER_TASK = 2  #: N of the paper's MuJoCo domains
 
 _GRID_TASKS: dict[str, Callable[[], GridNaviTasks]] = {
     "GridNavi-v0": grid_navi_tasks,
     "GridNaviExtrapolation-v0": grid_navi_extrapolation_tasks,
-    "GridNaviSmall-v0": grid_navi_small_tasks,
 }
 
 #: The tasks of the registered environments, which need not be made to know them.
 TASKS: Mapping[str, Callable[[], TaskDistribution]] = {
     **_GRID_TASKS,
+    **dict.fromkeys(DOORS_IDS, DoorsTasks),
     **{env_id: domain.make_tasks for env_id, domain in locomotion.DOMAINS.items()},
 }
 
@@ -57,8 +58,7 @@ def make_grid(
     """
     Make a gridworld. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
 
-    :param env_id: ``"GridNavi-v0"``, ``"GridNaviExtrapolation-v0"`` with the splits ``test1`` and ``test2`` besides, or
-        ``"GridNaviSmall-v0"``, whose registered defaults are 3 episodes of 20 steps
+    :param env_id: ``"GridNavi-v0"``, or ``"GridNaviExtrapolation-v0"`` with the splits ``test1`` and ``test2`` besides
     :param task_split: the split that goals are sampled from; ``"all"`` for the paper's oracle
     :param episodes_per_task: episodes in a meta-episode, N in the paper
     :param observation: see :func:`~sb3_ldm.envs.gridworld.cell_states`
@@ -75,6 +75,34 @@ def make_grid(
 
 # gymnasium reads it to show what can only be drawn to arrays in a window.
 make_grid.metadata = GridNavi.metadata  # type: ignore[attr-defined]
+
+
+def make_doors(
+    env_id: str,
+    task_split: str = "train",
+    episodes_per_task: int = DOORS_EPISODES_PER_TASK,
+    horizon: int = doors.HORIZON,
+    validation_tasks: int = 0,
+    observe_task: bool = False,
+    render_mode: str | None = None,
+) -> MetaEpisodeWrapper:
+    """
+    Make a corridor of doors. (The ``max_episode_steps`` of ``gym.make`` would cut the meta-episode: use ``horizon``.)
+
+    :param env_id: ``"Doors-v0"``
+    :param task_split: the split that doors are sampled from; ``"all"`` for an oracle
+    :param episodes_per_task: episodes in a meta-episode
+    :param horizon: steps of an episode
+    :param validation_tasks: training doors to hold out as the split ``validation``
+    :param observe_task: append the door to the state, for an oracle that need not search
+    :param render_mode: None or ``"rgb_array"``
+    :return: the environment
+    """
+    env: gym.Env = Doors(task_split, DoorsTasks().hold_out(validation_tasks), render_mode)
+    return MetaEpisodeWrapper(ObserveTask(env) if observe_task else env, episodes_per_task, max_episode_steps=horizon)
+
+
+make_doors.metadata = Doors.metadata  # type: ignore[attr-defined]
 
 
 def make_locomotion(
@@ -116,19 +144,17 @@ def make_batched(env_id: str, n_envs: int, **env_kwargs: Any) -> BatchedMetaVecE
 
     :param env_id: one of the registered ids
     :param n_envs: number of environments
-    :param env_kwargs: what :func:`make_grid` and :func:`make_locomotion` are told
+    :param env_kwargs: what :func:`make_grid`, :func:`make_doors` and :func:`make_locomotion` are told
     :return: the vectorised environment
     :raises TypeError: if the environment does not take one of them
     :raises ValueError: if an option is the domain's own, or ``render_mode`` is for a window
     :raises ImportError: if MuJoCo is needed and not installed
     """
-    is_grid = env_id in GRID_IDS
-    told = inspect.signature(make_grid if is_grid else make_locomotion).bind(
-        env_id, **{**GRID_OPTIONS.get(env_id, {}), **env_kwargs}
-    )
+    make, make_backend = _MAKERS[env_id]
+    told = inspect.signature(make).bind(env_id, **env_kwargs)
     told.apply_defaults()
     options = told.arguments
-    backend = (_grid_backend if is_grid else _locomotion_backend)(n_envs, options)
+    backend = make_backend(n_envs, options)
     return BatchedMetaVecEnv(
         BatchedObserveTask(backend) if options["observe_task"] else backend,
         options["episodes_per_task"],
@@ -143,6 +169,10 @@ def _grid_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
     return BatchedGridNavi(n_envs, options["observation"], tasks, max_episode_steps=options["horizon"])
 
 
+def _doors_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
+    return BatchedDoors(n_envs, DoorsTasks().hold_out(options["validation_tasks"]), options["horizon"])
+
+
 def _locomotion_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskEnv:
     check_installed("mujoco", "mujoco")
     domain, held_out = locomotion.domain_of(options["env_id"]), options["validation_tasks"]
@@ -152,10 +182,19 @@ def _locomotion_backend(n_envs: int, options: Mapping[str, Any]) -> BatchedTaskE
     return BatchedLocomotion(n_envs, domain, options["horizon"], threads, held_out, options["integrator"], **how)
 
 
+_Makers = tuple[Callable[..., MetaEpisodeWrapper], Callable[[int, Mapping[str, Any]], BatchedTaskEnv]]
+#: What makes an environment, and what makes the batched family of it.
+_MAKERS: Mapping[str, _Makers] = {
+    **dict.fromkeys(GRID_IDS, (make_grid, _grid_backend)),
+    **dict.fromkeys(DOORS_IDS, (make_doors, _doors_backend)),
+    **dict.fromkeys(LOCOMOTION_IDS, (make_locomotion, _locomotion_backend)),
+}
+
+
 def register_envs() -> None:
     """Register the environments and their batched backends; calling it again changes nothing."""
     register_env_ids()
-    for env_id in GRID_IDS:
+    for env_id in (*GRID_IDS, *DOORS_IDS):
         register_batched_backend(env_id, partial(make_batched, env_id))
     for env_id in LOCOMOTION_IDS:
         register_batched_backend(env_id, partial(make_batched, env_id), has_mujoco, needs=INSTALL_MUJOCO)
