@@ -234,7 +234,7 @@ def make_robot_model(algo: str, env_id: str) -> SequencePPO:
     preset = read_preset(algo, env_id)
     parameters = {name: value for name, value in preset.items() if name not in _NOT_FOR_ROBOTS}
     if algo == "ldm":
-        parameters["imagination_starts"] = 0
+        parameters |= {"imagination_starts": 0, "imagination_requires": None}
     env = VecNormalize(make_meta_vec_env(env_id, preset["n_envs"], seed=0), gamma=preset["gamma"])
     return _silent(ALGORITHMS[algo]("MlpLstmPolicy", env, learning_rate=1e-4, seed=0, device="cpu", **parameters))
 

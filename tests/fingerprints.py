@@ -66,6 +66,7 @@ CHOSEN: dict[str, Any] = {
     "n_candidates": 4,
     "require_goal": True,
 }
+GAUSSIAN: dict[str, Any] = {"reward_likelihood": "gaussian", "imagination_dropout": "off", "imagination_requires": None}
 GRID = ("GridNavi-v0", {"horizon": 12, "episodes_per_task": 2})
 CHEETAH = ("HalfCheetahVelocity-v0", {"horizon": 15})
 
@@ -75,7 +76,7 @@ AGENTS: dict[str, tuple[type, tuple[str, dict[str, Any]], dict[str, Any]]] = {
     "rl2": (RL2, GRID, {"batch_size": 96}),
     "varibad": (VariBAD, GRID, {**NETWORK, **BERNOULLI, "vae_kwargs": DECODER, "rl_loss_through_encoder": False}),
     "mixreg": (Mixreg, GRID, {}),
-    "ldm_cheetah": (LDM, CHEETAH, {**NETWORK, **IMAGINATION, "reward_likelihood": "gaussian", "imagination_dropout": "off"}),
+    "ldm_cheetah": (LDM, CHEETAH, {**NETWORK, **IMAGINATION, **GAUSSIAN}),
 }
 
 

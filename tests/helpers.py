@@ -22,6 +22,7 @@ from sb3_ldm.envs.meta_episode import MetaEpisodeWrapper
 #: Imaginary tasks as the paper's text has them, from the start, whatever the decoder knows.
 PAPER: dict[str, Any] = {
     "imagination_starts": 0,
+    "imagination_requires": None,
     "n_partners": 14,
     "mixture_weights": "per_worker",
     "mixture_time": "current",

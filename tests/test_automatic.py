@@ -144,11 +144,12 @@ def test_a_third_reward_makes_the_network_begin_anew(monkeypatch):
     monkeypatch.setattr(LateBonus, "steps", 0)
     model = make(vec_env(LateBonus, 4), imagination_starts=0).learn(4 * 4 * 8)
     network = model.vae
-    assert model.reward_likelihood == "bernoulli"
+    assert model.reward_likelihood == "bernoulli" and model.imagination_requires is None
     with user_warnings() as told:
         model.learn(3 * 4 * 8, reset_num_timesteps=False)
     assert sum("a third one" in str(one.message) for one in told) == 1
     assert model.reward_likelihood == "gaussian" and model.vae is not network
+    assert model.imagination_requires == 0.7 and not model.knows_tasks
     assert model.mixture_env.imagination.vae is model.vae and model.imaginary_reward == "mean"
 
 
@@ -175,7 +176,8 @@ def test_an_explicit_choice_wins():
 
 
 def test_imagination_begins_at_a_share_of_the_budget():
-    model = make(vec_env(Bandit, 4), imagination_starts=0.5, reward_likelihood="gaussian").learn(8 * 4 * 8)
+    options = {"reward_likelihood": "gaussian", "imagination_requires": None}
+    model = make(vec_env(Bandit, 4), imagination_starts=0.5, **options).learn(8 * 4 * 8)
     assert model.imagination_begins == 4 * 4 * 8
     assert model.mixture_env.imagining.all() and len(model.mixture_env.imaginary_returns) > 0
 

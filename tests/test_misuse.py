@@ -362,8 +362,8 @@ def test_priors_are_not_mixed():
             return obs, reward, self.steps == self.length, False, info
 
     env = DummyVecEnv([lambda n=n: MetaEpisodeWrapper(Ending(n), 1, max_episode_steps=8) for n in (8, 4, 2)])
-    options = {"reward_likelihood": "gaussian", "imagination_starts": 0, "mixture_ratio": 0.3, "n_partners": 2}
-    make(env=env, **options, n_steps=8).learn(3 * 16, Watch())
+    options = {"reward_likelihood": "gaussian", "imagination_starts": 0, "imagination_requires": None, "n_partners": 2}
+    make(env=env, mixture_ratio=0.3, **options, n_steps=8).learn(3 * 16, Watch())
     assert {(False, 0), (False, 1), (True, 2)} <= set(imagining) and not {(True, 0), (True, 1)} & set(imagining)
 
 
@@ -396,7 +396,7 @@ def test_a_third_reward_in_the_midst_of_a_later_meta_episode_is_named():
 
 
 def test_actions_of_double_precision_are_imagined_on():
-    model = make(env=vec_env(DoublePrecision, 4), mixture_ratio=0.5).learn(3 * 32)
+    model = make(env=vec_env(DoublePrecision, 4), mixture_ratio=0.5, imagination_requires=None).learn(3 * 32)
     assert model.mixture_env.imagining.all()
 
 

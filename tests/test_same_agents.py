@@ -16,7 +16,7 @@ from sb3_ldm import make_meta_vec_env
 from sb3_ldm.data.training_state import read_state
 
 #: The last commit whose agents may differ; a change that is meant to change agents moves it.
-REFERENCE = "081920ed97fd9769fc302812c908c18bc6a8aaba"
+REFERENCE = "489d80a39e680fcd51e71ec877c7f679dbbc2fea"
 ROOT = Path(__file__).parents[1]
 
 

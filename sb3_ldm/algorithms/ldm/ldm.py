@@ -25,7 +25,12 @@ from sb3_ldm.algorithms.ldm.reward_maps import RewardMapCallback
 from sb3_ldm.checks import check_number, is_number, warn_user
 from sb3_ldm.on_policy import VAEPPO, MetaLstmPolicy, StreamSeeds, VAEOptions
 from sb3_ldm.on_policy.automatic import AUTO
+from sb3_ldm.on_policy.options import Auto
 from sb3_ldm.options import takes_options_of
+
+#: What ``imagination_requires="auto"`` stands for. Where rewards take two values, nothing: 15% of a run is late enough, and in
+#: meta-episodes in which no goal was found, most of them at first, there is nothing to explain.
+REQUIRED: dict[str, float | None] = {"bernoulli": None, "gaussian": 0.7}
 
 
 class LDMOptions(VAEOptions, ImaginationOptions, total=False):
@@ -59,7 +64,7 @@ class LDM(VAEPPO):
         training tasks have in common
     :param imagination_requires: share of the variance of rewards, in meta-episodes that the network was not trained on yet,
         that it must explain once before mixture workers get imaginary rewards, besides ``imagination_starts``; None for no
-        such condition
+        such condition, which is what ``"auto"`` is for rewards of two values, and 0.7 for others
     :param dropout_rate: p_drop, dropout in the decoder, but for the latent model: on embeddings of its inputs, or with
         ``dropout_place="inputs"`` in ``vae_kwargs`` on the inputs themselves, as in the paper
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
@@ -74,7 +79,7 @@ class LDM(VAEPPO):
         mixture_ratio: float = 0.375,
         imagination_starts: float = 0.15,
         *,
-        imagination_requires: float | None = None,
+        imagination_requires: float | Auto | None = AUTO,
         _init_setup_model: bool = True,
         **options: Unpack[LDMOptions],
     ):
@@ -83,7 +88,7 @@ class LDM(VAEPPO):
         super().__init__(policy, env, _init_setup_model=False, **inherited)
         self.mixture_ratio = mixture_ratio
         self.imagination_starts = imagination_starts
-        self.imagination_requires = imagination_requires
+        self.imagination_requires: float | None = imagination_requires  # type: ignore[assignment]
         #: Whether the network has explained as much as ``imagination_requires``.
         self.knows_tasks = False
         vars(self).update(asdict(ImaginationConfig()) | imagination)
@@ -94,6 +99,7 @@ class LDM(VAEPPO):
 
     def _settings_of(self, reward_likelihood: str) -> dict[str, Any]:
         imagination = IMAGINATION_SETTINGS.get(reward_likelihood, IMAGINATION_SETTINGS["gaussian"])
+        imagination = imagination | {"imagination_requires": REQUIRED.get(reward_likelihood, REQUIRED["gaussian"])}
         if vars(self)["mixture_time"] != "final":  # else goals are not known in advance
             imagination = imagination | {"n_candidates": 1, "require_goal": False}
         return super()._settings_of(reward_likelihood) | imagination
@@ -181,8 +187,8 @@ class LDM(VAEPPO):
             )
         if not is_number(self.imagination_starts) or not self.imagination_starts >= 0:
             raise ValueError(f"imagination_starts={self.imagination_starts}: use a number of at least 0.")
-        if self.imagination_requires is not None:
-            check_number("imagination_requires", self.imagination_requires, 0.0, 1.0)
+        if self._required is not None:
+            check_number("imagination_requires", self._required, 0.0, 1.0)
         self.imagination_config.validate(self.reward_likelihood)
 
     def _warn_of_workers(self) -> None:
@@ -227,9 +233,14 @@ class LDM(VAEPPO):
         imagination.set_final_beliefs(beliefs)  # to be mixed at once, where meta-episodes begin anew
         return super()._recall(recording, resumes)
 
+    @property
+    def _required(self) -> float | None:
+        """What the network must explain; nothing for a model that was saved before there was such a condition."""
+        return None if self.imagination_requires == AUTO else self.imagination_requires
+
     def _may_imagine(self, timesteps: int) -> bool:
         """Whether meta-episodes that begin after some more time steps are imaginary."""
-        is_known = self.imagination_requires is None or self.knows_tasks
+        is_known = self._required is None or self.knows_tasks
         return self.knows_rewards and is_known and self.num_timesteps + timesteps >= self.imagination_begins
 
     @property
@@ -240,8 +251,9 @@ class LDM(VAEPPO):
 
     def _look_at_newest(self) -> None:
         super()._look_at_newest()
-        if self.imagination_requires is not None and self.explained_variance is not None:
-            self.knows_tasks = self.knows_tasks or self.explained_variance >= self.imagination_requires
+        required = self._required
+        if required is not None and self.explained_variance is not None:
+            self.knows_tasks = self.knows_tasks or self.explained_variance >= required
 
     def _find_rewards(self) -> None:
         network = self.vae
@@ -253,9 +265,9 @@ class LDM(VAEPPO):
         with super()._computing():
             yield
         late = self.num_timesteps >= self.imagination_begins and self.n_mixture > 0
-        if late and self.imagination_requires is not None and not self.knows_tasks:
+        if late and self._required is not None and not self.knows_tasks:
             warn_user(
-                f"imagination_requires={self.imagination_requires} was not reached in {self.num_timesteps} time steps "
+                f"imagination_requires={self._required} was not reached in {self.num_timesteps} time steps "
                 f"(explained_variance={self.explained_variance}): LDM trained as RL2. Train longer, with more vae_updates, "
                 "or require less."
             )
