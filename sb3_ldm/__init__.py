@@ -8,8 +8,11 @@ from sb3_ldm.moved import find_moved_modules
 from sb3_ldm.version import __version__
 
 if TYPE_CHECKING:
+    from sb3_ldm.algorithms.emaml import EMAML
     from sb3_ldm.algorithms.ldm import LDM
+    from sb3_ldm.algorithms.maml import MAML
     from sb3_ldm.algorithms.mixreg import Mixreg
+    from sb3_ldm.algorithms.promp import ProMP
     from sb3_ldm.algorithms.rl2 import RL2
     from sb3_ldm.algorithms.varibad import VariBAD
     from sb3_ldm.envs import make_meta_vec_env
@@ -17,10 +20,13 @@ if TYPE_CHECKING:
     from sb3_ldm.zoo.pretrained import load_pretrained
 
 __all__ = [
+    "EMAML",
     "LDM",
+    "MAML",
     "RL2",
     "AlgorithmSpec",
     "Mixreg",
+    "ProMP",
     "VariBAD",
     "__version__",
     "load_pretrained",
@@ -31,8 +37,11 @@ __all__ = [
 #: Where the public names are, which are imported when they are asked for: torch takes seconds that ``--help`` does not need.
 _HOMES = {
     "AlgorithmSpec": "sb3_ldm.registry",
+    "EMAML": "sb3_ldm.algorithms.emaml",
     "LDM": "sb3_ldm.algorithms.ldm",
+    "MAML": "sb3_ldm.algorithms.maml",
     "Mixreg": "sb3_ldm.algorithms.mixreg",
+    "ProMP": "sb3_ldm.algorithms.promp",
     "RL2": "sb3_ldm.algorithms.rl2",
     "VariBAD": "sb3_ldm.algorithms.varibad",
     "load_pretrained": "sb3_ldm.zoo.pretrained",

@@ -128,6 +128,7 @@ def resolve(reference: Any) -> Any:
 
 
 _LDM, _ON_POLICY = "sb3_ldm.algorithms.ldm", "sb3_ldm.on_policy.search_space"
+_GRADIENT = "sb3_ldm.gradient.search_space"
 _OWN = (
     AlgorithmSpec(
         "rl2",
@@ -172,6 +173,30 @@ _OWN = (
         "#8d5fa8",
         search_space="sb3_ldm.algorithms.mixreg.search_space:SEARCH_SPACE",
         tuned=("mixreg_alpha", "learning_rate", "ent_coef"),
+    ),
+    AlgorithmSpec(
+        "maml",
+        "sb3_ldm.algorithms.maml:MAML",
+        "MAML",
+        "#6b8e23",
+        search_space=f"{_GRADIENT}:TRUST_REGION",
+        tuned=("step_size", "max_kl"),
+    ),
+    AlgorithmSpec(
+        "emaml",
+        "sb3_ldm.algorithms.emaml:EMAML",
+        "E-MAML",
+        "#c2a83e",
+        search_space="sb3_ldm.algorithms.emaml.search_space:SEARCH_SPACE",
+        tuned=("step_size", "max_kl", "sampling_weight"),
+    ),
+    AlgorithmSpec(
+        "promp",
+        "sb3_ldm.algorithms.promp:ProMP",
+        "ProMP",
+        "#4a90a4",
+        search_space="sb3_ldm.algorithms.promp.search_space:SEARCH_SPACE",
+        tuned=("step_size", "learning_rate"),
     ),
 )
 #: Those of Stable-Baselines3, by their names in rl_zoo3: they train on meta-episodes as on any environment.

@@ -169,8 +169,13 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert max(evaluated_timesteps(run)) == total and (run / "final_evaluation.csv").read_text() == before
 
 
+GRADIENT_BASED = ("emaml", "maml", "promp")
+
+
 def is_variation(name: str, env_id: str) -> bool:
     """Whether a faster test trains nearly the same: of the other presets the gridworld, of the ants LDM must do."""
+    if name in GRADIENT_BASED:
+        return env_id != "HalfCheetahVelocity-v0"  # and test_gradient.py trains on the gridworld
     return ("-" in name and env_id != "GridNavi-v0") or (name != "ldm" and env_id.startswith("Ant"))
 
 
@@ -186,15 +191,22 @@ def test_every_configuration_trains(name: str, env_id: str, tmp_path: Path, monk
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(experiment, "FINAL_REPEATS", 1)
     algo = name.split("-")[0]
-    small = ["n_envs:4", "batch_size:480", *(["vae_buffer_size:100"] if algo == "ldm" else [])]
+    small = [
+        "n_envs:4",
+        *([] if algo in GRADIENT_BASED else ["batch_size:480"]),
+        *(["vae_buffer_size:100"] if algo == "ldm" else []),
+    ]
     options = ["--algo", algo, "--env", env_id, "-conf", name, "-n", "480", "-f", str(tmp_path), "--eval-freq", "-1"]
     if env_id in DOMAINS:
-        options += ["--env-kwargs", "horizon:20"]
+        options += ["--env-kwargs", "horizon:20", "episodes_per_task:2"]
+    elif algo in GRADIENT_BASED:
+        options += ["--env-kwargs", "horizon:10", "episodes_per_task:4"]
     main([*options, "--verbose", "0", "-params", *small])
     folder = tmp_path / algo / f"{env_id}_1"
     run = json.loads((folder / "run.json").read_text())
     assert run["frames"] in (480, 4 * 2 * 20 * 3) and run["env"] == env_id
-    assert (folder / ("paths.npz" if env_id in DOMAINS else "trajectories.npz")).is_file()
+    if env_id in environments_in(available_configs()["ldm"]):  # of robots that differ there is nothing to draw
+        assert (folder / ("paths.npz" if env_id in DOMAINS else "trajectories.npz")).is_file()
 
 
 @pytest.mark.parametrize("algo", ["rl2", "mixreg", "varibad"])

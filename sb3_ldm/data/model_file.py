@@ -9,7 +9,15 @@ from typing import Any
 from stable_baselines3.common.save_util import open_path
 
 #: Parameters that only one algorithm has. They were saved before there was a word for the algorithm itself.
-TELLING = {"mixture_ratio": "LDM", "rl_loss_through_encoder": "VariBAD", "mixreg_alpha": "Mixreg", "_streams_seed": "RL2"}
+TELLING = {
+    "mixture_ratio": "LDM",
+    "rl_loss_through_encoder": "VariBAD",
+    "mixreg_alpha": "Mixreg",
+    "sampling_weight": "EMAML",
+    "max_kl": "MAML",
+    "kl_coef": "ProMP",
+    "_streams_seed": "RL2",
+}
 #: Parameters' names in models that were saved by earlier versions.
 _FORMER_NAMES = {"latent_dynamics": "vae", "latent_dynamics.optimizer": "vae.optimizer"}
 #: Packages of other algorithms, by the module of a policy.

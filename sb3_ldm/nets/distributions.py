@@ -53,3 +53,25 @@ def evaluate_gaussian(means: th.Tensor, log_std: th.Tensor, actions: th.Tensor) 
     log_prob = (-0.5 * standardised**2 - log_std - _LOG_SQRT_2PI).sum(-1)
     entropy = (0.5 + _LOG_SQRT_2PI + log_std).sum().expand(means.shape[0])
     return log_prob, entropy
+
+
+def kl_categorical(logits: th.Tensor, other: th.Tensor) -> th.Tensor:
+    """
+    :param logits: unnormalised log probabilities, ``(..., n_actions)``
+    :param other: those of another distribution, ``(..., n_actions)``
+    :return: KL(first || other), ``(...)``
+    """
+    log_probs, others = logits.log_softmax(-1), other.log_softmax(-1)
+    return (log_probs.exp() * (log_probs - others)).sum(-1)
+
+
+def kl_gaussian(means: th.Tensor, log_std: th.Tensor, other_means: th.Tensor, other_log_std: th.Tensor) -> th.Tensor:
+    """
+    :param means: ``(..., action_dim)``
+    :param log_std: ``(..., action_dim)``, or what can be spread to it
+    :param other_means: of another distribution, ``(..., action_dim)``
+    :param other_log_std: as ``log_std``
+    :return: KL(first || other), ``(...)``
+    """
+    square = (2.0 * log_std).exp() + (means - other_means) ** 2
+    return (other_log_std - log_std + 0.5 * square * (-2.0 * other_log_std).exp() - 0.5).sum(-1)

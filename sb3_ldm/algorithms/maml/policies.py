@@ -1,0 +1,5 @@
+"""Policies of MAML."""
+
+from sb3_ldm.gradient.policies import AdaptivePolicy
+
+MlpPolicy = AdaptivePolicy
