@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import Bandit, Drift, differing, grid_vec_env, parameters, user_warnings, vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ldm import LDM, RL2, Mixreg, VariBAD
 from sb3_ldm.data import MetaEpisodeBuffer
@@ -16,6 +17,7 @@ from sb3_ldm.on_policy.automatic import (
     ppo_settings,
     sequences_per_minibatch,
 )
+from sb3_ldm.on_policy.reward_scale import RewardScale
 
 GRID = MetaEpisodeLayout(2, 5, True, 4, 30)
 ROBOT = MetaEpisodeLayout(20, 6, False, 2, 200)
@@ -40,7 +42,8 @@ def test_ppo_is_that_of_the_domains_that_were_tried(layout, space, expected):
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "n_envs", "expected"), [(120, 64, 32), (400, 64, 8), (400, 16, 8), (8, 4, 4), (120, 7, 7), (5000, 3, 1)]
+    ("n_steps", "n_envs", "expected"),
+    [(120, 64, 32), (400, 64, 8), (400, 16, 8), (8, 4, 1), (60, 64, 16), (120, 7, 1), (5000, 3, 1)],
 )
 def test_minibatches_are_whole_sequences_of_about_as_many_transitions(n_steps, n_envs, expected):
     assert sequences_per_minibatch(n_steps, n_envs) == expected
@@ -196,3 +199,52 @@ def test_no_default_is_warned_of():
         for algorithm in (RL2, Mixreg, LDM, VariBAD):
             algorithm("MlpLstmPolicy", vec_env(Bandit, 8), device="cpu").learn(4 * 8 * 8)
     assert [str(one.message) for one in told] == []
+
+
+def test_rewards_are_scaled_for_box_actions_unless_a_wrapper_does():
+    assert make(vec_env(Drift, 4)).scale_rewards
+    assert not make(vec_env(Drift, 4), scale_rewards=False).scale_rewards
+    assert not make(VecNormalize(vec_env(Drift, 4))).scale_rewards
+    assert make(VecNormalize(vec_env(Drift, 4), norm_reward=False)).scale_rewards
+    assert not make(grid_vec_env(4, horizon=12)).scale_rewards
+
+
+@pytest.mark.parametrize("wrong", [1, "yes", None])
+def test_scale_rewards_is_true_or_false(wrong):
+    with pytest.raises(ValueError, match=r"scale_rewards="):
+        make(vec_env(Drift, 4), scale_rewards=wrong)
+
+
+def test_rewards_are_scaled_as_by_vec_normalize():
+    rng = np.random.default_rng(0)
+    rewards, dones = rng.normal(-20.0, 5.0, (50, 3)), rng.random((50, 3)) < 0.1
+    scale, starts = RewardScale(gamma=0.9), np.ones(3)
+    normalizer = VecNormalize(vec_env(Drift, 3), gamma=0.9)
+    for reward, done in zip(rewards, dones, strict=True):
+        normalizer.returns = normalizer.returns * normalizer.gamma + reward
+        normalizer.ret_rms.update(normalizer.returns)
+        np.testing.assert_allclose(scale.scaled(reward, starts), normalizer.normalize_reward(reward), rtol=1e-6)
+        normalizer.returns[done] = 0.0
+        starts = done
+
+
+def test_what_is_scaled_is_what_the_policy_is_trained_on_alone():
+    agents = []
+    for scales in (True, False):
+        agents.append(make(vec_env(Drift, 4), scale_rewards=scales, imagination_starts=0))
+        agents[-1].learn(4 * agents[-1].n_steps)
+    (scaled, raw), (seen, also_seen) = zip(*((one.rollout_buffer, one.replay_buffer) for one in agents), strict=True)
+    assert not np.allclose(scaled.rewards, raw.rewards)
+    np.testing.assert_array_equal(scaled.observations, raw.observations)
+    assert len(seen) == len(also_seen) > 0
+    np.testing.assert_array_equal(*(buffer.get(np.arange(1)).rewards for buffer in (seen, also_seen)))
+
+
+def test_the_scale_is_saved(tmp_path):
+    agent = make(vec_env(Drift, 4))
+    agent.learn(4 * agent.n_steps)
+    agent.save(tmp_path / "agent")
+    loaded = LDM.load(tmp_path / "agent", env=vec_env(Drift, 2))
+    assert loaded._reward_scale.scale == agent._reward_scale.scale != 1.0
+    loaded.learn(2 * loaded.n_steps, reset_num_timesteps=False)  # of other workers
+    assert loaded._reward_scale.scale != agent._reward_scale.scale

@@ -220,6 +220,14 @@ def normalizes_observations(env: VecEnv) -> bool:
     return any(normalizer.norm_obs for normalizer in normalizers(env))
 
 
+def normalizes_rewards(env: VecEnv) -> bool:
+    """
+    :param env: environments, with or without a ``VecNormalize``
+    :return: whether agents are trained on normalised rewards
+    """
+    return any(normalizer.norm_reward for normalizer in normalizers(env))
+
+
 def has_statistics(normalizer: VecNormalize) -> bool:
     """
     :param normalizer: of environments

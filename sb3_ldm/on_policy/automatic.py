@@ -22,6 +22,7 @@ N_ENVS = 64  #: workers that a model makes of an environment's id
 _LONG_EPISODE = 100  # steps; the paper's have 30 and 200
 _MANY_STATE_DIMS = 5  # more than a position on a plane and its velocity
 _MINIBATCH = 4000  # transitions
+_SMALL_ROLLOUT_MINIBATCHES = 4  # else short episodes make few steps of the optimiser in a rollout
 _BUFFER_BYTES = 2**28
 _BUFFER_SIZE = 20_000
 
@@ -67,9 +68,11 @@ def sequences_per_minibatch(n_steps: int, n_envs: int) -> int:
     """
     :param n_steps: steps of a rollout per worker
     :param n_envs: number of workers
-    :return: how many workers' sequences make a minibatch of about 4,000 transitions, a divisor of ``n_envs``
+    :return: how many workers' sequences make a minibatch of about 4,000 transitions, or a fourth of a rollout that is smaller
+        than this; a divisor of ``n_envs``
     """
-    wanted = max(1.0, n_steps * n_envs / _MINIBATCH)
+    size = n_steps * n_envs
+    wanted = size / _MINIBATCH if size >= _MINIBATCH else _SMALL_ROLLOUT_MINIBATCHES
     divisors = [n for n in range(1, n_envs + 1) if n_envs % n == 0]
     return n_envs // min(divisors, key=lambda n_minibatches: abs(np.log(n_minibatches / wanted)))
 

@@ -39,6 +39,7 @@ class PPOOptions(RecurrentPPOOptions, total=False):
     n_epochs: int
     gamma: float | Auto
     ent_coef: float | Auto | Schedule
+    scale_rewards: bool | Auto
     n_envs: int | None
     critic_observes_task: bool
     task_coef: float

@@ -21,6 +21,7 @@ from typing_extensions import Unpack
 from sb3_ldm.checks import check_integer, check_number, check_positive, warn_user
 from sb3_ldm.data.rollouts import SequenceRolloutBuffer, n_sequence_minibatches
 from sb3_ldm.data.training_state import State
+from sb3_ldm.envs.steps import normalizes_rewards
 from sb3_ldm.memory import warn_if_too_large
 from sb3_ldm.meta_algorithm import MetaAlgorithm, made_env
 from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
@@ -28,6 +29,7 @@ from sb3_ldm.on_policy.automatic import AUTO, LEARNING_RATE, N_ENVS, policy_sett
 from sb3_ldm.on_policy.options import Auto, RecurrentPPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.ppo_loss import PPOLoss, ppo_loss
+from sb3_ldm.on_policy.reward_scale import RewardScale
 from sb3_ldm.options import takes_options_of
 
 _DIVERGED = "Training diverged (loss={loss}, or parameters that are not finite): lower learning_rate or max_grad_norm."
@@ -50,8 +52,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
     :param learning_rate: learning rate or its schedule; by default it falls to 0 in the course of :meth:`learn`, so that short
         calls in a loop, with ``reset_num_timesteps=False``, had better be given a number
     :param n_steps: steps per worker and rollout; None for one meta-episode
-    :param batch_size: transitions per minibatch, rounded to whole sequences; ``"auto"`` for about 4,000, None for the whole
-        rollout
+    :param batch_size: transitions per minibatch, rounded to whole sequences; ``"auto"`` for about 4,000, or a fourth of a
+        smaller rollout, None for the whole rollout
     :param n_epochs: passes over a rollout
     :param gamma: discount factor; ``"auto"`` is 0.95, or 0.97 where episodes have 100 steps or more (the paper's)
     :param gae_lambda: factor of the generalised advantage estimator; ``"auto"`` is 0.95, or 0.9 for such episodes
@@ -65,6 +67,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
     :param sde_sample_freq: steps between new noise matrices, -1 for once a rollout
     :param target_kl: KL divergence at which a rollout's updates stop, None for no limit; ``"auto"`` is 0.03 for Box actions
         alone
+    :param scale_rewards: divide the rewards that the policy is trained on by the running deviation of their discounted sum;
+        ``"auto"`` for Box actions, unless a ``VecNormalize`` does so
     :param n_envs: sub-environments that are made of an id; None for 64
     :param critic_observes_task: the critic is told the task besides the history (an asymmetric actor-critic, Pinto et al.
         2017), in training alone: to act nothing is told. As RL2 and LDM otherwise use no tasks, results are to name it
@@ -99,6 +103,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         gamma: float | Auto = AUTO,
         *,
         ent_coef: float | Auto | Schedule = AUTO,
+        scale_rewards: bool | Auto = AUTO,
         n_envs: int | None = None,
         critic_observes_task: bool = False,
         task_coef: float = 0.0,
@@ -118,6 +123,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
             **options,  # type: ignore[arg-type]
         )
         self._n_threads = 1
+        self.scale_rewards = scale_rewards
+        self._reward_scale: RewardScale | None = None
         self.critic_observes_task = critic_observes_task
         self.task_coef = task_coef
         if _init_setup_model:
@@ -143,6 +150,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
     def _choose_options(self) -> None:
         """Put values in the place of what is ``"auto"``."""
         self._choose(ppo_settings(self.layout, self.action_space, self.n_steps, self.n_envs))
+        normalized = self.env is not None and normalizes_rewards(self.env)
+        self._choose({"scale_rewards": isinstance(self.action_space, spaces.Box) and not normalized})
         self._chosen_policy_kwargs = self._policy_settings(vars(self)["policy_kwargs"])
 
     def _choose(self, settings: dict[str, Any]) -> list[str]:
@@ -180,8 +189,12 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
     def _setup_model(self) -> None:
         if self.policy_class is MetaLstmPolicy and not self.policy_kwargs.get("shared_lstm", True):
             self.policy_class = SeparateLstmPolicy
+        if self.scale_rewards == AUTO:  # of a model that was saved when nothing was scaled
+            self.scale_rewards = False
         self._check_parameters()
         super()._setup_model()
+        if self.scale_rewards and self._reward_scale is None:
+            self._reward_scale = RewardScale(self.gamma)
         if self.tells_task and self.env is not None:
             # Of a model that is loaded, what it was saved with comes later.
             self.policy.set_task_scale(self.env.get_attr("task_distribution", 0)[0].representatives("train", 1000))
@@ -218,6 +231,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
                 f"critic_observes_task={self.critic_observes_task} and task_coef={self.task_coef}: {type(self).__name__} "
                 "tells its networks no tasks, use RL2 or LDM."
             )
+        if not isinstance(self.scale_rewards, bool):
+            raise ValueError(f"scale_rewards={self.scale_rewards!r}: use True, False or 'auto'.")
         check_integer("n_epochs", self.n_epochs, 1)
         check_integer("stats_window_size", self._stats_window_size, 1)
         for name in ("gamma", "gae_lambda"):
@@ -325,6 +340,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
             # Before the callback: where it stops training, the next call goes on from where the environments are.
             self._last_obs, self._last_episode_starts, self._last_lstm_states = new_obs, dones, lstm_states  # type: ignore[assignment]
             self._is_stepping = False
+            trained_on = rewards if self._reward_scale is None else self._reward_scale.scaled(rewards, starts)  # type: ignore[arg-type]
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -333,8 +349,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
 
             if dones.any():
                 self._update_info_buffer(infos, dones)
-                rewards = self._bootstrap_truncated(rewards, dones, infos, lstm_states, told)
-            rollout_buffer.add(obs, actions, rewards, starts, values, log_probs, told)  # type: ignore[arg-type]
+                trained_on = self._bootstrap_truncated(trained_on, dones, infos, lstm_states, told)
+            rollout_buffer.add(obs, actions, trained_on, starts, values, log_probs, told)  # type: ignore[arg-type]
             if dones.any():  # tasks change with meta-episodes alone
                 told = self._told(env)
 
@@ -393,6 +409,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
             self.logger.record("train/task_loss", mean.task)
         buffer = self.rollout_buffer
         self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        if self._reward_scale is not None:
+            self.logger.record("train/reward_scale", self._reward_scale.scale)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.detach().exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -48,7 +48,7 @@ class LDM(VAEPPO):
     is not used to act.
 
     How imaginary tasks are made follows by default (``"auto"``) from the rewards, as the VAE does: where
-    they take two values, 3 partners are mixed with weights per dimension, one of 8 candidates is kept that promises a new
+    they take two values, 3 partners are mixed with weights per dimension, one of 32 candidates is kept that promises a new
     goal, and the more likely reward is given; elsewhere 14 partners are mixed with a weight each, and the decoder's mean is
     given.
 
