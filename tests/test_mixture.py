@@ -610,8 +610,9 @@ def test_candidates_need_a_stationary_task(options):
 def test_a_worker_whose_task_asks_for_nothing_gets_a_true_one_for_any_rewards(weight):
     """Where beliefs are all the same, mixtures differ from them by nothing."""
     options = {"mixture_time": "final", "reward_likelihood": "gaussian", "n_partners": 2, "imagination_dropout": "off"}
+    options |= {"imagination_requires": None, "require_goal": True, "mixture_ratio": 0.5}
     env = grid_vec_env(12)
-    model = LDM("MlpLstmPolicy", env, mixture_ratio=0.5, require_goal=True, vae_updates=0, seed=0, device="cpu", **options)
+    model = LDM("MlpLstmPolicy", env, vae_updates=0, seed=0, device="cpu", **options)
     with th.no_grad():
         model.vae.encoder.mu.weight.mul_(10.0 * weight)
         model.vae.decoder.latent_layer.weight.mul_(10.0 * weight)

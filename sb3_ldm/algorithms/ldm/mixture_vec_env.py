@@ -173,9 +173,10 @@ class MixtureVecEnv(RecordingVecEnv):
         return obs, rewards, infos
 
     def _imaginary_info(self, true_info: dict[str, Any], true_reward: float, shown: float) -> dict[str, Any]:
-        # SB3 logs these two; a mixture worker was not trained for them.
-        info = {f"true_{name}" if name in ("episode", "is_success") else name: told for name, told in true_info.items()}
-        info["true_reward"] = true_reward
+        info = true_info | {"true_reward": true_reward}
+        for name in ("episode", "is_success"):  # SB3 logs these two; a mixture worker was not trained for them
+            if name in info:
+                info[f"true_{name}"] = info.pop(name)
         if "terminal_observation" in info:
             info["terminal_observation"] = info["terminal_observation"].copy()
             info["terminal_observation"][self.layout.reward_index] = shown
