@@ -48,22 +48,22 @@ class Likeness(NamedTuple):
     fit: np.ndarray  #: share of its variance that the task's own rewards explain, ``(n,)``
 
 
-def alike(rewards: np.ndarray, features: np.ndarray, tasks: np.ndarray) -> Likeness:
+def alike(rewards: np.ndarray, features: np.ndarray, tasks: np.ndarray, common: float = 0.0) -> Likeness:
     """
-    The task by whose own rewards a regression explains most.
+    The task whose own rewards are nearest, and a regression on them.
 
     :param rewards: of reward functions, ``(n, n_transitions)``
     :param features: the tasks' own rewards for the same transitions, ``(n_tasks, n_transitions)``
     :param tasks: ``(n_tasks, task_dim)``
+    :param common: what rewards have on average besides, whatever the task
     :return: for each reward function
     """
-    rewards, features = (array - array.mean(1, keepdims=True) for array in (rewards, features))
-    covariance = rewards @ features.T / rewards.shape[1]
-    variance, of_features = np.square(rewards).mean(1), np.square(features).mean(1)
-    correlation = covariance / np.sqrt(np.maximum(np.outer(variance, of_features), 1e-12))
-    best = correlation.argmax(1)
-    rows = np.arange(len(best))
-    return Likeness(tasks[best], covariance[rows, best] / of_features[best], correlation[rows, best] ** 2)
+    products = (rewards - common) @ features.T / rewards.shape[1]
+    best = np.argmin(np.square(features).mean(1) - 2.0 * products, axis=1)
+    rewards, nearest = (array - array.mean(1, keepdims=True) for array in (rewards, features[best]))
+    covariance, of_features = (rewards * nearest).mean(1), np.maximum(np.square(nearest).mean(1), 1e-12)
+    variance = np.maximum(np.square(rewards).mean(1), 1e-12)
+    return Likeness(tasks[best], covariance / of_features, covariance**2 / (variance * of_features))
 
 
 def agent_of(path: Path) -> tuple[str, TrainedAgent]:
@@ -256,17 +256,25 @@ class RewardJudge:
     def __init__(self, family: RewardFamily, distribution: TaskDistribution, transitions: Transitions):
         self.distribution, self.transitions = distribution, transitions
         self.tasks = distribution.spread(N_SPREAD)
-        self.features = family.told_apart(transitions.states, transitions.next_states, self.tasks)
+        self.family, self.common = family, 0.0
+        self.features = self._features(self.tasks)
+
+    def _features(self, tasks: np.ndarray) -> np.ndarray:
+        return self.family.told_apart(self.transitions.states, self.transitions.next_states, tasks)
 
     def describe_own(self, rewards: np.ndarray, tasks: np.ndarray) -> dict[str, float]:
-        """:return: of beliefs: the mean distance of the task that rewards are like to the true one, and how like they are"""
-        like = alike(rewards, self.features, self.tasks)
+        """
+        :return: of beliefs: the mean distance of the task that rewards are like to the true one, and how like they are; from
+            then on it is known what rewards have on average besides the task, such as costs of actions
+        """
+        self.common = float((rewards - self._features(tasks)).mean())
+        like = alike(rewards, self.features, self.tasks, self.common)
         error = self.distribution.distances(like.tasks, tasks)
         return {"error": float(error.mean()), "slope": float(like.slope.mean()), "fit": float(like.fit.mean())}
 
     def describe(self, rewards: np.ndarray) -> dict[str, float]:
         """:return: shares of imaginary tasks that are like unseen tasks or like training tasks, or ask for little"""
-        like = alike(rewards, self.features, self.tasks)
+        like = alike(rewards, self.features, self.tasks, self.common)
         is_strong = like.slope > WEAK
         shares = {name: self.distribution.is_in(name, like.tasks) & is_strong for name in ("test", "train")}
         return {

@@ -62,21 +62,31 @@ def test_true_rewards_are_like_their_own_task(env_id):
     rest = np.zeros(len(states))
     judge = RewardJudge(domain, distribution, Transitions(states, rest, rest, next_states, rest, rest, rest))
     own = distribution.representatives("train", 10)
-    rewards = 0.8 * domain.told_apart(states, next_states, own) - 3.0
+    rewards = domain.told_apart(states, next_states, own) - 3.0
     told = judge.describe_own(rewards, own)
-    assert told["slope"] == pytest.approx(0.8, abs=0.1) and told["fit"] > 0.95 and told["error"] < 0.3
-    unseen = domain.told_apart(states, next_states, distribution.representatives("test", 10))
+    assert judge.common == pytest.approx(-3.0, abs=0.5)
+    assert told["slope"] == pytest.approx(1.0, abs=0.1) and told["fit"] > 0.95 and told["error"] < 0.3
+    unseen = domain.told_apart(states, next_states, distribution.representatives("test", 10)) - 3.0
     assert judge.describe(unseen)["unseen"] >= 0.8 and judge.describe(rewards)["train"] >= 0.8
-    assert judge.describe(0.2 * unseen)["weak"] == 1.0
+    weak = unseen.mean(1, keepdims=True) + 0.2 * (unseen - unseen.mean(1, keepdims=True))
+    assert judge.describe(weak)["weak"] == 1.0
 
 
-def test_a_regression_finds_the_task_and_the_slope():
+def test_the_task_that_rewards_are_like_is_the_nearest_and_a_regression_tells_how_strong_they_are():
     rng = np.random.default_rng(0)
-    features, tasks = rng.normal(size=(5, 200)), np.arange(5.0)[:, None]
-    like = alike(np.stack([0.5 * features[3] + 7.0, 2.0 * features[0] + features[1]]), features, tasks)
+    features, tasks = rng.normal(size=(5, 400)), np.arange(5.0)[:, None]
+    like = alike(np.stack([0.6 * features[3] + 7.0, 2.0 * features[0] + features[1] + 7.0]), features, tasks, 7.0)
     assert like.tasks.ravel().tolist() == [3.0, 0.0]
-    np.testing.assert_allclose(like.slope[0], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(like.slope[0], 0.6, rtol=1e-6)
     assert like.fit[0] == pytest.approx(1.0) and 0.6 < like.fit[1] < 0.95
+
+
+def test_of_a_robot_that_stands_still_the_level_of_rewards_tells_the_velocity():
+    domain, states = DOMAINS["HalfCheetahVelocity-v0"], np.zeros((50, 20))
+    judge = RewardJudge(domain, domain.make_tasks(), Transitions(states, states, states[:, 0], states, *[states[:, 0]] * 3))
+    own = np.array([[0.2], [3.3]])
+    assert judge.describe_own(-np.abs(own) * np.ones(50) - 0.4, own)["error"] < 0.02
+    assert judge.common == pytest.approx(-0.4)
 
 
 @pytest.mark.parametrize(
