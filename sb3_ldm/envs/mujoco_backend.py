@@ -140,6 +140,7 @@ class Simulations:
         """Step rows until none is left."""
         mujoco, spec, n_steps = self._mujoco, self._spec, self.env.frame_skip
         own_forces, warnings = data.cfrc_ext[1:].ravel(), data.warning.number
+        none = bytes(warnings.nbytes)  # to compare bytes takes a tenth of the time that `any` takes
         for index in _drawn(left):
             model, row = self._models[index], rows[index]
             mujoco.mj_setState(model, data, row, spec)
@@ -148,7 +149,7 @@ class Simulations:
                 mujoco.mj_rnePostConstraint(model, data)
                 forces[index][:] = own_forces
             mujoco.mj_getState(model, data, row, spec)
-            if warnings.any():
+            if warnings.tobytes() != none:
                 counts[index] = warnings
                 warnings[:] = 0
 
