@@ -156,7 +156,8 @@ def test_the_site_has_every_page():
 
 
 def test_every_page_of_an_algorithm_shows_its_lines():
-    assert {page for page, *_ in CITED} == {f"docs/{name}.md" for name in ("ldm", "mixreg", "rl2", "varibad")}
+    algorithms = ("emaml", "ldm", "maml", "mixreg", "promp", "rl2", "varibad")
+    assert {page for page, *_ in CITED} == {f"docs/{name}.md" for name in algorithms}
 
 
 @pytest.mark.parametrize("page, files, block", CITED, ids=[f"{page}-{i}" for i, (page, *_) in enumerate(CITED)])

@@ -3,6 +3,7 @@
 import io
 import pathlib
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,14 +31,20 @@ ADAPTATION_EPISODES = 20  #: before and after the update in these
 _DIVERGED = "Training diverged ({what} not finite): lower {options}."
 
 
+class Acting(NamedTuple):
+    """Parameters, and what they make of the observations of the episodes that they have acted in, or might have."""
+
+    parameters: Parameters  #: of each task, stacked
+    outputs: th.Tensor  #: logits or means, ``(n_tasks, n_episodes, n_steps, n_outputs)``
+
+
 class Batch(NamedTuple):
     """What an update learns from: the episodes before each gradient step, and those after the last."""
 
     rounds: list[Credited]  #: of the parameters before each inner step
     after: Credited  #: of the adapted ones
     behaviours: list[th.Tensor]  #: log probabilities by what has acted, of each round and of the last, ``(n, e, s)`` each
-    outputs: list[th.Tensor]  #: of what has acted, of each round and of the last, ``(n, e, s, n_outputs)`` each
-    acted: list[Parameters]  #: parameters that have acted, stacked
+    acted: list[Acting]  #: what has acted, of each round and of the last
 
 
 class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
@@ -242,11 +249,12 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
             self._watch.look()
         parameters = _detached(self.policy.stacked(env.num_envs))
         n_steps = np.zeros(env.num_envs, dtype=np.int64)  # gradient steps of each worker so far
+        act = self.policy.actor(parameters)
         callback.on_rollout_start()
         while not buffer.full:
             assert isinstance(self._last_obs, np.ndarray)
             with th.no_grad():
-                drawn = self.policy.act(parameters, th.as_tensor(self._last_obs, device=self.device))
+                drawn = act(th.as_tensor(self._last_obs, device=self.device), False)
             actions = drawn.cpu().numpy()
             self._is_stepping = True
             new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
@@ -266,7 +274,9 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
                 self._update_info_buffer(infos, dones)
             ends = dones | (original_obs(env, new_obs)[:, self.layout.done_index] > 0.5)
             buffer.add(obs, actions, original_rewards(env, rewards), ends)
-            parameters, n_steps = self._adapt_workers(parameters, n_steps)
+            if ends.any():
+                parameters, n_steps = self._adapt_workers(parameters, n_steps)
+                act = self.policy.actor(parameters)
 
         self._note_shown_rewards()
         returns = buffer.returns()
@@ -298,7 +308,7 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
         :return: parameters of all tasks, new ones for these
         """
         index = th.as_tensor(tasks, device=self.device)
-        stepped = self.inner_step({name: one[index] for name, one in parameters.items()}, self.credited(episodes))
+        stepped, _ = self.inner_step({name: one[index] for name, one in parameters.items()}, self.credited(episodes))
         return {name: one.index_copy(0, index, stepped[name]) for name, one in parameters.items()}
 
     def credited(self, episodes: Episodes) -> Credited:
@@ -310,7 +320,7 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
 
     def inner_step(
         self, parameters: Parameters, seen: Credited, behaviour: th.Tensor | None = None, create_graph: bool = False
-    ) -> Parameters:
+    ) -> tuple[Parameters, th.Tensor]:
         """
         ``theta' = theta + step_size * grad J(theta)`` of each task, J by the estimator, as a mean over steps.
 
@@ -318,19 +328,20 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
         :param seen: what each task's parameters have done
         :param behaviour: log probabilities of the actions by what has drawn them, ``(n, e, s)``; None for theta itself
         :param create_graph: whether to differentiate through the step
-        :return: theta', stacked
+        :return: theta', stacked; and the outputs of theta, ``(n, e, s, n_outputs)``
         """
         with th.enable_grad():
             if not create_graph:
                 parameters = {name: one.detach().requires_grad_() for name, one in parameters.items()}
-            log_prob = self._log_prob(parameters, seen.episodes)
+            outputs = self.policy.outputs(parameters, seen.episodes.observations)
+            log_prob = self.policy.log_prob(parameters, outputs, seen.episodes.actions)
             value = self._estimate(log_prob, log_prob.detach() if behaviour is None else behaviour, seen)
             gradients = th.autograd.grad(
                 value.sum(), list(parameters.values()), create_graph=create_graph, materialize_grads=True
             )
         stepped = zip(parameters.items(), gradients, strict=True)
         adapted = {name: one + self.step_size * gradient for (name, one), gradient in stepped}
-        return adapted if create_graph else _detached(adapted)
+        return (adapted, outputs) if create_graph else (_detached(adapted), outputs.detach())
 
     def _estimate(self, log_prob: th.Tensor, behaviour: th.Tensor, seen: Credited) -> th.Tensor:
         """What the estimator says of each task, as a mean over its steps, ``(n,)``."""
@@ -341,9 +352,13 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
         of_episodes = ESTIMATORS[self.estimator](log_prob, behaviour, seen.returns, seen.values, weights)
         return of_episodes.sum(1) / mask.sum((1, 2))
 
-    def _log_prob(self, parameters: Parameters, episodes: Episodes) -> th.Tensor:
-        outputs = self.policy.outputs(parameters, episodes.observations)
-        return self.policy.log_prob(parameters, outputs, episodes.actions)
+    def log_prob(self, acting: Acting, seen: Credited) -> th.Tensor:
+        """
+        :param acting: parameters and their outputs
+        :param seen: the episodes that these are of
+        :return: log probabilities of the actions, ``(n, e, s)``
+        """
+        return self.policy.log_prob(acting.parameters, acting.outputs, seen.episodes.actions)
 
     def batch(self) -> Batch:
         """:return: the rollout, and what has acted in it"""
@@ -351,30 +366,27 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
         firsts = [step * self.adaptation_episodes for step in range(self.adaptation_steps + 1)]
         lasts = [*firsts[1:], self.layout.episodes_per_task]
         seen = [self.credited(self.rollout_buffer.episodes(first, last)) for first, last in zip(firsts, lasts, strict=True)]
-        acted = [_detached(self.policy.stacked(self.n_envs))]
-        for one in seen[:-1]:
-            acted.append(self.inner_step(acted[-1], one))
-        with th.no_grad():
-            outputs = [
-                self.policy.outputs(one, episodes.episodes.observations) for one, episodes in zip(acted, seen, strict=True)
-            ]
-            behaviours = [
-                self.policy.log_prob(one, made, episodes.episodes.actions)
-                for one, made, episodes in zip(acted, outputs, seen, strict=True)
-            ]
-        return Batch(seen[:-1], seen[-1], behaviours, outputs, acted)
+        batch = Batch(seen[:-1], seen[-1], [], [])
+        acted = self.adapted(batch, create_graph=False)
+        behaviours = [self.log_prob(acting, one) for acting, one in zip(acted, seen, strict=True)]
+        return batch._replace(behaviours=behaviours, acted=acted)
 
-    def adapted(self, batch: Batch, parameters: Parameters, create_graph: bool = True) -> list[Parameters]:
+    def adapted(self, batch: Batch, create_graph: bool = True) -> list[Acting]:
         """
-        :param batch: what was seen
-        :param parameters: initial ones theta, once for each task
+        :param batch: what was seen; without ``behaviours`` it is the parameters' own doing
         :param create_graph: whether to differentiate through the steps
-        :return: parameters before each step and after the last, stacked, differentiable in theta
+        :return: the policy's parameters before each step, and after the last, on the episodes that are theirs
         """
-        steps = [parameters]
-        for seen, behaviour in zip(batch.rounds, batch.behaviours, strict=False):
-            steps.append(self.inner_step(steps[-1], seen, behaviour, create_graph))
-        return steps
+        parameters, steps = self.policy.stacked(self.n_envs), []
+        if not create_graph:
+            parameters = _detached(parameters)
+        for seen, behaviour in zip_longest(batch.rounds, batch.behaviours[: len(batch.rounds)]):
+            stepped, outputs = self.inner_step(parameters, seen, behaviour, create_graph)
+            steps.append(Acting(parameters, outputs))
+            parameters = stepped
+        with th.set_grad_enabled(create_graph):
+            outputs = self.policy.outputs(parameters, batch.after.episodes.observations)
+        return [*steps, Acting(parameters, outputs)]
 
     def _check_finite(self, what: str, value: th.Tensor, *options: str) -> None:
         if not bool(th.isfinite(value).all()):

@@ -1,5 +1,6 @@
 """Policies of which many sets of parameters are evaluated at once: feedforward ones that see the state alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch as th
@@ -17,9 +18,8 @@ from sb3_ldm.nets.distributions import (
     kl_categorical,
     kl_gaussian,
     sample_categorical,
-    sample_gaussian,
 )
-from sb3_ldm.nets.stacked import Parameters, parameters_of, stacked_call
+from sb3_ldm.nets.stacked import Parameters, StackedNetwork, parameters_of, stacked_network
 
 
 class StateExtractor(BaseFeaturesExtractor):
@@ -123,7 +123,7 @@ class AdaptivePolicy(BasePolicy):
     def _sample(self, outputs: th.Tensor, log_std: th.Tensor | None, deterministic: bool) -> th.Tensor:
         if log_std is None:
             return sample_categorical(outputs, deterministic)[0]
-        return sample_gaussian(outputs, log_std, deterministic)[0]
+        return outputs if deterministic else th.normal(outputs, log_std.exp().expand_as(outputs))
 
     def stacked(self, n: int) -> Parameters:
         """
@@ -139,8 +139,15 @@ class AdaptivePolicy(BasePolicy):
         :param deterministic: whether to take the most likely actions
         :return: actions, ``(n, ...)``
         """
-        outputs = self.outputs(parameters, obs[:, None]).squeeze(1)
-        return self._sample(outputs, parameters.get("log_std"), deterministic)
+        return self.actor(parameters)(obs, deterministic)
+
+    def actor(self, parameters: Parameters) -> Callable[[th.Tensor, bool], th.Tensor]:
+        """
+        :param parameters: of n tasks
+        :return: :meth:`act` with these parameters, for many steps
+        """
+        network, log_std = self._network(parameters), parameters.get("log_std")
+        return lambda obs, deterministic: self._sample(network(obs[:, None]).squeeze(1), log_std, deterministic)
 
     def outputs(self, parameters: Parameters, obs: th.Tensor) -> th.Tensor:
         """
@@ -150,11 +157,15 @@ class AdaptivePolicy(BasePolicy):
         :param obs: of each, ``(n, ..., obs_dim)``
         :return: logits or means, ``(n, ..., n_outputs)``
         """
-        flat = obs.reshape(len(obs), -1, obs.shape[-1])
-        flat = flat.to(next(iter(parameters.values())).dtype)
-        features = stacked_call(self.features_extractor, parameters_of(parameters, "features_extractor"), flat)
-        called = stacked_call(self.action_net, parameters_of(parameters, "action_net"), features)
-        return called.view(*obs.shape[:-1], -1)
+        return self._network(parameters)(obs.reshape(len(obs), -1, obs.shape[-1])).view(*obs.shape[:-1], -1)
+
+    def _network(self, parameters: Parameters) -> StackedNetwork:
+        dtype = next(iter(parameters.values())).dtype
+        features, action_net = (
+            stacked_network(getattr(self, name), parameters_of(parameters, name))
+            for name in ("features_extractor", "action_net")
+        )
+        return lambda obs: action_net(features(obs.to(dtype)))
 
     def log_prob(self, parameters: Parameters, outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """

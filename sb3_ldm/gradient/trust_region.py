@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from typing_extensions import Unpack
 
 from sb3_ldm.checks import check_integer, check_number, check_positive
-from sb3_ldm.gradient.adaptation import Batch, GradientAdaptation
+from sb3_ldm.gradient.adaptation import Acting, Batch, GradientAdaptation
 from sb3_ldm.gradient.options import AdaptationOptions
 from sb3_ldm.gradient.policies import AdaptivePolicy, Parameters
 from sb3_ldm.options import takes_options_of
@@ -111,11 +111,11 @@ class TrustRegionAdaptation(GradientAdaptation):
         self.policy.set_training_mode(True)
         batch = self.batch()
         theta = list(self.policy.parameters())
-        steps = self.adapted(batch, self.policy.stacked(self.n_envs))
+        steps = self.adapted(batch)
         before = self.objective(batch, steps)
         gradient = parameters_to_vector(th.autograd.grad(before, theta, retain_graph=True, materialize_grads=True))
         self._check_finite("gradient", gradient, "step_size", "gamma")
-        direction = Direction(theta, steps[-1], lambda after: self._divergence(batch, after), self.cg_damping)
+        direction = Direction(theta, steps[-1].parameters, lambda after: self._divergence(batch, after), self.cg_damping)
         ascent = conjugate_gradient_solver(direction.product, gradient, self.cg_max_steps)
         curvature = float(ascent @ direction.product(ascent))
         del steps, direction  # the graphs
@@ -128,20 +128,21 @@ class TrustRegionAdaptation(GradientAdaptation):
         self.logger.record("train/step_share", size)
         self._log_policy()
 
-    def objective(self, batch: Batch, steps: list[Parameters]) -> th.Tensor:
+    def objective(self, batch: Batch, steps: list[Acting]) -> th.Tensor:
         """
         :param batch: what was seen
-        :param steps: parameters before each inner step and after the last, stacked
+        :param steps: parameters before each inner step and after the last
         :return: what is to be as large as possible: the advantages after the update, by the ratio of how likely the actions
             are and were, a scalar
         """
-        ratio = (self._log_prob(steps[-1], batch.after.episodes) - batch.behaviours[-1]).exp()
+        ratio = (self.log_prob(steps[-1], batch.after) - batch.behaviours[-1]).exp()
         return batch.after.mean(ratio * batch.after.advantages).mean()
 
-    def _divergence(self, batch: Batch, adapted: Parameters) -> th.Tensor:
+    def _divergence(self, batch: Batch, adapted: Parameters, outputs: th.Tensor | None = None) -> th.Tensor:
         """Mean KL divergence of adapted policies from those that have acted, a scalar."""
-        outputs = self.policy.outputs(adapted, batch.after.episodes.observations)
-        return batch.after.mean(self.policy.kl(batch.acted[-1], batch.outputs[-1], adapted, outputs)).mean()
+        if outputs is None:
+            outputs = self.policy.outputs(adapted, batch.after.episodes.observations)
+        return batch.after.mean(self.policy.kl(*batch.acted[-1], adapted, outputs)).mean()
 
     def _line_search(self, batch: Batch, step: th.Tensor, before: float) -> tuple[float, float, float]:
         """
@@ -157,16 +158,12 @@ class TrustRegionAdaptation(GradientAdaptation):
         share = 1.0
         for _ in range(self.line_search_max_iter):
             vector_to_parameters(theta + share * step, parameters)
-            steps = self.adapted(batch, _without_graph(self.policy.stacked(self.n_envs)), create_graph=False)
+            steps = self.adapted(batch, create_graph=False)
             with th.no_grad():
                 improvement = float(self.objective(batch, steps)) - before
-                kl = float(self._divergence(batch, steps[-1]))
+                kl = float(self._divergence(batch, *steps[-1]))
             if improvement > 0.0 and kl <= self.max_kl:
                 return share, improvement, kl
             share *= self.line_search_shrinking_factor
         vector_to_parameters(theta, parameters)
         return 0.0, 0.0, 0.0
-
-
-def _without_graph(parameters: Parameters) -> Parameters:
-    return {name: one.detach() for name, one in parameters.items()}

@@ -5,7 +5,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from typing_extensions import Unpack
 
 from sb3_ldm.checks import check_number
-from sb3_ldm.gradient import AdaptivePolicy, Batch, Parameters, TrustRegionAdaptation, TrustRegionOptions
+from sb3_ldm.gradient import Acting, AdaptivePolicy, Batch, TrustRegionAdaptation, TrustRegionOptions
 from sb3_ldm.options import takes_options_of
 
 
@@ -41,14 +41,12 @@ class EMAML(TrustRegionAdaptation):
         super()._check_parameters()
         check_number("sampling_weight", self.sampling_weight, 0.0)
 
-    def objective(self, batch: Batch, steps: list[Parameters]) -> th.Tensor:
+    def objective(self, batch: Batch, steps: list[Acting]) -> th.Tensor:
         after = super().objective(batch, steps)
         if self.sampling_weight == 0.0:
             return after
         worth = standardised_returns(batch.after.episodes.rewards)
-        sampled = [
-            seen.mean(self._log_prob(parameters, seen.episodes)) for seen, parameters in zip(batch.rounds, steps, strict=False)
-        ]
+        sampled = [seen.mean(self.log_prob(acting, seen)) for seen, acting in zip(batch.rounds, steps, strict=False)]
         return after + self.sampling_weight * (worth * th.stack(sampled).sum(0)).mean()
 
 

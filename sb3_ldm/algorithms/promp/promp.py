@@ -8,7 +8,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Unpack
 
 from sb3_ldm.checks import check_integer, check_number, check_positive
-from sb3_ldm.gradient import AdaptationOptions, AdaptivePolicy, Batch, GradientAdaptation, Parameters
+from sb3_ldm.gradient import Acting, AdaptationOptions, AdaptivePolicy, Batch, GradientAdaptation
 from sb3_ldm.options import takes_options_of
 
 
@@ -84,13 +84,13 @@ class ProMP(GradientAdaptation):
         self._update_learning_rate(self.policy.optimizer)
         batch = self.batch()
         for _ in range(self.n_epochs):
-            parts = self.objective(batch, self.adapted(batch, self.policy.stacked(self.n_envs)))
+            parts = self.objective(batch, self.adapted(batch))
             loss = self._loss(parts)
             self._check_finite("loss", loss, "learning_rate", "step_size")
             self.policy.optimizer.zero_grad()
             loss.backward()
             self.policy.optimizer.step()
-        learned = self.adapted(batch, self.policy.stacked(self.n_envs), create_graph=False)
+        learned = self.adapted(batch, create_graph=False)
         with th.no_grad():
             parts = self.objective(batch, learned)
         self._check_finite("loss", self._loss(parts), "learning_rate", "step_size")
@@ -105,19 +105,17 @@ class ProMP(GradientAdaptation):
     def _loss(self, parts: ProMPLoss) -> th.Tensor:
         return self.kl_coef * parts.kl - parts.surrogate
 
-    def objective(self, batch: Batch, steps: list[Parameters]) -> ProMPLoss:
+    def objective(self, batch: Batch, steps: list[Acting]) -> ProMPLoss:
         """
         :param batch: what was seen
-        :param steps: parameters before each inner step and after the last, stacked
+        :param steps: parameters before each inner step and after the last
         :return: the parts of the objective ``J^ProMP = J^CLIP(theta') - eta KL(pi_old, pi_theta)``
         """
         after, clip_range = batch.after, FloatSchedule(self.clip_range)(self._current_progress_remaining)
-        ratio = (self._log_prob(steps[-1], after.episodes) - batch.behaviours[-1]).exp()
+        ratio = (self.log_prob(steps[-1], after) - batch.behaviours[-1]).exp()
         surrogate = after.mean(clipped_surrogate(ratio, after.advantages, clip_range)).mean()
-        divergences = []
-        for seen, acted, outputs, parameters in zip(batch.rounds, batch.acted, batch.outputs, steps, strict=False):
-            now = self.policy.outputs(parameters, seen.episodes.observations)
-            divergences.append(seen.mean(self.policy.kl(acted, outputs, parameters, now)).mean())
+        of_rounds = zip(batch.rounds, batch.acted, steps, strict=False)
+        divergences = [seen.mean(self.policy.kl(*acted, *now)).mean() for seen, acted, now in of_rounds]
         beyond = after.mean(((ratio.detach() - 1.0).abs() > clip_range).float()).mean()
         return ProMPLoss(surrogate, th.stack(divergences).mean(), beyond)
 
