@@ -83,7 +83,7 @@ def show_pretrained(out: Path) -> None:
     console.print(overview({algo: [load_run(folder)] for algo, folder in folders.items()}))
     steps = about_pretrained(ALGORITHMS[0], PRETRAINED_ENV_ID)["timesteps"]
     console.print(
-        f"One agent each, of {steps / 1e6:.0f} million steps, the median one of its seeds, of two the worse one. "
+        f"One agent each, of {steps / 1e6:.0f} million steps, the median one of three seeds. "
         f"A picture: {drawn[0]}. To hide goals yourself: python -m sb3_ldm.demo\n"
     )
 
