@@ -124,3 +124,10 @@ def test_looking_changes_no_agent():
 def test_rewards_that_never_vary_tell_nothing():
     model = LDM("MlpLstmPolicy", vec_env(lambda: Drift(reward=1.0), 4), seed=0, device="cpu", reward_likelihood="gaussian")
     assert model.learn(4 * 8).explained_variance is None
+
+
+def test_no_more_are_remembered_than_there_are_places():
+    model = make(vae_buffer_size=4, vae_buffer_keeps="latest", vae_batch_size=2, vae_updates=0)
+    model._look_at_newest = lambda: None
+    model.learn(3 * ROLLOUT)
+    assert model.replay_buffer.newest == [2, 3, 0, 1]

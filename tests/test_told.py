@@ -126,3 +126,9 @@ def test_they_are_saved_and_go_on_as_if_they_had_not_been_stopped(algorithm, tmp
 def test_what_cannot_be_told_is_refused(algorithm, options, message):
     with pytest.raises(ValueError, match=message):
         make(algorithm, **options)
+
+
+def test_a_model_that_was_made_without_cannot_be_told_tasks_later(tmp_path):
+    make().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"critic_observes_task=True and .* the model that is loaded was made without"):
+        RL2.load(tmp_path / "model", env=vec_env(Bandit, N_ENVS), critic_observes_task=True)

@@ -196,6 +196,7 @@ class MetaEpisodeBuffer:
         if slot >= self.capacity:
             return
         self.newest.append(slot)
+        del self.newest[: -self.capacity]  # maybe nobody takes note of them
         for name, array in self._ring.items():
             array[slot] = self._running[name][worker]
         self._lengths[slot] = length

@@ -195,6 +195,11 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         super()._setup_model()
         if self.scale_rewards and self._reward_scale is None:
             self._reward_scale = RewardScale(self.gamma)
+        if self.tells_task and self.policy.task_dim == 0:
+            raise ValueError(
+                f"critic_observes_task={self.critic_observes_task} and task_coef={self.task_coef}: the model that is loaded "
+                "was made without, and its networks have no place for a task. Make a new one."
+            )
         if self.tells_task and self.env is not None:
             # Of a model that is loaded, what it was saved with comes later.
             self.policy.set_task_scale(self.env.get_attr("task_distribution", 0)[0].representatives("train", 1000))
