@@ -23,6 +23,7 @@ from benchmarks.throughput import SPEED_FILE, add_rows, machine, spread
 from sb3_ldm import MAML, ProMP, make_meta_vec_env
 from sb3_ldm.envs import BatchedMetaVecEnv
 from sb3_ldm.gradient import AdaptivePolicy, GradientAdaptation
+from sb3_ldm.zoo.configs import load_preset
 
 ENV_ID = "HalfCheetahVelocity-v0"
 N_TASKS, N_EPISODES, HORIZON = 40, 20, 200
@@ -104,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for algo, cls in ALGORITHMS.items():
         env_kwargs = {"episodes_per_task": options.episodes, "horizon": options.horizon}
         env = VecNormalize(make_meta_vec_env(ENV_ID, N_TASKS, seed=0, env_kwargs=env_kwargs))
-        model = cls("MlpPolicy", env, seed=0, device="cpu")
+        preset = {name: value for name, value in load_preset(algo, ENV_ID).items() if name != "policy"}
+        model = cls("MlpPolicy", env, seed=0, device="cpu", **preset)
         model.set_logger(Logger(None, []))
         if not tables:
             obs = th.randn(N_TASKS, model.layout.dim)

@@ -226,8 +226,9 @@ def test_products_with_the_fisher_information_are_those_of_the_divergence_s_hess
     th.testing.assert_close(direction.product(vector), curved + 0.1 * vector, atol=1e-8, rtol=1e-6)
 
 
-def test_an_outer_step_improves_within_its_trust_region():
-    model = rollout(make(MAML, point_robots(8, 8), max_kl=0.02))
+@pytest.mark.parametrize("sub_sampling_factor", [1, 3])
+def test_an_outer_step_improves_within_its_trust_region(sub_sampling_factor):
+    model = rollout(make(MAML, point_robots(8, 8), max_kl=0.02, sub_sampling_factor=sub_sampling_factor))
     batch = model.batch()
     model.train()
     steps = model.adapted(batch, create_graph=False)
@@ -559,6 +560,7 @@ def test_options_that_cannot_be_meant_are_named(algorithm, options, message):
         (MAML, "max_kl", 0.0),
         (MAML, "cg_max_steps", 0),
         (MAML, "cg_damping", -1.0),
+        (MAML, "sub_sampling_factor", 0),
         (MAML, "line_search_max_iter", 0),
         (MAML, "line_search_shrinking_factor", 2.0),
         (EMAML, "sampling_weight", -1.0),

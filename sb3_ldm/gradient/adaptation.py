@@ -46,6 +46,19 @@ class Batch(NamedTuple):
     behaviours: list[th.Tensor]  #: log probabilities by what has acted, of each round and of the last, ``(n, e, s)`` each
     acted: list[Acting]  #: what has acted, of each round and of the last
 
+    def of_tasks(self, tasks: Any) -> "Batch":
+        """:return: what was seen of some tasks, by index"""
+        acted = [
+            Acting({name: one[tasks] for name, one in acting.parameters.items()}, acting.outputs[tasks])
+            for acting in self.acted
+        ]
+        return Batch(
+            [seen.of_tasks(tasks) for seen in self.rounds],
+            self.after.of_tasks(tasks),
+            [behaviour[tasks] for behaviour in self.behaviours],
+            acted,
+        )
+
 
 class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
     """
@@ -377,7 +390,7 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
         :param create_graph: whether to differentiate through the steps
         :return: the policy's parameters before each step, and after the last, on the episodes that are theirs
         """
-        parameters, steps = self.policy.stacked(self.n_envs), []
+        parameters, steps = self.policy.stacked(len(batch.after.returns)), []
         if not create_graph:
             parameters = _detached(parameters)
         for seen, behaviour in zip_longest(batch.rounds, batch.behaviours[: len(batch.rounds)]):

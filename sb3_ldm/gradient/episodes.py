@@ -30,6 +30,10 @@ class Credited(NamedTuple):
     returns: th.Tensor  #: from each step on; less ``values`` they are advantages, standardised for each task, ``(n, e, s)``
     values: th.Tensor  #: of the baseline, on the same scale, ``(n, e, s)``
 
+    def of_tasks(self, tasks: Any) -> "Credited":
+        """:return: those of some tasks, by index"""
+        return Credited(self.episodes.of_tasks(tasks), self.returns[tasks], self.values[tasks])
+
     @property
     def advantages(self) -> th.Tensor:
         """``(n_tasks, n_episodes, n_steps)``"""

@@ -30,5 +30,6 @@ class TrustRegionOptions(AdaptationOptions, total=False):
     max_kl: float
     cg_max_steps: int
     cg_damping: float
+    sub_sampling_factor: int
     line_search_max_iter: int
     line_search_shrinking_factor: float

@@ -75,6 +75,7 @@ class TrustRegionAdaptation(GradientAdaptation):
     :param max_kl: mean KL divergence of the adapted policies in an outer step, at most
     :param cg_max_steps: iterations of the conjugate gradients
     :param cg_damping: added to the diagonal of the Fisher information
+    :param sub_sampling_factor: the Fisher information is that of every so many tasks, which takes less time; 1 for all
     :param line_search_max_iter: step sizes that are tried
     :param line_search_shrinking_factor: by which each is smaller than the one before
     """
@@ -87,6 +88,7 @@ class TrustRegionAdaptation(GradientAdaptation):
         max_kl: float = 0.01,
         cg_max_steps: int = 10,
         cg_damping: float = 1e-3,
+        sub_sampling_factor: int = 1,
         line_search_max_iter: int = 10,
         line_search_shrinking_factor: float = 0.7,
         _init_setup_model: bool = True,
@@ -94,6 +96,7 @@ class TrustRegionAdaptation(GradientAdaptation):
     ):
         super().__init__(policy, env, _init_setup_model=False, **options)
         self.max_kl, self.cg_max_steps, self.cg_damping = max_kl, cg_max_steps, cg_damping
+        self.sub_sampling_factor = sub_sampling_factor
         self.line_search_max_iter, self.line_search_shrinking_factor = line_search_max_iter, line_search_shrinking_factor
         if _init_setup_model:
             self._set_up()
@@ -103,6 +106,7 @@ class TrustRegionAdaptation(GradientAdaptation):
         check_positive("max_kl", self.max_kl)
         check_integer("cg_max_steps", self.cg_max_steps, 1)
         check_number("cg_damping", self.cg_damping, 0.0)
+        check_integer("sub_sampling_factor", self.sub_sampling_factor, 1)
         check_integer("line_search_max_iter", self.line_search_max_iter, 1)
         check_number("line_search_shrinking_factor", self.line_search_shrinking_factor, 0.0, 1.0)
 
@@ -113,12 +117,15 @@ class TrustRegionAdaptation(GradientAdaptation):
         theta = list(self.policy.parameters())
         steps = self.adapted(batch)
         before = self.objective(batch, steps)
-        gradient = parameters_to_vector(th.autograd.grad(before, theta, retain_graph=True, materialize_grads=True))
+        gradient = parameters_to_vector(th.autograd.grad(before, theta, materialize_grads=True))
         self._check_finite("gradient", gradient, "step_size", "gamma")
-        direction = Direction(theta, steps[-1].parameters, lambda after: self._divergence(batch, after), self.cg_damping)
+        del steps  # its graph
+        some = batch.of_tasks(slice(None, None, self.sub_sampling_factor))
+        adapted = self.adapted(some)[-1].parameters
+        direction = Direction(theta, adapted, lambda after: self._divergence(some, after), self.cg_damping)
         ascent = conjugate_gradient_solver(direction.product, gradient, self.cg_max_steps)
         curvature = float(ascent @ direction.product(ascent))
-        del steps, direction  # the graphs
+        del direction, adapted
         # Where nothing was seen to be better than anything else, there is nowhere to go.
         longest = np.sqrt(2.0 * self.max_kl / curvature) if curvature > 0.0 else 0.0
         size, improvement, kl = self._line_search(batch, float(longest) * ascent, before.item())
