@@ -33,12 +33,34 @@ def make(env, algorithm=LDM, **options):
 @pytest.mark.parametrize(
     ("layout", "space", "expected"),
     [
-        (GRID, DISCRETE, {"gamma": 0.95, "gae_lambda": 0.95, "ent_coef": 0.05, "target_kl": None, "batch_size": 3840}),
-        (ROBOT, BOX, {"gamma": 0.97, "gae_lambda": 0.9, "ent_coef": 0.001, "target_kl": 0.03, "batch_size": 3200}),
+        (
+            GRID,
+            DISCRETE,
+            {
+                "gamma": 0.95,
+                "gae_lambda": 0.95,
+                "ent_coef": 0.05,
+                "target_kl": None,
+                "batch_size": 3840,
+            },
+        ),
+        (
+            ROBOT,
+            BOX,
+            {
+                "gamma": 0.97,
+                "gae_lambda": 0.9,
+                "ent_coef": 0.001,
+                "target_kl": 0.03,
+                "batch_size": 3200,
+            },
+        ),
     ],
 )
 def test_ppo_is_that_of_the_domains_that_were_tried(layout, space, expected):
-    assert ppo_settings(layout, space, layout.meta_episode_steps, 64) == expected
+    settings = ppo_settings(layout, space, layout.meta_episode_steps, 64)
+    assert settings.pop("learning_rate")(1.0) == (1e-3 if space is DISCRETE else 2e-3)  # at first
+    assert settings == expected
 
 
 @pytest.mark.parametrize(

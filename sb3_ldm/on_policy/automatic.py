@@ -16,6 +16,7 @@ AUTO: Literal["auto"] = "auto"
 
 #: Learning rate of networks that the policy's loss trains; not 0 at the end, so that a `learn` of one rollout learns, too.
 LEARNING_RATE = LinearSchedule(1e-3, 1e-5, 1.0)
+_LIMITED_LEARNING_RATE = LinearSchedule(2e-3, 1e-5, 1.0)  # where target_kl ends a rollout's updates
 
 N_ENVS = 64  #: workers that a model makes of an environment's id
 
@@ -33,6 +34,7 @@ NETWORK_SETTINGS: dict[str, dict[str, Any]] = {
         "latent_dim": 32,
         "vae_batch_size": 25,
         "vae_updates": 6,
+        "vae_learning_rate": 1e-3,
         "vae_buffer_keeps": "latest",
     },
     "gaussian": {
@@ -40,6 +42,7 @@ NETWORK_SETTINGS: dict[str, dict[str, Any]] = {
         "latent_dim": 5,
         "vae_batch_size": 16,
         "vae_updates": 12,
+        "vae_learning_rate": 2e-3,
         "vae_buffer_keeps": "uniform",  # early exploration shows rewards between those of the training tasks
     },
 }
@@ -60,6 +63,7 @@ def ppo_settings(layout: MetaEpisodeLayout, action_space: spaces.Space, n_steps:
         "gae_lambda": 0.9 if is_long else 0.95,
         "ent_coef": 0.001 if is_box else 0.05,
         "target_kl": 0.03 if is_box else None,
+        "learning_rate": _LIMITED_LEARNING_RATE if is_box else LEARNING_RATE,
         "batch_size": n_steps * sequences_per_minibatch(n_steps, n_envs),
     }
 

@@ -33,7 +33,7 @@ class RecurrentPPOOptions(TypedDict, total=False):
 class PPOOptions(RecurrentPPOOptions, total=False):
     """Of :class:`~sb3_ldm.on_policy.SequencePPO`, which documents them."""
 
-    learning_rate: float | Schedule
+    learning_rate: float | Auto | Schedule
     n_steps: int | None
     batch_size: int | Auto | None
     n_epochs: int
@@ -57,7 +57,7 @@ class VAEOptions(PPOOptions, total=False):
     bernoulli_rewards: Sequence[float] | Auto
     decoder_inputs: Sequence[str] | Auto
     vae_kwargs: dict[str, Any] | None
-    vae_learning_rate: float | Schedule
+    vae_learning_rate: float | Auto | Schedule
     vae_buffer_size: int | Auto
     vae_buffer_keeps: str
     vae_batch_size: int | Auto

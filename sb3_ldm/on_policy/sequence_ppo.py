@@ -25,7 +25,7 @@ from sb3_ldm.envs.steps import normalizes_rewards
 from sb3_ldm.memory import warn_if_too_large
 from sb3_ldm.meta_algorithm import MetaAlgorithm, made_env
 from sb3_ldm.nets.sharding import backward_in_shards, n_shards, one_thread_per_operation
-from sb3_ldm.on_policy.automatic import AUTO, LEARNING_RATE, N_ENVS, policy_settings, ppo_settings
+from sb3_ldm.on_policy.automatic import AUTO, N_ENVS, policy_settings, ppo_settings
 from sb3_ldm.on_policy.options import Auto, RecurrentPPOOptions
 from sb3_ldm.on_policy.policies import MetaLstmPolicy, SeparateLstmPolicy
 from sb3_ldm.on_policy.ppo_loss import PPOLoss, ppo_loss
@@ -49,8 +49,8 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
 
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of :class:`MetaLstmPolicy`)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv (see :mod:`sb3_ldm.envs.meta_episode`)
-    :param learning_rate: learning rate or its schedule; by default it falls to 0 in the course of :meth:`learn`, so that short
-        calls in a loop, with ``reset_num_timesteps=False``, had better be given a number
+    :param learning_rate: learning rate or its schedule; ``"auto"`` falls from 0.001, or 0.002 for Box actions, to 0.00001 in
+        the course of :meth:`learn`: for short calls in a loop, with ``reset_num_timesteps=False``, give a number
     :param n_steps: steps per worker and rollout; None for one meta-episode
     :param batch_size: transitions per minibatch, rounded to whole sequences; ``"auto"`` for about 4,000, or a fourth of a
         smaller rollout, None for the whole rollout
@@ -96,7 +96,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         self,
         policy: str | type[MetaLstmPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = LEARNING_RATE,
+        learning_rate: float | Auto | Schedule = AUTO,
         n_steps: int | None = None,
         batch_size: int | Auto | None = AUTO,
         n_epochs: int = 4,
@@ -113,7 +113,7 @@ class SequencePPO(MetaAlgorithm, RecurrentPPO):
         super().__init__(
             policy,
             made_env(env, n_envs, N_ENVS, options),
-            learning_rate,
+            learning_rate,  # type: ignore[arg-type]
             n_steps,  # type: ignore[arg-type]
             batch_size,  # type: ignore[arg-type]
             n_epochs,

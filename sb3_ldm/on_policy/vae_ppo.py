@@ -85,7 +85,7 @@ class VAEPPO(SequencePPO):
         ``decoder_layers``, ``dropout_place``, ``standardize_states``), see
         :class:`~sb3_ldm.inference.RewardVAE`; sizes that they leave open follow from the state's, and with
         ``reward_likelihood="auto"`` states are standardised where they do not recur
-    :param vae_learning_rate: learning rate of the VAE, or its schedule
+    :param vae_learning_rate: learning rate of the VAE, or its schedule; ``"auto"`` is 0.001 or 0.002, likewise
     :param vae_buffer_size: meta-episodes in the VAE's buffer; ``"auto"`` for 20,000, or as many as 256 MB
         hold
     :param vae_buffer_keeps: the ``"latest"`` meta-episodes, or a ``"uniform"`` sample of all that there were; ``"auto"`` is
@@ -115,7 +115,7 @@ class VAEPPO(SequencePPO):
         bernoulli_rewards: Sequence[float] | Auto = AUTO,
         decoder_inputs: Sequence[str] | Auto = AUTO,
         vae_kwargs: dict[str, Any] | None = None,
-        vae_learning_rate: float | Schedule = 1e-3,
+        vae_learning_rate: float | Auto | Schedule = AUTO,
         vae_buffer_size: int | Auto = AUTO,
         vae_buffer_keeps: str = AUTO,
         vae_batch_size: int | Auto = AUTO,
@@ -136,7 +136,7 @@ class VAEPPO(SequencePPO):
         self.bernoulli_rewards: Sequence[float] = bernoulli_rewards  # type: ignore[assignment]
         self.decoder_inputs: Sequence[str] = decoder_inputs
         self.vae_kwargs = {} if vae_kwargs is None else vae_kwargs
-        self.vae_learning_rate = vae_learning_rate
+        self.vae_learning_rate: float | Schedule = vae_learning_rate  # type: ignore[assignment]
         self.vae_buffer_size: int = vae_buffer_size  # type: ignore[assignment]
         self.vae_buffer_keeps = vae_buffer_keeps
         self.vae_batch_size: int = vae_batch_size  # type: ignore[assignment]

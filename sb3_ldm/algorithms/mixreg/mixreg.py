@@ -10,10 +10,11 @@ from sb3_ldm.algorithms.mixreg.mixture import MixingRolloutBuffer
 from sb3_ldm.checks import is_number, warn_user
 from sb3_ldm.data import SequenceRolloutBuffer
 from sb3_ldm.on_policy import MetaLstmPolicy, PPOOptions, SequencePPO
+from sb3_ldm.on_policy.automatic import LEARNING_RATE
 from sb3_ldm.options import takes_options_of
 
 
-@takes_options_of(SequencePPO, target_kl=None)
+@takes_options_of(SequencePPO, target_kl=None, learning_rate=LEARNING_RATE)
 class Mixreg(SequencePPO):
     """
     Mixreg (Wang et al. 2020, https://arxiv.org/abs/2010.10814) on RL2, a baseline of the paper (section 5).
@@ -30,6 +31,7 @@ class Mixreg(SequencePPO):
     :param policy: the policy to use (``"MlpLstmPolicy"``, or a subclass of it)
     :param env: a meta-episode environment: a registered id, an env or a VecEnv
     :param mixreg_alpha: weights are drawn from Beta(alpha, alpha)
+    :param learning_rate: learning rate or its schedule; by default from 0.001 to 0.00001, as there is no ``target_kl``
     :param target_kl: must be None
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """

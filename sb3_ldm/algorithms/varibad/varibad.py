@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from sb3_ldm.algorithms.varibad.policies import BeliefPolicy, MlpLstmPolicy, PolicyEncoder
 from sb3_ldm.inference import RewardVAE
 from sb3_ldm.on_policy import VAEPPO, MetaLstmPolicy, VAEOptions
-from sb3_ldm.on_policy.automatic import LEARNING_RATE, embedding_settings
+from sb3_ldm.on_policy.automatic import embedding_settings
 from sb3_ldm.options import takes_options_of
 
 _SHARED = ("latent_dim", "rl_loss_through_encoder")  #: options that the policy has in common with the algorithm
@@ -32,8 +32,7 @@ class AgentView:
         return normalized
 
 
-# A decaying rate, as the policy's, whose encoder this is too.
-@takes_options_of(VAEPPO, dropout_rate=0.0, latent_dim=32, vae_learning_rate=LEARNING_RATE)
+@takes_options_of(VAEPPO, dropout_rate=0.0, latent_dim=32)
 class VariBAD(VAEPPO):
     """
     VariBAD (Zintgraf et al. 2020, https://arxiv.org/abs/1910.08348), a baseline of the paper (section 5).
@@ -51,6 +50,7 @@ class VariBAD(VAEPPO):
     :param rl_loss_through_encoder: whether the policy's loss trains the encoder too; not in the original, but in the baseline
         that LDM's paper reports
     :param latent_dim: dimension of the belief
+    :param vae_learning_rate: learning rate of the VAE, or its schedule; ``"auto"`` is the policy's
     :param dropout_rate: p_drop, dropout on the decoder's inputs other than the latent model; the original has none
     :raises ValueError: if the env has no meta-episodes, or a parameter is out of its range
     """
@@ -81,6 +81,10 @@ class VariBAD(VAEPPO):
 
     def _encoder_settings(self) -> dict[str, Any]:
         return {}
+
+    def _settings_of(self, reward_likelihood: str) -> dict[str, Any]:
+        # The policy's decaying rate, whose encoder this is too.
+        return super()._settings_of(reward_likelihood) | {"vae_learning_rate": self.learning_rate}
 
     @property
     def policy_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
