@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """:param arguments: the command line, that of the process by default"""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", default=[], metavar="EXPERIMENT", help=f"{', '.join(EXPERIMENTS)}; all")
-    parser.add_argument("--seeds", type=int, default=10, help="random problems (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=6, help="random problems (default: %(default)s)")
     parser.add_argument("--figures", action="store_true", help="draw the tables that there are")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=FIGURES, help="folder of the figures (default: %(default)s)")
