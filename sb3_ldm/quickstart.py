@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :raises ValueError: if a number is below what it may be
     """
     parser = CommandParser("quickstart", description=__doc__)
-    parser.add_argument("--frames", type=int, default=250_000, help="environment steps of each run (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=400_000, help="environment steps of each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first run of each algorithm (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=2, help="runs of each algorithm (default: %(default)s)")
     parser.add_argument(
