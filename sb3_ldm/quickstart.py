@@ -167,8 +167,9 @@ def show_trained(folders: Mapping[str, Sequence[Path]], out: Path) -> None:
     console = Console()
     console.print(overview(runs))
     console.print(
-        "RL² walks past doors that never hid the prize in training. LDM would, too, but some of its workers had imaginary "
-        "tasks, whose prize a network put behind other doors. It is the idea on a toy: results are of longer training.\n"
+        "RL² learns to walk past doors that never hid the prize in training. LDM would, too, but some of its workers had "
+        "imaginary tasks, whose prize a network put behind other doors. Seeds differ much: the results are of longer training "
+        "and more seeds.\n"
     )
     drawn = draw_figures([run for members in runs.values() for run in members], out / "figures")
     console.print(f"Figures are in {out / 'figures'}: {', '.join(path.name for path in drawn)}")

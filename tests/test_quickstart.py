@@ -1,13 +1,17 @@
 """The first minutes: agents of the package, and a training that is small."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.tables import RESULTS, load_results
 from sb3_ldm import quickstart
 from sb3_ldm.results import RUN_FILE, load_run
+from sb3_ldm.results.statistics import n_reached
 from sb3_ldm.zoo import experiment
 from sb3_ldm.zoo.configs import read_preset
 from sb3_ldm.zoo.pretrained import about_pretrained, evaluate_pretrained
@@ -72,3 +76,15 @@ def test_bad_numbers_are_refused_before_any_work(words, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=rf"{words[0][2:]}={words[1]}"):
         quickstart.main(words)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_said_of_repetitions_is_what_the_runs_reached():
+    runs = load_results(RESULTS / "doors")
+    seeds = sorted({run.seed for run in runs.values()})
+    assert len(runs) == 2 * len(seeds) and len(seeds) % 2 == 0
+    reached = {algo: n_reached([runs[f"{algo}_seed{seed}"] for seed in seeds], "test") for algo in ("ldm", "rl2")}
+    ldm, rl2 = (np.reshape(reached[algo], (-1, 2)).mean(axis=1) for algo in ("ldm", "rl2"))  # two seeds each
+    page = " ".join((Path(__file__).parents[1] / "docs" / "getting_started.md").read_text().split())
+    told = re.search(r"in (\d+) of (\d+) repetitions .* on average ([\d.]+) of 3 against ([\d.]+)", page)
+    assert told is not None
+    assert [float(one) for one in told.groups()] == [(ldm > rl2).sum(), len(ldm), ldm.mean().round(1), rl2.mean().round(1)]
