@@ -130,7 +130,7 @@ def test_an_algorithm_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"variants": {"maml": None}}, "algo='maml'"),
+        ({"variants": {"pearl": None}}, "algo='pearl'"),
         (
             {"variants": {"ldm": {"beta": 2.0}}},
             "ldm: Additional .* .'beta' was unexpected., use algo",
@@ -221,7 +221,7 @@ def of_map(algo="ldm", **given):
         ({"variants": {"ldm": {"experiment": "nope"}}}, "experiment='nope' of 'ldm' does not exist, use one of other, tiny"),
         ({"variants": {"rl2": {"experiment": "other"}}}, "experiment='other' has no runs of its own of 'rl2', but of ldm"),
         ({"variants": {"mixreg": {"experiment": "other"}}}, "no runs of its own of 'mixreg', but of ldm"),
-        ({"env": "GridNavy-v0"}, "'ldm': env_id='GridNavy-v0' is not registered: did you mean GridNavi-v0 or"),
+        ({"env": "GridNavy-v0"}, "'ldm': env_id='GridNavy-v0' is not registered: did you mean GridNavi-v0?"),
         ({"env": "xyz"}, "'ldm': env_id='xyz' is not registered"),
         ({"env": 3}, "env: 3 is not of type 'string'"),
         (

@@ -316,7 +316,7 @@ def test_the_value_where_a_time_limit_cuts_is_that_of_the_last_observation():
             return True
 
     env = DummyVecEnv([cut(3), cut(5), cut(100), cut(5)])
-    model = RL2("MlpLstmPolicy", env, n_steps=24, gamma=0.9, seed=0, device="cpu")
+    model = RL2("MlpLstmPolicy", env, n_steps=24, gamma=0.9, scale_rewards=False, seed=0, device="cpu")
     model.learn(4 * 24, Bootstrap())
     assert n_cut > 10
     np.testing.assert_allclose(model.rollout_buffer.rewards, expected, rtol=1e-5, atol=1e-6)

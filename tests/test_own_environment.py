@@ -54,10 +54,11 @@ def test_every_algorithm_has_hyperparameters_for_an_environment_that_nothing_is_
     import my_tasks  # noqa: F401
 
     defaults = yaml.safe_load(config_path(algo).read_text())["default"]
-    for name in ("n_envs", "n_timesteps", "normalize", "learning_rate", "policy"):
-        defaults.pop(name)
+    policy = defaults.pop("policy")
+    for name in ("n_envs", "n_timesteps", "normalize", "learning_rate", "env_kwargs"):
+        defaults.pop(name, None)
     env = make_meta_vec_env("Reach-v0", 4, seed=0)
-    ALGORITHMS[algo]("MlpLstmPolicy", env, seed=0, device="cpu", **defaults).learn(4 * 40)
+    ALGORITHMS[algo](policy, env, seed=0, device="cpu", **defaults).learn(4 * 40)
 
 
 def test_the_agent_can_be_watched(folder, monkeypatch):
