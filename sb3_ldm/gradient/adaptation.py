@@ -349,9 +349,8 @@ class GradientAdaptation(MetaAlgorithm, OnPolicyAlgorithm):
             outputs = self.policy.outputs(parameters, seen.episodes.observations)
             log_prob = self.policy.log_prob(parameters, outputs, seen.episodes.actions)
             value = self._estimate(log_prob, log_prob.detach() if behaviour is None else behaviour, seen)
-            gradients = th.autograd.grad(
-                value.sum(), list(parameters.values()), create_graph=create_graph, materialize_grads=True
-            )
+            wanted = list(parameters.values())
+            gradients = th.autograd.grad(value.sum(), wanted, create_graph=create_graph, materialize_grads=True)
         stepped = zip(parameters.items(), gradients, strict=True)
         adapted = {name: one + self.step_size * gradient for (name, one), gradient in stepped}
         return (adapted, outputs) if create_graph else (_detached(adapted), outputs.detach())
